@@ -1,0 +1,114 @@
+#include "jobs.h"
+
+namespace pluralign {
+
+Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message) {
+  Napi::Error error = Napi::Error::New(env, message);
+  error.Set("code", Napi::String::New(env, code));
+  return error;
+}
+
+Napi::Value guarded(Napi::Env env, const std::function<Napi::Value()>& body) {
+  try {
+    return body();
+  } catch (const Error& e) {
+    throw to_js_error(env, e.code(), e.what());
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw to_js_error(env, "OUT_OF_MEMORY", "not enough memory");
+  } catch (const std::exception& e) {
+    throw to_js_error(env, "INTERNAL", e.what());
+  }
+}
+
+Executor::Executor(Napi::Env env) {
+  napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, "pluralign"), 0, 1, nullptr, nullptr, this,
+                                  settle, &settled_);
+  napi_unref_threadsafe_function(env, settled_);
+  // Hooks run newest first, so this one joins the thread while settled_ is still open.
+  napi_add_env_cleanup_hook(env, close, this);
+}
+
+Executor& Executor::of(Napi::Env env) { return **env.GetInstanceData<std::unique_ptr<Executor>>(); }
+
+Napi::Promise Executor::submit(std::unique_ptr<Job> job) {
+  const Napi::Promise promise = job->deferred.Promise();
+  if (!thread_.joinable()) thread_ = std::thread([this] { loop(); });
+  if (outstanding_++ == 0) napi_ref_threadsafe_function(promise.Env(), settled_);
+  {
+    std::lock_guard lock(mutex_);
+    queue_.push_back(job.release());
+  }
+  wake_.notify_one();
+  return promise;
+}
+
+Pool& Executor::pool(int threads) {
+  if (threads < 1) threads = 1;
+  auto& slot = pools_[threads];
+  if (!slot) slot = std::make_unique<Pool>(threads);
+  return *slot;
+}
+
+void Executor::loop() {
+  for (;;) {
+    Job* job;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return closing_ || !queue_.empty(); });
+      if (closing_) break;
+      job = queue_.front();
+      queue_.pop_front();
+    }
+    try {
+      const Cancel cancel(job->abort_flag, &closing_);
+      cancel.check();
+      job->work(cancel);
+    } catch (const Error& e) {
+      job->error_code = e.code();
+      job->error_message = e.what();
+    } catch (const std::bad_alloc&) {
+      job->error_code = "OUT_OF_MEMORY";
+      job->error_message = "not enough memory";
+    } catch (const std::exception& e) {
+      job->error_code = "INTERNAL";
+      job->error_message = e.what();
+    }
+    if (napi_call_threadsafe_function(settled_, job, napi_tsfn_nonblocking) != napi_ok) break;
+  }
+  pools_.clear();
+}
+
+void Executor::settle(napi_env raw, napi_value, void* self, void* data) {
+  std::unique_ptr<Job> job(static_cast<Job*>(data));
+  if (!raw) return;  // the environment is going down: nobody is left to tell
+  Napi::Env env(raw);
+  Napi::HandleScope scope(env);
+  auto* executor = static_cast<Executor*>(self);
+  if (--executor->outstanding_ == 0) napi_unref_threadsafe_function(env, executor->settled_);
+  try {
+    if (!job->error_code.empty()) {
+      job->deferred.Reject(to_js_error(env, job->error_code, job->error_message).Value());
+    } else {
+      job->deferred.Resolve(job->result ? job->result(env) : env.Undefined());
+    }
+  } catch (const Napi::Error& e) {
+    job->deferred.Reject(e.Value());
+  }
+}
+
+void Executor::close(void* self) {
+  auto* executor = static_cast<Executor*>(self);
+  {
+    std::lock_guard lock(executor->mutex_);
+    executor->closing_ = true;
+  }
+  executor->wake_.notify_all();
+  if (executor->thread_.joinable()) executor->thread_.join();
+  for (Job* job : executor->queue_) delete job;
+  executor->queue_.clear();
+  napi_release_threadsafe_function(executor->settled_, napi_tsfn_abort);
+}
+
+}  // namespace pluralign

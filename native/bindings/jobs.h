@@ -1,0 +1,67 @@
+// Work off the main thread: one queue and one thread per Node environment, so that jobs run in the order they were
+// asked for and an environment that ends (a worker that is terminated) waits for the job in hand, which sees `closing`.
+#pragma once
+#include <napi.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/cancel.h"
+#include "base/pool.h"
+
+namespace pluralign {
+
+struct Job {
+  explicit Job(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
+
+  // Keeps a JavaScript value alive until the job has settled; typed arrays passed to native code need this.
+  void keep(const Napi::Value& value) {
+    if (value.IsObject()) kept.push_back(Napi::Persistent(value.As<Napi::Object>()));
+  }
+
+  Napi::Promise::Deferred deferred;
+  std::vector<Napi::ObjectReference> kept;
+  const int32_t* abort_flag = nullptr;
+  std::function<void(const Cancel&)> work;          // on the job thread; throws Error
+  std::function<Napi::Value(Napi::Env)> result;     // on the main thread; undefined where empty
+  std::string error_code, error_message;
+};
+
+class Executor {
+ public:
+  explicit Executor(Napi::Env env);
+  static Executor& of(Napi::Env env);
+
+  // Takes the job and returns its promise. Main thread only.
+  Napi::Promise submit(std::unique_ptr<Job> job);
+
+  // A pool of that many threads, made on first use. Only from inside a job: jobs do not overlap, so pools are not shared.
+  Pool& pool(int threads);
+
+ private:
+  static void close(void* self);
+  static void settle(napi_env env, napi_value, void* self, void* job);
+  void loop();
+
+  napi_threadsafe_function settled_ = nullptr;
+  std::thread thread_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Job*> queue_;
+  std::atomic<bool> closing_{false};
+  int outstanding_ = 0;  // main thread only
+  std::map<int, std::unique_ptr<Pool>> pools_;
+};
+
+// Runs `body` and turns Error (and std exceptions) into a JavaScript error with `code`.
+Napi::Value guarded(Napi::Env env, const std::function<Napi::Value()>& body);
+Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message);
+
+}  // namespace pluralign

@@ -1,0 +1,13 @@
+// Each binding file has one function that adds what it offers to the addon's exports.
+#pragma once
+#include <napi.h>
+
+namespace pluralign {
+
+void register_safetensors(Napi::Env env, Napi::Object exports);
+void register_preference(Napi::Env env, Napi::Object exports);
+void register_kernels(Napi::Env env, Napi::Object exports);
+void register_model(Napi::Env env, Napi::Object exports);
+void register_optimizer(Napi::Env env, Napi::Object exports);
+
+}  // namespace pluralign
