@@ -162,4 +162,9 @@ export interface Addon {
   safetensorsInfo(path: string): SafetensorsInfo;
   /** One tensor as float32 (F32, BF16, F16 and F64 are converted). */
   safetensorsTensor(path: string, name: string): Float32Array;
+  /** All tensors as float32, in the order of their data; UNSUPPORTED where one is of another type. */
+  safetensorsRead(path: string): {
+    metadata: Record<string, string>;
+    tensors: { name: string; dtype: string; shape: number[]; data: Float32Array }[];
+  };
 }

@@ -26,6 +26,8 @@ Napi::Value cpu(const Napi::CallbackInfo& info) {
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new std::unique_ptr<Executor>(std::make_unique<Executor>(env)));
   exports.Set("cpu", Napi::Function::New(env, cpu));
+  register_safetensors(env, exports);
+  register_preference(env, exports);
   return exports;
 }
 
