@@ -14,6 +14,8 @@ export interface Origin {
 }
 
 interface RowBase {
+  /** Index in the data set after reading; stable under shuffling and splits. */
+  index: number;
   origin: Origin;
   /** Who chose. */
   annotator?: string;
@@ -23,7 +25,7 @@ interface RowBase {
   weight: number;
 }
 
-/** `prompt` is '' where the data has an implicit prompt that shares no text. */
+/** `prompt` is '' (or []) where the data has an implicit prompt that shares no text. */
 export interface PairRow extends RowBase {
   kind: 'pair';
   prompt: Text;
@@ -47,7 +49,7 @@ export interface UnpairedRow extends RowBase {
   label: boolean;
 }
 
-/** Supervised text: `completion` is scored after `prompt`; plain text to pretrain on has prompt ''. */
+/** Supervised text: `completion` is scored after `prompt`; text or a conversation to learn whole has prompt '' or []. */
 export interface TextRow extends RowBase {
   kind: 'text';
   prompt: Text;
@@ -58,10 +60,13 @@ export type Row = PairRow | RankingRow | UnpairedRow | TextRow;
 
 /** A row as token ids: one prompt and its completions in row order (pair: chosen, rejected; ranking: responses). */
 export interface Group {
-  /** Index in the data set after reading; stable under shuffling and splits. */
+  /** The row's index. */
   index: number;
   kind: Row['kind'];
-  /** With BOS where the tokenizer has one. Never empty once tokenised (a row whose prompt has no token is refused). */
+  /**
+   * With BOS where the tokenizer has one. Never empty: without BOS, a text row's first token stands here, and any other
+   * row whose prompt has no token is refused.
+   */
   prompt: Int32Array;
   /** Each with the closing EOS where one belongs. */
   completions: Int32Array[];
