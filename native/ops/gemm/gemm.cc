@@ -1,0 +1,97 @@
+#include "gemm.h"
+
+namespace pluralign {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+size_t type_size(DType t) { return dtype_size(t); }
+
+const void* offset(const Operand& o, int64_t i, int64_t j) {
+  return static_cast<const char*>(o.data) + (i * o.row_stride + j * o.col_stride) * int64_t(type_size(o.type));
+}
+
+// One block of C: rows [m0, m1), columns [n0, n1), all of k. `a` holds A's panels for all k, by blocks of k.
+void block(Context& context, int thread, const Gemm& g, const float* a, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+  const Kernels& kr = context.kernels;
+  const int64_t mr = kr.mr, nr = kr.nr, m_panels = ceil_div(g.m, mr), m = m1 - m0, n = n1 - n0;
+  auto& local = context.local[size_t(thread)];
+  float* packed = g.packed ? nullptr : local.b.as<float>(ceil_div(n, nr) * nr * std::min(g.k, kGemmBlockK));
+  // A bfloat16 C is rounded once: sums over several blocks of k meet in float32.
+  const bool staged = g.c_type == DType::bf16 && g.k > kGemmBlockK;
+  float* stage = staged ? local.c.as<float>(m * n) : nullptr;
+  char* c = static_cast<char*>(g.c) + (m0 * g.ldc + n0) * int64_t(type_size(g.c_type));
+  const float* bias = g.bias ? g.bias + n0 : nullptr;
+  for (int64_t k0 = 0; k0 < g.k || k0 == 0; k0 += kGemmBlockK) {
+    const int64_t kc = std::min(kGemmBlockK, g.k - k0);
+    const bool first = k0 == 0, last = k0 + kc >= g.k;
+    const float* b;
+    int64_t b_step;
+    if (g.packed) {
+      b = static_cast<const float*>(g.packed->panels.data()) + n0 / nr * g.k * nr + k0 * nr;
+      b_step = g.k * nr;
+    } else {
+      kr.pack_b(packed, offset(g.b, k0, n0), g.b.type, n, kc, g.b.col_stride, g.b.row_stride);
+      b = packed;
+      b_step = kc * nr;
+    }
+    const float* ap = a + m_panels * mr * k0 + m0 / mr * kc * mr;
+    if (staged && !last) kr.panels(m, n, kc, ap, kc * mr, b, b_step, stage, DType::f32, n, g.alpha, nullptr, !first);
+    else if (staged) {
+      kr.panels(m, n, kc, ap, kc * mr, b, b_step, stage, DType::f32, n, g.alpha, nullptr, true);
+      for (int64_t i = 0; i < m; ++i) {
+        bf16* row = reinterpret_cast<bf16*>(c) + i * g.ldc;
+        for (int64_t j = 0; j < n; ++j)
+          row[j] = to_bf16(stage[i * n + j] + (bias ? bias[j] : 0.f) + (g.accumulate ? to_float(row[j]) : 0.f));
+      }
+    } else {
+      kr.panels(m, n, kc, ap, kc * mr, b, b_step, c, g.c_type, g.ldc, g.alpha, last ? bias : nullptr, !first || g.accumulate);
+    }
+    if (g.k == 0) break;
+  }
+}
+
+}  // namespace
+
+void pack_right(const Kernels& kernels, PackedOperand& out, const Operand& b, int64_t n, int64_t k) {
+  out.n = n;
+  out.k = k;
+  float* dst = out.panels.as<float>(ceil_div(n, kernels.nr) * kernels.nr * k);
+  kernels.pack_b(dst, b.data, b.type, n, k, b.col_stride, b.row_stride);
+}
+
+void gemm(Context& context, const Gemm& g) {
+  if (g.m <= 0 || g.n <= 0) return;
+  const Kernels& kr = context.kernels;
+  const int64_t mr = kr.mr, nr = kr.nr, m_panels = ceil_div(g.m, mr);
+  const bool small = double(g.m) * double(g.n) * double(g.k) < 2e5;
+
+  // A is packed once, by blocks of k, and shared by all tasks.
+  float* a = context.packed_a.as<float>(m_panels * mr * std::max<int64_t>(1, g.k));
+  const int64_t k_blocks = std::max<int64_t>(1, ceil_div(g.k, kGemmBlockK));
+  const int64_t slab = std::max<int64_t>(1, ceil_div(m_panels, small ? 1 : 2 * context.pool.size()));
+  const int64_t slabs = ceil_div(m_panels, slab);
+  auto pack = [&](int64_t t, int) {
+    const int64_t k0 = t / slabs * kGemmBlockK, kc = std::min(kGemmBlockK, g.k - k0), p0 = t % slabs * slab;
+    const int64_t rows = std::min(g.m - p0 * mr, slab * mr);
+    kr.pack_a(a + m_panels * mr * k0 + p0 * kc * mr, offset(g.a, p0 * mr, k0), g.a.type, rows, kc, g.a.row_stride, g.a.col_stride);
+  };
+  if (small) {
+    for (int64_t t = 0; t < k_blocks * slabs; ++t) pack(t, 0);
+    return block(context, 0, g, a, 0, g.m, 0, g.n);
+  }
+  context.pool.run(k_blocks * slabs, pack);
+
+  // Columns first: B is then packed once. Rows are split too where there are too few columns for the threads.
+  // A chunk of B stays in the second-level cache next to A's panels.
+  const int64_t chunk = std::max<int64_t>(nr, std::min<int64_t>(384, ceil_div(g.n, context.pool.size())) / nr * nr);
+  const int64_t n_parts = ceil_div(g.n, chunk);
+  const int64_t wanted = context.pool.size() == 1 ? 1 : ceil_div(3 * context.pool.size(), n_parts);
+  const int64_t m_chunk = std::max<int64_t>(1, ceil_div(m_panels, wanted)) * mr;
+  const int64_t m_parts = n_parts >= 3 * context.pool.size() ? 1 : ceil_div(g.m, m_chunk);
+  context.pool.run(n_parts * m_parts, [&](int64_t t, int thread) {
+    const int64_t n0 = t / m_parts * chunk, m0 = t % m_parts * (m_parts == 1 ? 0 : m_chunk);
+    block(context, thread, g, a, m0, m_parts == 1 ? g.m : std::min(g.m, m0 + m_chunk), n0, std::min(g.n, n0 + chunk));
+  });
+}
+
+}  // namespace pluralign

@@ -1,0 +1,138 @@
+// Register-tiled product over packed panels: MR rows × NV vectors of accumulators, one pass over k.
+
+constexpr int MR = PLURALIGN_MR, NV = PLURALIGN_NV, NR = NV * W;
+
+// R rows of one panel pair. The sum over k is one chain of multiply-adds for every element, whatever R.
+template <int R>
+static void micro(int64_t k, const float* __restrict a, const float* __restrict b, float* __restrict out) {
+  vf acc[R][NV];
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < NV; ++j) acc[i][j] = vf{};
+  for (int64_t p = 0; p < k; ++p, a += MR, b += NR) {
+    vf bv[NV];
+    for (int j = 0; j < NV; ++j) bv[j] = load(b + j * W);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const vf av = splat(a[i]);
+      for (int j = 0; j < NV; ++j) acc[i][j] += av * bv[j];
+    }
+  }
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < NV; ++j) store(out + i * NR + j * W, acc[i][j]);
+}
+
+template <int R>
+struct Micros {
+  static void fill(void (**table)(int64_t, const float*, const float*, float*)) {
+    table[R] = micro<R>;
+    if constexpr (R > 1) Micros<R - 1>::fill(table);
+  }
+};
+
+struct MicroTable {
+  void (*run[MR + 1])(int64_t, const float*, const float*, float*) = {};
+  MicroTable() { Micros<MR>::fill(run); }
+};
+
+template <class T>
+static void write_tile(T* c, int64_t ldc, const float* tile, int64_t rows, int64_t cols, float alpha, const float* bias, bool accumulate) {
+  for (int64_t i = 0; i < rows; ++i) {
+    T* row = c + i * ldc;
+    for (int64_t j = 0; j < cols; j += W) {
+      const int64_t n = cols - j;
+      vf v = load(tile + i * NR + j) * splat(alpha);
+      if (n >= W) {
+        if (bias) v += load(bias + j);
+        if (accumulate) v += load(row + j);
+        store(row + j, v);
+      } else {
+        if (bias) v += load_tail(bias + j, n);
+        if (accumulate) v += load_tail(row + j, n);
+        store_tail(row + j, v, n);
+      }
+    }
+  }
+}
+
+static void panels(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_step, const float* b, int64_t b_step, void* c,
+                   DType c_type, int64_t ldc, float alpha, const float* bias, bool accumulate) {
+  static const MicroTable table;
+  alignas(64) float tile[MR * NR];
+  for (int64_t j = 0; j < n; j += NR, b += b_step) {
+    const int64_t cols = n - j < NR ? n - j : NR;
+    const float* ap = a;
+    for (int64_t i = 0; i < m; i += MR, ap += a_step) {
+      const int64_t rows = m - i < MR ? m - i : MR;
+      table.run[rows](k, ap, b, tile);
+      const float* bj = bias ? bias + j : nullptr;
+      if (c_type == DType::f32) write_tile(static_cast<float*>(c) + i * ldc + j, ldc, tile, rows, cols, alpha, bj, accumulate);
+      else write_tile(static_cast<bf16*>(c) + i * ldc + j, ldc, tile, rows, cols, alpha, bj, accumulate);
+    }
+  }
+}
+
+// Transposes a W × W block held as rows: log2(W) rounds of pairwise interleaves.
+INLINE void transpose(vf (&v)[W]) {
+  float block[W * W];
+  for (int i = 0; i < W; ++i) store(block + i * W, v[i]);
+  float turned[W * W];
+  for (int i = 0; i < W; ++i)
+    for (int j = 0; j < W; ++j) turned[j * W + i] = block[i * W + j];
+  for (int i = 0; i < W; ++i) v[i] = load(turned + i * W);
+}
+
+// Panels of P rows: dst[panel][p][P]. Where rows are contiguous in k, W × W blocks are turned in registers.
+template <int P, class T>
+static void pack(float* dst, const T* src, int64_t rows, int64_t k, int64_t row_stride, int64_t k_stride) {
+  for (int64_t i = 0; i < rows; i += P, dst += k * P) {
+    const int64_t n = rows - i < P ? rows - i : P;
+    const T* base = src + i * row_stride;
+    if (row_stride == 1) {
+      for (int64_t p = 0; p < k; ++p) {
+        const T* s = base + p * k_stride;
+        float* d = dst + p * P;
+        int64_t j = 0;
+        if (n == P)
+          for (; j + W <= P; j += W) store(d + j, load(s + j));
+        for (; j < n; ++j) d[j] = to_float(s[j]);
+        for (; j < P; ++j) d[j] = 0.f;
+      }
+      continue;
+    }
+    for (int64_t j0 = 0; j0 < P; j0 += W) {
+      const int64_t width = P - j0 < W ? P - j0 : W, filled = n - j0 < width ? (n - j0 > 0 ? n - j0 : 0) : width;
+      int64_t p = 0;
+      if (k_stride == 1)
+        for (; p + W <= k; p += W) {
+          vf v[W];
+          for (int64_t j = 0; j < W; ++j) v[j] = j < filled ? load(base + (j0 + j) * row_stride + p) : vf{};
+          transpose(v);
+          for (int q = 0; q < W; ++q) {
+            float* d = dst + (p + q) * P + j0;
+            if (width == W) store(d, v[q]);
+            else store_tail(d, v[q], width);
+          }
+        }
+      for (; p < k; ++p) {
+        float* d = dst + p * P + j0;
+        for (int64_t j = 0; j < filled; ++j) d[j] = to_float(base[(j0 + j) * row_stride + p * k_stride]);
+        for (int64_t j = filled; j < width; ++j) d[j] = 0.f;
+      }
+    }
+  }
+}
+
+template <int P>
+static void pack_any(float* dst, const void* src, DType type, int64_t rows, int64_t k, int64_t row_stride, int64_t k_stride) {
+  if (type == DType::f32) pack<P>(dst, static_cast<const float*>(src), rows, k, row_stride, k_stride);
+  else if (type == DType::bf16) pack<P>(dst, static_cast<const bf16*>(src), rows, k, row_stride, k_stride);
+  else pack<P>(dst, static_cast<const f16*>(src), rows, k, row_stride, k_stride);
+}
+
+static void fill_gemm(Kernels& k) {
+  k.mr = MR;
+  k.nr = NR;
+  k.pack_a = pack_any<MR>;
+  k.pack_b = pack_any<NR>;
+  k.panels = panels;
+}

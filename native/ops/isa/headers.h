@@ -1,0 +1,7 @@
+// All that the vector code includes.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "ops/table.h"

@@ -1,0 +1,163 @@
+// The specification of every row kernel: plain loops, float64 accumulation.
+#include <cmath>
+#include <limits>
+
+#include "ops/table.h"
+
+namespace pluralign::isa_reference {
+namespace {
+
+double read(const void* p, DType type, int64_t i) {
+  switch (type) {
+    case DType::f32: return static_cast<const float*>(p)[i];
+    case DType::bf16: return to_float(static_cast<const bf16*>(p)[i]);
+    default: return to_float(static_cast<const f16*>(p)[i]);
+  }
+}
+
+void pack(float* dst, const void* src, DType type, int64_t rows, int64_t k, int64_t row_stride, int64_t k_stride) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t p = 0; p < k; ++p) dst[i * k + p] = float(read(src, type, i * row_stride + p * k_stride));
+}
+
+void panels(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_step, const float* b, int64_t b_step, void* c, DType c_type,
+            int64_t ldc, float alpha, const float* bias, bool accumulate) {
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int64_t p = 0; p < k; ++p) sum += double(a[i * a_step + p]) * double(b[j * b_step + p]);
+      sum *= alpha;
+      if (bias) sum += bias[j];
+      if (accumulate) sum += read(c, c_type, i * ldc + j);
+      if (c_type == DType::f32) static_cast<float*>(c)[i * ldc + j] = float(sum);
+      else static_cast<bf16*>(c)[i * ldc + j] = to_bf16(float(sum));
+    }
+}
+
+template <class T>
+void rmsnorm(void* y, float* rstd, const float* x, const float* weight, int64_t rows, int64_t width, float eps) {
+  for (int64_t r = 0; r < rows; ++r) {
+    double squares = 0;
+    for (int64_t i = 0; i < width; ++i) squares += double(x[r * width + i]) * x[r * width + i];
+    const double s = 1 / std::sqrt(squares / double(width) + eps);
+    rstd[r] = float(s);
+    for (int64_t i = 0; i < width; ++i) static_cast<T*>(y)[r * width + i] = from_float<T>(float(x[r * width + i] * s * weight[i]));
+  }
+}
+
+void rmsnorm_backward(float* dx, const float* dy, const float* x, const float* rstd, const float* weight, int64_t rows, int64_t width, bool accumulate) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const double s = rstd[r];
+    double dot = 0;
+    for (int64_t i = r * width; i < (r + 1) * width; ++i) dot += double(dy[i]) * weight[i - r * width] * x[i];
+    for (int64_t i = r * width; i < (r + 1) * width; ++i) {
+      const double d = double(dy[i]) * weight[i - r * width] * s - x[i] * s * s * s * dot / double(width);
+      dx[i] = float(accumulate ? dx[i] + d : d);
+    }
+  }
+}
+
+double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+template <class T>
+void swiglu(void* a, const void* gate_up, int64_t rows, int64_t width) {
+  const T* g = static_cast<const T*>(gate_up);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < width; ++i) {
+      const double gate = to_float(g[r * 2 * width + i]), up = to_float(g[r * 2 * width + width + i]);
+      static_cast<T*>(a)[r * width + i] = from_float<T>(float(gate * sigmoid(gate) * up));
+    }
+}
+
+template <class T>
+void swiglu_backward(float* d_gate_up, const float* da, const void* gate_up, int64_t rows, int64_t width) {
+  const T* g = static_cast<const T*>(gate_up);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < width; ++i) {
+      const double gate = to_float(g[r * 2 * width + i]), up = to_float(g[r * 2 * width + width + i]), d = da[r * width + i];
+      const double s = sigmoid(gate);
+      d_gate_up[r * 2 * width + i] = float(d * up * s * (1 + gate * (1 - s)));
+      d_gate_up[r * 2 * width + width + i] = float(d * gate * s);
+    }
+}
+
+float softmax_row(float* scores, int64_t lo, int64_t hi, int64_t n, float scale) {
+  double top = -std::numeric_limits<double>::infinity(), sum = 0;
+  for (int64_t i = lo; i < hi; ++i) top = std::max(top, double(scores[i]) * scale);
+  for (int64_t i = lo; i < hi; ++i) sum += std::exp(double(scores[i]) * scale - top);
+  const double lse = top + std::log(sum);
+  for (int64_t i = 0; i < n; ++i) scores[i] = i >= lo && i < hi ? float(std::exp(double(scores[i]) * scale - lse)) : 0.f;
+  return float(lse);
+}
+
+void softmax_row_backward(float* scores, float* dp, int64_t lo, int64_t hi, int64_t n, float scale, float lse, float delta) {
+  for (int64_t i = 0; i < n; ++i) {
+    const bool seen = i >= lo && i < hi;
+    const double p = seen ? std::exp(double(scores[i]) * scale - lse) : 0;
+    dp[i] = seen ? float(p * (double(dp[i]) - delta) * scale) : 0.f;
+    scores[i] = float(p);
+  }
+}
+
+void logsumexp_row(const float* logits, int64_t n, float* maximum, double* sum, double* squares) {
+  float top = *maximum;
+  for (int64_t i = 0; i < n; ++i) top = std::max(top, logits[i]);
+  const double shrink = std::exp(double(*maximum) - double(top));
+  *sum *= shrink;
+  *squares *= shrink * shrink;
+  *maximum = top;
+  for (int64_t i = 0; i < n; ++i) {
+    const double e = std::exp(double(logits[i]) - top);
+    *sum += e;
+    *squares += e * e;
+  }
+}
+
+void head_gradient_row(float* logits, int64_t n, float lse, float g) {
+  for (int64_t i = 0; i < n; ++i) logits[i] = float(-double(g) * std::exp(double(logits[i]) - lse));
+}
+
+void adamw(float* p, const float* g, float* m, float* v, int64_t n, const AdamWStep& s) {
+  for (int64_t i = 0; i < n; ++i) {
+    const double d = double(g[i]) * s.grad_scale;
+    const double mi = m[i] * double(s.beta1) + d * (1 - double(s.beta1)), vi = v[i] * double(s.beta2) + d * d * (1 - double(s.beta2));
+    m[i] = float(mi);
+    v[i] = float(vi);
+    p[i] = float(p[i] * (1 - double(s.learning_rate) * s.weight_decay) -
+                 s.learning_rate * (mi / s.correction1) / (std::sqrt(vi / s.correction2) + s.eps));
+  }
+}
+
+void axpy(float* y, const float* x, float alpha, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = float(y[i] + double(alpha) * x[i]);
+}
+
+double squared_norm(const float* x, int64_t n) {
+  double total = 0;
+  for (int64_t i = 0; i < n; ++i) total += double(x[i]) * x[i];
+  return total;
+}
+
+}  // namespace
+
+void fill(Kernels& k) {
+  k.mr = k.nr = 1;
+  k.pack_a = k.pack_b = pack;
+  k.panels = panels;
+  k.rmsnorm[kF32] = rmsnorm<float>;
+  k.rmsnorm[kBf16] = rmsnorm<bf16>;
+  k.rmsnorm_backward = rmsnorm_backward;
+  k.swiglu[kF32] = swiglu<float>;
+  k.swiglu[kBf16] = swiglu<bf16>;
+  k.swiglu_backward[kF32] = swiglu_backward<float>;
+  k.swiglu_backward[kBf16] = swiglu_backward<bf16>;
+  k.softmax_row = softmax_row;
+  k.softmax_row_backward = softmax_row_backward;
+  k.logsumexp_row = logsumexp_row;
+  k.head_gradient_row = head_gradient_row;
+  k.adamw = adamw;
+  k.axpy = axpy;
+  k.squared_norm = squared_norm;
+}
+
+}  // namespace pluralign::isa_reference

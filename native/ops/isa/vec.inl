@@ -1,0 +1,91 @@
+// Vectors of PLURALIGN_W floats through the compilers' vector extension: one source for SSE2, AVX2, AVX-512 and NEON.
+// Included inside the namespace of one instruction set; no include guard on purpose.
+
+constexpr int W = PLURALIGN_W;
+typedef float vf __attribute__((vector_size(W * 4)));
+typedef int32_t vi __attribute__((vector_size(W * 4)));
+typedef uint32_t vu __attribute__((vector_size(W * 4)));
+typedef uint16_t vh __attribute__((vector_size(W * 2)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vf splat(float x) { return x - vf{}; }
+
+INLINE vf load(const float* p) {
+  vf v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+INLINE vf load(const bf16* p) {
+  vh h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return (vf)(__builtin_convertvector(h, vu) << 16);
+}
+INLINE vf load(const f16* p) {
+  float buffer[W];
+  for (int i = 0; i < W; ++i) buffer[i] = to_float(p[i]);
+  return load(buffer);
+}
+INLINE void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+INLINE void store(bf16* p, vf v) {
+  const vu u = (vu)v;
+  const vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, quiet = (u >> 16) | 64u;
+  const vu nan = (vu)((u & 0x7fffffffu) > 0x7f800000u);
+  const vh h = __builtin_convertvector((nan & quiet) | (~nan & rounded), vh);
+  __builtin_memcpy(p, &h, sizeof h);
+}
+
+// The first n (< W) elements; the rest reads as zero, or is left alone.
+template <class T>
+INLINE vf load_tail(const T* p, int64_t n) {
+  T buffer[W] = {};
+  for (int64_t i = 0; i < n; ++i) buffer[i] = p[i];
+  return load(buffer);
+}
+template <class T>
+INLINE void store_tail(T* p, vf v, int64_t n) {
+  T buffer[W];
+  store(buffer, v);
+  for (int64_t i = 0; i < n; ++i) p[i] = buffer[i];
+}
+
+INLINE vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+INLINE vf vmax(vf a, vf b) { return select((vi)(a > b), a, b); }
+
+// Lanes are added in pairs, always in the same order.
+INLINE float sum(vf v) {
+  float lanes[W];
+  store(lanes, v);
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+INLINE float maximum(vf v) {
+  float lanes[W];
+  store(lanes, v);
+  float m = lanes[0];
+  for (int i = 1; i < W; ++i) m = lanes[i] > m ? lanes[i] : m;
+  return m;
+}
+
+// e^x to about 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor of e^r to degree 7 (remainder 5e-9), times 2^n.
+// Below -87.3 the result is exactly 0, so that a masked score adds nothing.
+INLINE vf vexp(vf x) {
+  const vf lowest = splat(-87.3f), highest = splat(88.3f);
+  const vi tiny = (vi)(x < lowest);
+  const vf c = select((vi)(x > highest), highest, select(tiny, lowest, x));
+  const vf magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+  const vf n = (c * splat(1.44269504088896341f) + magic) - magic;
+  const vf r = (c - n * splat(0.693359375f)) - n * splat(-2.12194440e-4f);
+  vf p = splat(1.f / 5040);
+  p = p * r + splat(1.f / 720);
+  p = p * r + splat(1.f / 120);
+  p = p * r + splat(1.f / 24);
+  p = p * r + splat(1.f / 6);
+  p = p * r + splat(0.5f);
+  p = p * r + splat(1.f);
+  p = p * r + splat(1.f);
+  const vi power = (__builtin_convertvector(n, vi) + 127) << 23;
+  const vf y = p * (vf)power;
+  return select((vi)(x != x), x, select(tiny, vf{}, y));
+}

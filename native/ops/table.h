@@ -1,0 +1,109 @@
+// The seam between operators and instruction sets: what each set implements, and the context an operator runs in.
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "base/cpu.h"
+#include "base/dtype.h"
+#include "base/pool.h"
+
+namespace pluralign {
+
+// Storage of activations: float32 or bfloat16. Entries that come in pairs are indexed by it.
+constexpr int kF32 = 0, kBf16 = 1;
+
+// One AdamW update of a run of parameters; see ops/adamw/adamw.h.
+struct AdamWStep {
+  float learning_rate, beta1, beta2, eps, weight_decay, grad_scale;
+  double correction1, correction2;  // 1 - beta^t
+};
+
+// Vector code of one instruction set. Row kernels work on rows [0, rows) of contiguous matrices unless a stride is named.
+// Every reduction runs in an order that depends on the row alone.
+struct Kernels {
+  Isa isa = Isa::reference;
+
+  // gemm: micro tile of mr × nr (1 × 1 in the reference). Panels: A [ceil(m/mr)][k][mr], B [ceil(n/nr)][k][nr], both zero padded.
+  int mr = 0, nr = 0;
+  // Packs a [rows × k] operand whose element (i, p) is at src[i * row_stride + p * k_stride].
+  void (*pack_a)(float* dst, const void* src, DType type, int64_t rows, int64_t k, int64_t row_stride, int64_t k_stride) = nullptr;
+  void (*pack_b)(float* dst, const void* src, DType type, int64_t cols, int64_t k, int64_t col_stride, int64_t k_stride) = nullptr;
+  // C[m × n] = alpha · A B (+ bias of the columns) (+ C). a_step, b_step: floats from one panel to the next.
+  void (*panels)(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_step, const float* b, int64_t b_step, void* c,
+                 DType c_type, int64_t ldc, float alpha, const float* bias, bool accumulate) = nullptr;
+
+  // norm: see ops/norm/norm.h
+  void (*rmsnorm[2])(void* y, float* rstd, const float* x, const float* weight, int64_t rows, int64_t width, float eps) = {};
+  void (*rmsnorm_backward)(float* dx, const float* dy, const float* x, const float* rstd, const float* weight, int64_t rows,
+                           int64_t width, bool accumulate) = nullptr;
+  // swiglu: see ops/swiglu/swiglu.h
+  void (*swiglu[2])(void* a, const void* gate_up, int64_t rows, int64_t width) = {};
+  void (*swiglu_backward[2])(float* d_gate_up, const float* da, const void* gate_up, int64_t rows, int64_t width) = {};
+
+  // attention: turns scores of one row into probabilities over columns [lo, hi), zero elsewhere in [0, n); returns the
+  // log of the sum of exponentials of scale · score.
+  float (*softmax_row)(float* scores, int64_t lo, int64_t hi, int64_t n, float scale) = nullptr;
+  // p = exp(scale · s - lse) on [lo, hi), zero elsewhere; then ds = p (dp - delta) scale into `dp`, p into `scores`.
+  void (*softmax_row_backward)(float* scores, float* dp, int64_t lo, int64_t hi, int64_t n, float scale, float lse, float delta) = nullptr;
+
+  // head: folds n logits of a row into the running maximum and sums Σ e^(x - max), Σ e^(2(x - max)).
+  void (*logsumexp_row)(const float* logits, int64_t n, float* maximum, double* sum, double* sum_squares) = nullptr;
+  // logits → gradient: x ← -g · e^(x - lse)
+  void (*head_gradient_row)(float* logits, int64_t n, float lse, float g) = nullptr;
+
+  void (*adamw)(float* p, const float* g, float* m, float* v, int64_t n, const AdamWStep& step) = nullptr;
+  // y += alpha x; dot product (float64 over lanes of float32 blocks)
+  void (*axpy)(float* y, const float* x, float alpha, int64_t n) = nullptr;
+  double (*squared_norm)(const float* x, int64_t n) = nullptr;
+};
+
+const Kernels& kernels_of(Isa isa);
+
+// Memory that grows to the largest size asked for and stays: nothing is allocated in a loop after its first turn.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Buffer&& o) noexcept : data_(o.data_), bytes_(o.bytes_) { o.data_ = nullptr; o.bytes_ = 0; }
+  Buffer& operator=(Buffer&& o) noexcept {
+    std::swap(data_, o.data_);
+    std::swap(bytes_, o.bytes_);
+    return *this;
+  }
+  ~Buffer() { std::free(data_); }
+  // At least `bytes` (64-byte aligned); contents are lost when it grows.
+  void* get(size_t bytes) {
+    if (bytes > bytes_) {
+      std::free(data_);
+      bytes_ = 0;
+      const size_t rounded = (bytes + bytes / 16 + 63) / 64 * 64;
+      data_ = std::aligned_alloc(64, rounded);
+      if (!data_) throw std::bad_alloc();
+      bytes_ = rounded;
+    }
+    return data_;
+  }
+  template <class T = float>
+  T* as(int64_t count) { return static_cast<T*>(get(size_t(count > 0 ? count : 1) * sizeof(T))); }
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  void release() { std::free(data_); data_ = nullptr; bytes_ = 0; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// What an operator runs in: the vector code, the threads, and scratch memory (shared, and of each thread).
+struct Context {
+  Context(const Kernels& k, Pool& p) : kernels(k), pool(p), local(size_t(p.size())) {}
+  const Kernels& kernels;
+  Pool& pool;
+  Buffer packed_a, head;
+  struct Local { Buffer a, b, c, d, e, f, g, h, i; };
+  std::vector<Local> local;
+};
+
+}  // namespace pluralign
