@@ -315,8 +315,9 @@ export async function cleanCheckpoints(runDir: string): Promise<void> {
     const successor = join(folder, replaced[1]);
     const whole = await openCheckpoint(successor).then(
       () => true,
-      () => false,
+      (error) => (error.code === 'IO' ? null : false),
     );
+    if (whole === null) continue;
     if (whole) await fsp.rm(join(folder, name), { recursive: true, force: true });
     else {
       await fsp.rm(successor, { recursive: true, force: true });

@@ -1,0 +1,159 @@
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { stringify } from 'yaml';
+import { errnoOf, ioError } from '../base/files.js';
+import { PluralignError } from '../native/errors.js';
+import { configError, schemaError } from './problems.js';
+import {
+  adapterSchema,
+  type Config,
+  configSchema,
+  type LossType,
+  type Method,
+  type ParsedConfig,
+  type ResolvedAdapter,
+  type ResolvedConfig,
+} from './schema.js';
+import { applySets, type Path, parseYaml, type Source } from './source.js';
+
+const header = '# The configuration of this run, complete. Written by pluralign; it can be given to train again.\n';
+
+const methodLoss: Record<Method, LossType> = {
+  pretrain: 'sft',
+  sft: 'sft',
+  dpo: 'sigmoid',
+  reward: 'bradley_terry',
+};
+
+/** Rules that span several keys; what is wrong, with its place. */
+function crossCheck(config: ParsedConfig, source: Source): string[] {
+  const wrong: string[] = [];
+  const say = (path: Path, message: string) => wrong.push(`${source.locate(path)}: ${path.join('.')}: ${message}`);
+  const { method, train, data, adapter } = config;
+  if (train.epochs !== null && train.steps !== null)
+    say(['train', 'steps'], 'train.epochs is given too; give one of them');
+  if (data.eval !== null && data.split !== null) say(['data', 'split'], 'data.eval is given too; give one of them');
+  if (train.early_stopping !== null && data.eval === null && data.split === null) {
+    say(['train', 'early_stopping'], 'nothing to evaluate on; give data.eval or data.split');
+  }
+  for (const block of ['pretrain', 'reward'] as const) {
+    if (config[block] !== null && method !== block)
+      say([block], `belongs to method ${block}, but the method is ${method}`);
+  }
+  if (method === 'pretrain') {
+    if (adapter !== null && adapter !== 'full')
+      say(['adapter'], 'pretrain trains all weights; leave it out or write full');
+    if (config.model === null && config.pretrain === null) {
+      say(['pretrain'], 'missing; describe the new model here, or give model: to go on from one');
+    }
+    if (config.model !== null && config.pretrain !== null) {
+      say(['pretrain'], 'model is given too; give pretrain for a new model, or model to go on from one');
+    }
+  } else if (config.model === null) say(['model'], 'found nothing, expected a folder or hf:owner/name');
+  if (config.loss.reference === 'init_from' && (adapter === 'full' || !adapter?.init_from)) {
+    say(['loss', 'reference'], 'is init_from, but adapter.init_from is not given');
+  }
+  return wrong;
+}
+
+function resolveAdapter(adapter: ParsedConfig['adapter'], method: Method, path: (given: string) => string) {
+  if (adapter === 'full' || method === 'pretrain') return 'full';
+  const given: ResolvedAdapter = adapter ?? adapterSchema.parse({});
+  // Beside init_from what is not given is the folder's own.
+  if (given.init_from !== null) return { ...given, init_from: path(given.init_from) };
+  return {
+    ...given,
+    r: given.r ?? 16,
+    alpha: given.alpha ?? 32,
+    targets: given.targets ?? 'all-linear',
+    dropout: given.dropout ?? 0,
+  };
+}
+
+function resolveSource(source: Source, base: string, output: string | undefined): ResolvedConfig {
+  const parsed = configSchema.safeParse(source.value ?? {});
+  if (!parsed.success) throw schemaError(parsed.error.issues, source);
+  const config = parsed.data;
+  const wrong = crossCheck(config, source);
+  if (config.output === null && output === undefined) {
+    wrong.push(`${source.locate(['output'])}: output: found nothing, expected a folder for the run; or give --output`);
+  }
+  if (wrong.length > 0) throw configError(wrong);
+
+  const path = (given: string) => resolve(base, given.replace(/^~(?=[\\/]|$)/, homedir()));
+  const pathList = (given: string | string[]) => (Array.isArray(given) ? given : [given]).map(path);
+  const { data, loss, train } = config;
+  const type = loss.type ?? methodLoss[config.method];
+  return {
+    ...config,
+    model: config.model === null || config.model.startsWith('hf:') ? config.model : path(config.model),
+    data: { ...data, train: pathList(data.train), eval: data.eval === null ? null : pathList(data.eval) },
+    adapter: resolveAdapter(config.adapter, config.method, path),
+    loss: {
+      ...loss,
+      type: (typeof type === 'string' ? [type] : type).map((term) =>
+        typeof term === 'string' ? { type: term, weight: 1 } : term,
+      ),
+      reference: ['base', 'init_from'].includes(loss.reference) ? loss.reference : path(loss.reference),
+    },
+    train: {
+      ...train,
+      epochs: train.epochs ?? (train.steps === null ? 1 : null),
+      early_stopping: train.early_stopping && {
+        ...train.early_stopping,
+        mode: train.early_stopping.mode ?? (train.early_stopping.metric.endsWith('loss') ? 'min' : 'max'),
+      },
+    },
+    reward: config.reward ?? (config.method === 'reward' ? { head_std: null } : null),
+    pretrain: config.pretrain && { ...config.pretrain, tokenizer: path(config.pretrain.tokenizer) },
+    output: output === undefined ? path(config.output as string) : resolve(output),
+  };
+}
+
+/**
+ * Reads a YAML configuration, lays `sets` (`key.path=value`, the value as YAML) over it, checks it whole and fills in every
+ * default. Relative paths, also those in `sets`, count from the file's folder; `output` (the command line's) counts from the
+ * working folder.
+ *
+ * @throws NOT_FOUND without the file; BAD_CONFIG naming file, line, key, what was found and what was expected. All
+ * problems are reported at once.
+ */
+export function loadConfig(
+  path: string,
+  sets: readonly string[] = [],
+  options: { output?: string } = {},
+): ResolvedConfig {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw ioError('read', path, error);
+    throw new PluralignError('NOT_FOUND', `${path}: no such file; expected a YAML configuration`, { cause: error });
+  }
+  return resolveSource(applySets(parseYaml(text, path), sets), dirname(resolve(path)), options.output);
+}
+
+/** Checks and completes a configuration given as a value. Relative paths count from `base`, by default the working folder. */
+export function resolveConfig(
+  config: Config,
+  options: { base?: string; output?: string; sets?: readonly string[] } = {},
+): ResolvedConfig {
+  const source = applySets({ value: config, locate: () => 'configuration' }, options.sets ?? []);
+  return resolveSource(source, resolve(options.base ?? '.'), options.output);
+}
+
+/** For RUN/config.yaml; `loadConfig` reads it back to the same configuration. */
+export function configToYaml(config: ResolvedConfig): string {
+  return header + stringify(config, { lineWidth: 0, aliasDuplicateObjects: false });
+}
+
+/** Whether a config.yaml was written by a run rather than by a person. */
+export function isRunConfig(text: string): boolean {
+  return text.startsWith(header);
+}
+
+/** The run's own copy of its configuration. */
+export function runConfigPath(run: string): string {
+  return join(run, 'config.yaml');
+}

@@ -1,0 +1,274 @@
+import { z } from 'zod';
+
+/** Methods that `train` knows. */
+export const methods = ['pretrain', 'sft', 'dpo', 'reward'] as const;
+export type Method = (typeof methods)[number];
+
+/** Loss names; formulas and sources stand with the kernels in lib/losses. */
+export const lossTypes = [
+  'sigmoid',
+  'robust',
+  'hinge',
+  'ipo',
+  'exo_pair',
+  'nca_pair',
+  'bco_pair',
+  'sppo_hard',
+  'aot',
+  'aot_unpaired',
+  'apo_zero',
+  'apo_down',
+  'discopop',
+  'sft',
+  'sigmoid_norm',
+  'plackett_luce',
+  'bradley_terry',
+  'kto',
+  'simpo',
+  'cpo',
+  'orpo',
+] as const;
+export type LossType = (typeof lossTypes)[number];
+
+// Every leaf's `error` is what was expected; lib/config/problems.ts puts the place and what was found in front of it.
+const wholeFrom = (min: number) => {
+  const error = `a whole number of at least ${min}`;
+  return z.int({ error }).min(min, { error });
+};
+const flag = () => z.boolean({ error: 'true or false' });
+const text = (error: string) => z.string({ error }).min(1, { error });
+const choice = <const T extends readonly string[]>(values: T) =>
+  z.enum(values, { error: values.length === 1 ? values[0] : `one of ${values.join(', ')}` });
+const number = () => z.number({ error: 'a number' });
+const positive = () => z.number({ error: 'a number above 0' }).gt(0, { error: 'a number above 0' });
+const notNegative = () => z.number({ error: 'a number of at least 0' }).min(0, { error: 'a number of at least 0' });
+/** In [0, 1). */
+const share = () => {
+  const error = 'a number from 0 to below 1';
+  return z.number({ error }).min(0, { error }).lt(1, { error });
+};
+/** A share strictly between 0 and 1. */
+const part = () => {
+  const error = 'a number between 0 and 1';
+  return z.number({ error }).gt(0, { error }).lt(1, { error });
+};
+const section = <const T extends z.core.$ZodLooseShape>(shape: T) => z.strictObject(shape, { error: 'a mapping' });
+const paths = () =>
+  z.union([text('a path'), z.array(text('a path')).min(1, { error: 'a path or a list of paths' })], {
+    error: 'a path or a list of paths',
+  });
+const patternOf = (value: z.ZodNumber | z.ZodInt) =>
+  z.record(z.string(), value, { error: 'a mapping from module names to numbers' });
+
+const splitSchema = section({
+  /** What stays together: all votes of an annotator, all rows of a prompt, or single rows. */
+  by: choice(['annotator', 'row', 'prompt']).default('row'),
+  /** Share that is held out. */
+  eval: part().default(0.1),
+  seed: wholeFrom(0).default(0),
+});
+
+const dataSchema = section({
+  /** .jsonl .json .csv .parquet */
+  train: paths(),
+  eval: paths().nullable().default(null),
+  /** Instead of `eval`: hold out a part of the training rows. */
+  split: splitSchema.nullable().default(null),
+  /** Tokens of prompt and completion; null: what the model takes. */
+  max_length: wholeFrom(2).nullable().default(1024),
+  /** `drop` counts and reports the rows; `keep_start` cuts their end off; `error` refuses them. */
+  over_length: choice(['drop', 'keep_start', 'error']).default('drop'),
+  /** Leave out rows that are exactly equal to an earlier one (annotator included). */
+  dedupe: flag().default(false),
+  /** `skip` counts and reports the rows. */
+  on_bad_row: choice(['error', 'skip']).default('error'),
+});
+
+export const adapterSchema = section({
+  /** r, alpha, targets and dropout: null takes those of `init_from`, else 16, 32, all-linear and 0. */
+  r: wholeFrom(1).nullable().default(null),
+  alpha: positive().nullable().default(null),
+  /** all-linear, a list of module names, or a regular expression for whole names. */
+  targets: z
+    .union([text('text'), z.array(text('a name')).min(1, { error: 'at least one module name' })], {
+      error: 'all-linear, a list of module names or a regular expression',
+    })
+    .nullable()
+    .default(null),
+  dropout: share().nullable().default(null),
+  /** Folder of a PEFT adapter to start from. */
+  init_from: text('a path').nullable().default(null),
+  /** What several adapters have in common. */
+  share: choice(['none', 'a', 'b', 'core', 'vector']).default('none'),
+  rank_pattern: patternOf(wholeFrom(1)).default({}),
+  alpha_pattern: patternOf(positive()).default({}),
+  /** Scale by α/√r in place of α/r. */
+  rslora: flag().default(false),
+  /** Modules trained whole and saved with the adapter. */
+  modules_to_save: z.array(text('a module name'), { error: 'a list of module names' }).default([]),
+});
+
+const lossTerm = z.union([choice(lossTypes), section({ type: choice(lossTypes), weight: number().default(1) })], {
+  error: 'the name of a loss or { type, weight }',
+});
+
+const lossSchema = section({
+  /** A name, or a weighted sum of several. Null: the method's own (dpo: sigmoid, reward: bradley_terry, else sft). */
+  type: z
+    .union([choice(lossTypes), z.array(lossTerm).min(1, { error: 'at least one loss' })], {
+      error: `a loss (${lossTypes.join(', ')}) or a list of them, each a name or { type, weight }`,
+    })
+    .nullable()
+    .default(null),
+  beta: positive().default(0.1),
+  /** ε: the share of votes taken to be flipped (sigmoid, robust, exo_pair, aot). */
+  label_smoothing: z
+    .number({ error: 'a number from 0 to below 0.5' })
+    .min(0, { error: 'a number from 0 to below 0.5' })
+    .lt(0.5, { error: 'a number from 0 to below 0.5' })
+    .default(0),
+  /** base: the model without adapter; init_from: the adapter training starts from, frozen; else a folder. */
+  reference: text('base, init_from or a path').default('base'),
+  /** Score the reference once, before the first step. */
+  cache_reference: flag().default(true),
+  f_divergence: choice(['reverse_kl', 'forward_kl', 'js_divergence', 'alpha_divergence']).default('reverse_kl'),
+  f_alpha_divergence_coef: positive().default(0.5),
+  /** Length desensitising: weight of the tokens beyond the shorter completion's length; null: off. */
+  ld_alpha: z
+    .number({ error: 'a number from 0 to 1' })
+    .min(0, { error: 'a number from 0 to 1' })
+    .max(1, { error: 'a number from 0 to 1' })
+    .nullable()
+    .default(null),
+  /** WPO: weight rows by how likely the policy finds them. */
+  use_weighting: flag().default(false),
+  discopop_tau: positive().default(0.05),
+  simpo_gamma: notNegative().default(0.5),
+  /** Weight of the chosen completion's negative log-likelihood in cpo. */
+  cpo_alpha: notNegative().default(1),
+  /** KTO's λ_D and λ_U. */
+  desirable_weight: notNegative().default(1),
+  undesirable_weight: notNegative().default(1),
+  /** Bradley–Terry margin of pairs whose row has none of its own. */
+  margin: number().default(0),
+  /** c of c (r_w + r_l)², which keeps rewards around zero. */
+  centring: notNegative().default(0),
+});
+
+const trainSchema = section({
+  /** Passes over the data, 1 unless `steps` is given; fractions allowed. */
+  epochs: positive().nullable().default(null),
+  steps: wholeFrom(1).nullable().default(null),
+  /** Groups (pairs, rankings) per optimizer step. */
+  batch_size: wholeFrom(1).default(8),
+  /** A step is split into packs of about this many tokens; results do not depend on it but for rounding. */
+  max_tokens_per_pack: wholeFrom(1).default(8192),
+  /** Keep only each layer's input and compute the rest again: less memory, about a third more time. */
+  gradient_checkpointing: flag().default(false),
+  learning_rate: notNegative().default(1e-4),
+  schedule: choice(['constant', 'cosine', 'linear']).default('linear'),
+  /** Where cosine and linear end, as a share of the learning rate. */
+  min_learning_rate_ratio: share().default(0),
+  /** Share of the steps. */
+  warmup: share().default(0),
+  weight_decay: notNegative().default(0),
+  beta1: share().default(0.9),
+  beta2: share().default(0.999),
+  eps: positive().default(1e-8),
+  /** null: off. */
+  max_grad_norm: positive().nullable().default(1),
+  dtype: choice(['auto', 'bf16', 'float32']).default('auto'),
+  device: choice(['auto', 'cpu', 'cuda']).default('auto'),
+  seed: wholeFrom(0).default(0),
+  shuffle: flag().default(true),
+  threads: z
+    .union([z.literal('auto'), wholeFrom(1)], { error: 'auto or a whole number of at least 1' })
+    .default('auto'),
+  /** Steps between checkpoints; null: only at the end and on a stop signal. */
+  save_every: wholeFrom(1).nullable().default(100),
+  log_every: wholeFrom(1).default(10),
+  /** Steps between evaluations; null: at every checkpoint and at the end. */
+  eval_every: wholeFrom(1).nullable().default(null),
+  /** Newest checkpoints kept, besides the best. */
+  keep_checkpoints: wholeFrom(1).default(3),
+  early_stopping: section({
+    metric: text('a metric name such as eval_loss').default('eval_loss'),
+    /** Evaluations without a better value before the run stops. */
+    patience: wholeFrom(1).default(3),
+    /** Null: min for a name that ends in loss, else max. */
+    mode: choice(['min', 'max']).nullable().default(null),
+  })
+    .nullable()
+    .default(null),
+});
+
+/** Shape of the new model that `pretrain` makes; names as in Hugging Face's config.json. */
+const pretrainSchema = section({
+  architecture: choice(['llama', 'mistral', 'qwen2', 'qwen3']).default('llama'),
+  /** Folder with tokenizer.json. */
+  tokenizer: text('a path'),
+  /** null: the tokenizer's. */
+  vocab_size: wholeFrom(2).nullable().default(null),
+  hidden_size: wholeFrom(1).default(128),
+  intermediate_size: wholeFrom(1).nullable().default(null),
+  num_hidden_layers: wholeFrom(1).default(4),
+  num_attention_heads: wholeFrom(1).default(4),
+  num_key_value_heads: wholeFrom(1).nullable().default(null),
+  head_dim: wholeFrom(2).nullable().default(null),
+  max_position_embeddings: wholeFrom(2).default(2048),
+  sliding_window: wholeFrom(1).nullable().default(null),
+  rms_norm_eps: positive().default(1e-5),
+  rope_theta: positive().default(10000),
+  tie_word_embeddings: flag().default(true),
+  /** Standard deviation of the initial weights. */
+  initializer_range: positive().default(0.02),
+});
+
+const rewardSchema = section({
+  /** Standard deviation of a new head's weights; null: the model's initializer_range. */
+  head_std: notNegative().nullable().default(null),
+});
+
+/** The configuration file. Cross-field rules stand in lib/config/load.ts. */
+export const configSchema = section({
+  method: choice(methods),
+  /** A folder, or hf:owner/name. Not needed by pretrain, which can make a new one. */
+  model: text('a folder or hf:owner/name').nullable().default(null),
+  data: dataSchema,
+  adapter: z
+    .union([z.literal('full'), adapterSchema], { error: 'full or a mapping' })
+    .nullable()
+    .default(null),
+  loss: lossSchema.prefault({}),
+  train: trainSchema.prefault({}),
+  pretrain: pretrainSchema.nullable().default(null),
+  reward: rewardSchema.nullable().default(null),
+  output: text('a path').nullable().default(null),
+});
+
+/** A configuration as it may be written; the comments of the schema say what each key does. */
+export type Config = z.input<typeof configSchema>;
+export type ParsedConfig = z.output<typeof configSchema>;
+
+/** LoRA settings, complete; null only beside `init_from`, whose own value holds. */
+export type ResolvedAdapter = z.output<typeof adapterSchema>;
+export type ResolvedLoss = Omit<z.output<typeof lossSchema>, 'type'> & { type: { type: LossType; weight: number }[] };
+export type ResolvedData = Omit<z.output<typeof dataSchema>, 'train' | 'eval'> & {
+  train: string[];
+  eval: string[] | null;
+};
+export type ResolvedEarlyStopping = { metric: string; patience: number; mode: 'min' | 'max' };
+export type ResolvedTrain = Omit<z.output<typeof trainSchema>, 'early_stopping'> & {
+  early_stopping: ResolvedEarlyStopping | null;
+};
+
+/** A checked configuration: every key present, every path absolute (but hf: models). It is a valid `Config` too. */
+export type ResolvedConfig = Omit<ParsedConfig, 'adapter' | 'loss' | 'data' | 'train' | 'reward' | 'output'> & {
+  data: ResolvedData;
+  adapter: 'full' | ResolvedAdapter;
+  loss: ResolvedLoss;
+  /** Exactly one of `epochs` and `steps` is not null. */
+  train: ResolvedTrain;
+  reward: z.output<typeof rewardSchema> | null;
+  output: string;
+};

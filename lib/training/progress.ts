@@ -1,0 +1,113 @@
+import cliProgress from 'cli-progress';
+
+/** What stands behind the bar. `tokens` is the count since the start; the rest are shown as they are. */
+export interface ProgressInfo {
+  tokens?: number;
+  loss?: number;
+  [name: string]: number | string | undefined;
+}
+
+export interface Progress {
+  update(done: number, info?: ProgressInfo): void;
+  /** Ends the bar. Call it on failure too. */
+  stop(): void;
+}
+
+export interface ProgressOptions {
+  quiet?: boolean;
+  /** Work done before this process began (a resumed run): left out of the estimate. */
+  done?: number;
+  /** Milliseconds; for tests. */
+  now?: () => number;
+  stream?: NodeJS.WriteStream;
+}
+
+/** Work shorter than this shows nothing. */
+const quietMs = 2000;
+const lineMs = 10_000;
+
+/** 75 → '1m15s'. */
+export function formatDuration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return '?';
+  const s = Math.max(0, Math.round(seconds));
+  if (s < 60) return `${s}s`;
+  if (s < 3600) return `${Math.floor(s / 60)}m${String(s % 60).padStart(2, '0')}s`;
+  return `${Math.floor(s / 3600)}h${String(Math.floor((s % 3600) / 60)).padStart(2, '0')}m`;
+}
+
+function describe(info: ProgressInfo, seconds: number): string {
+  const parts: string[] = [];
+  for (const [name, value] of Object.entries(info)) {
+    if (value === undefined) continue;
+    if (name === 'tokens')
+      parts.push(`${Math.round(Number(value) / Math.max(seconds, 1e-9)).toLocaleString('en')} tokens/s`);
+    else parts.push(`${name} ${typeof value === 'number' ? Number(value.toPrecision(4)) : value}`);
+  }
+  return parts.join(', ');
+}
+
+/**
+ * Progress on stderr: a bar with an estimate on a terminal, a plain line about every ten seconds and at the end elsewhere.
+ * Nothing at all for work of less than two seconds, or with `quiet`.
+ */
+export function progress(total: number, label: string, options: ProgressOptions = {}): Progress {
+  const { quiet = false, now = () => performance.now(), stream = process.stderr, done: before = 0 } = options;
+  const started = now();
+  let bar: cliProgress.SingleBar | undefined;
+  let lastLine = started;
+  let shown = false;
+  let stopped = false;
+  let state = { done: before, info: {} as ProgressInfo };
+
+  const seconds = () => (now() - started) / 1000;
+  const eta = () => {
+    const share = state.done - before;
+    return share > 0 ? formatDuration((seconds() / share) * (total - state.done)) : '?';
+  };
+  const line = () => {
+    const percent = total > 0 ? ` (${Math.floor((100 * state.done) / total)} %)` : '';
+    const rest = state.done < total ? `${eta()} left` : `took ${formatDuration(seconds())}`;
+    const info = describe(state.info, seconds());
+    stream.write(`${label}: ${state.done}/${total}${percent}, ${rest}${info ? `, ${info}` : ''}\n`);
+    lastLine = now();
+    shown = true;
+  };
+  const draw = () => {
+    const payload = { left: eta(), info: describe(state.info, seconds()) };
+    if (bar === undefined) {
+      bar = new cliProgress.SingleBar({
+        format: `${label.replace(/[{}]/g, '')} {bar} {value}/{total} | {left} left | {info}`,
+        barCompleteChar: '█',
+        barIncompleteChar: '░',
+        barsize: 24,
+        stream,
+        fps: 5,
+        // Signals belong to the program around it.
+        gracefulExit: false,
+      });
+      bar.start(total, state.done, payload);
+      // The bar turns off line wrapping, which a process that exits meanwhile must turn on again.
+      process.once('exit', stop);
+    } else bar.update(state.done, payload);
+  };
+
+  const stop = () => {
+    if (stopped) return;
+    stopped = true;
+    if (bar !== undefined) {
+      process.removeListener('exit', stop);
+      draw();
+      bar.stop();
+    } else if (!quiet && !stream.isTTY && (shown || now() - started >= quietMs)) line();
+  };
+
+  return {
+    update(done, info = {}) {
+      state = { done, info };
+      if (quiet || stopped || now() - started < quietMs) return;
+      if (stream.isTTY) draw();
+      else if (now() - lastLine >= lineMs) line();
+    },
+    stop,
+  };
+}
