@@ -1,0 +1,388 @@
+import type { Tensor } from '../model/safetensors.js';
+import type { NativeBank, NativeBankLayout, NativeModelConfig } from '../native/addon.js';
+import { PluralignError } from '../native/errors.js';
+import { addon } from '../native/loader.js';
+import type { AdapterConfig } from './config.js';
+import { targetsOf } from './config.js';
+import type { BankAdapter, Factor } from './factors.js';
+import { foldCore, initialise, Layout } from './factors.js';
+import { loadPeft, type PeftAdapter } from './peft.js';
+
+export interface StepOptions {
+  learningRate: number;
+  beta1: number;
+  beta2: number;
+  eps: number;
+  weightDecay: number;
+  /** Gradients are scaled down to this norm over all factors of the step; null: off. */
+  maxGradNorm: number | null;
+  /** Indices of the adapters that were in the batch; absent: all. Their own factors and every shared one advance. */
+  active?: Iterable<number>;
+}
+
+/** What a checkpoint needs to go on to the bit. The arrays are the bank's own: copy them to keep them past a step. */
+export interface BankState {
+  parameters: Float32Array;
+  /** AdamW's moments in the order of `parameters`; null before the first step. */
+  m: Float32Array | null;
+  v: Float32Array | null;
+  /** Steps that each factor has taken, in the order of `factors`. */
+  steps: Int32Array;
+  factors: { name: string; rows: number; cols: number }[];
+}
+
+export interface CreateOptions {
+  seed: number;
+  /** Adds a reward head `score` [1, hidden], each adapter's own without sharing, else one for all; default: as `modulesToSave` says. */
+  rewardHead?: boolean;
+  /** Gives every adapter the same first A (SI of the shared-LoRA paper's code). */
+  sharedInit?: boolean;
+}
+
+/** The flat float32 parameters that training changes, and who uses which part of them. */
+export class Bank {
+  readonly parameters: Float32Array;
+  readonly gradients: Float32Array;
+  readonly factors: readonly Factor[];
+  readonly adapters: readonly BankAdapter[];
+  /** Steps that each factor has taken, [factors]. */
+  readonly steps: Int32Array;
+  #m: Float32Array | null = null;
+  #v: Float32Array | null = null;
+  #native: NativeBank | null = null;
+  #disposed = false;
+  readonly #factorIndex: Map<string, number>;
+  readonly #adapterIndex: Map<string, number>;
+
+  private constructor(layout: Layout) {
+    this.factors = layout.factors;
+    this.adapters = layout.adapters;
+    this.steps = new Int32Array(layout.factors.length);
+    this.#factorIndex = new Map(layout.factors.map((factor, i) => [factor.name, i]));
+    this.#adapterIndex = new Map(layout.adapters.map((adapter, i) => [adapter.name, i]));
+    this.parameters = allocate(layout.elements);
+    this.gradients = allocate(layout.elements);
+  }
+
+  /**
+   * A bank of new adapters of one configuration; `config.share` says which factors they share. Every adapter starts as
+   * the base model (B is zero). Values depend on the seed and the tensor's name only.
+   */
+  static create(
+    model: NativeModelConfig,
+    config: AdapterConfig,
+    names: readonly string[],
+    options: CreateOptions,
+  ): Bank {
+    const targets = targetsOf(config, model);
+    const layout = new Layout();
+    const wantsHead = options.rewardHead ?? config.modulesToSave.length > 0;
+    const head = wantsHead ? (config.share === 'none' ? 'own' : 'shared') : 'none';
+    for (const name of names) layout.adapter(name, config, targets, model, head);
+    const bank = new Bank(layout);
+    bank.factors.forEach((factor, i) => {
+      const key = options.sharedInit ? factor.name.split('@', 1)[0] : factor.name;
+      initialise(factor, bank.values(i), options.seed, key);
+    });
+    return bank;
+  }
+
+  /**
+   * A bank of PEFT folders, each adapter with factors of its own; ranks and targets may differ.
+   * Throws what `loadPeft` throws.
+   */
+  static async fromPeft(
+    model: NativeModelConfig,
+    sources: readonly { name: string; dir: string; trainable?: boolean }[],
+  ): Promise<Bank> {
+    const layout = new Layout();
+    const loaded: PeftAdapter[] = [];
+    for (const { name, dir } of sources) {
+      const peft = await loadPeft(dir, model);
+      layout.adapter(name, peft.config, peft.targets, model, peft.tensors.has('score') ? 'own' : 'none');
+      loaded.push(peft);
+    }
+    const bank = new Bank(layout);
+    sources.forEach(({ name, trainable }, i) => {
+      bank.setAdapter(name, loaded[i].tensors);
+      if (trainable === false) bank.setTrainable((factor) => factor.owner !== i && factor.trainable);
+    });
+    return bank;
+  }
+
+  /**
+   * A bank of base weights for full training, filled by `load`. Norms and biases (one row) take no weight decay. It has
+   * one adapter, `default`, without factors of its own; with `rewardHead` that adapter carries a head.
+   */
+  static full(
+    weights: readonly { name: string; rows: number; cols: number }[],
+    load: (name: string) => Float32Array,
+    options: { rewardHead?: { hiddenSize: number; seed: number } } = {},
+  ): Bank {
+    const layout = new Layout();
+    for (const { name, rows, cols } of weights) {
+      layout.factor(name, 'weight', rows, cols, -1, rows > 1 && !/(norm\.weight|\.bias)$/.test(name));
+    }
+    layout.plain('default', options.rewardHead?.hiddenSize);
+    const bank = new Bank(layout);
+    bank.factors.forEach((factor, i) => {
+      if (factor.role !== 'weight') initialise(factor, bank.values(i), options.rewardHead!.seed, factor.name);
+      else bank.#fill(i, load(factor.name), [factor.rows, factor.cols]);
+    });
+    return bank;
+  }
+
+  /** Index of an adapter for packs. Throws `NOT_FOUND` naming those there are. */
+  adapterIndex(name: string): number {
+    const index = this.#adapterIndex.get(name);
+    if (index !== undefined) return index;
+    const some = [...this.#adapterIndex.keys()].slice(0, 10).join(', ');
+    throw new PluralignError('NOT_FOUND', `no adapter ${JSON.stringify(name)} in this bank; it has ${some || 'none'}`);
+  }
+
+  /** Index of a factor. Throws `NOT_FOUND`. */
+  factorIndex(name: string): number {
+    const index = this.#factorIndex.get(name);
+    if (index === undefined) throw new PluralignError('NOT_FOUND', `no factor ${JSON.stringify(name)} in this bank`);
+    return index;
+  }
+
+  /** A factor's values, [rows × cols], in place. */
+  values(factor: number): Float32Array {
+    const { offset, rows, cols } = this.factors[factor];
+    return this.parameters.subarray(offset, offset + rows * cols);
+  }
+
+  /** A factor's gradient, [rows × cols], in place. */
+  gradient(factor: number): Float32Array {
+    const { offset, rows, cols } = this.factors[factor];
+    return this.gradients.subarray(offset, offset + rows * cols);
+  }
+
+  /** Says for every factor whether steps change it. */
+  setTrainable(rule: (factor: Factor) => boolean): void {
+    for (const factor of this.factors) factor.trainable = rule(factor);
+  }
+
+  layout(): NativeBankLayout {
+    return {
+      factors: Int32Array.from(this.factors.flatMap(({ offset, rows, cols }) => [offset, rows, cols])),
+      adapters: this.adapters.map((adapter) => [...adapter.modules]),
+      rewardHeads: Int32Array.from(this.adapters, (adapter) => adapter.head),
+      weights: Object.fromEntries(
+        this.factors.flatMap((factor, i) => (factor.role === 'weight' ? [[factor.name, i] as const] : [])),
+      ),
+    };
+  }
+
+  /** The addon's view of this bank, made on first use. Throws `DISPOSED`. */
+  native(): NativeBank {
+    if (this.#disposed) throw new PluralignError('DISPOSED', 'this bank was disposed of');
+    this.#native ??= addon().createBank(this.layout(), this.parameters, this.gradients);
+    return this.#native;
+  }
+
+  /** Clears all gradients, or those that a step with the same `active` reads. */
+  zeroGrad(active?: Iterable<number>): void {
+    if (active === undefined) this.gradients.fill(0);
+    else for (const i of this.#taking(active)) this.gradient(i).fill(0);
+  }
+
+  /** Euclidean norm over the gradients of the factors that a step with the same `active` changes. */
+  gradNorm(active?: Iterable<number>): number {
+    return total(this.#norms(this.#taking(active)));
+  }
+
+  /** Euclidean norm of each trainable factor's gradient. */
+  gradNormsByTensor(): Map<string, number> {
+    const taking = this.#taking();
+    const norms = this.#norms(taking);
+    return new Map(taking.map((factor, i) => [this.factors[factor].name, norms[i]]));
+  }
+
+  /**
+   * One AdamW step over the factors of the adapters that were in the batch and over every shared one; each factor counts
+   * its own steps. Gives the gradient norm before clipping (to `maxGradNorm` / (norm + 1e-6), as PyTorch does).
+   * Throws `NON_FINITE` naming the first factor whose gradient is not finite, with nothing changed.
+   */
+  async step(options: StepOptions): Promise<number> {
+    if (this.#disposed) throw new PluralignError('DISPOSED', 'this bank was disposed of');
+    const taking = this.#taking(options.active);
+    const norms = this.#norms(taking);
+    const bad = norms.findIndex((norm) => !Number.isFinite(norm));
+    if (bad !== -1) {
+      const { name } = this.factors[taking[bad]];
+      throw new PluralignError(
+        'NON_FINITE',
+        `the gradient of ${name} is ${norms[bad]}; no step was taken. Lower the learning rate`,
+      );
+    }
+    const norm = total(norms);
+    const { maxGradNorm } = options;
+    this.#m ??= allocate(this.parameters.length);
+    this.#v ??= allocate(this.parameters.length);
+    const steps = Int32Array.from(taking, (i) => this.steps[i] + 1);
+    await addon().adamw(this.parameters, this.gradients, this.#m, this.#v, {
+      spans: this.#spans(taking),
+      steps,
+      decay: Uint8Array.from(taking, (i) => (this.factors[i].decay ? 1 : 0)),
+      learningRate: options.learningRate,
+      beta1: options.beta1,
+      beta2: options.beta2,
+      eps: options.eps,
+      weightDecay: options.weightDecay,
+      gradScale: maxGradNorm === null ? 1 : Math.min(1, maxGradNorm / (norm + 1e-6)),
+    });
+    for (const i of taking) this.steps[i]++;
+    return norm;
+  }
+
+  /** Everything that a checkpoint has to keep. */
+  state(): BankState {
+    const factors = this.factors.map(({ name, rows, cols }) => ({ name, rows, cols }));
+    return { parameters: this.parameters, m: this.#m, v: this.#v, steps: this.steps, factors };
+  }
+
+  /** Takes a state of a bank with the same factors in the same order. Throws `BAD_SHAPE`, with nothing changed. */
+  restore(state: BankState): void {
+    const fail = (what: string) => {
+      throw new PluralignError('BAD_SHAPE', `the saved state is of other adapters: ${what}`);
+    };
+    const n = this.parameters.length;
+    this.factors.forEach(({ name, rows, cols }, i) => {
+      const saved = state.factors[i];
+      if (saved?.name !== name || saved.rows !== rows || saved.cols !== cols) {
+        const found = saved ? `${saved.name} [${saved.rows}, ${saved.cols}]` : 'nothing';
+        fail(`factor ${i} is ${found}, expected ${name} [${rows}, ${cols}]`);
+      }
+    });
+    if (state.factors.length > this.factors.length)
+      fail(`${state.factors.length} factors, expected ${this.factors.length}`);
+    if (state.steps.length !== this.steps.length)
+      fail(`${state.steps.length} step counts, expected ${this.steps.length}`);
+    for (const [what, values] of [
+      ['parameters', state.parameters] as const,
+      ['m', state.m] as const,
+      ['v', state.v] as const,
+    ]) {
+      if (values !== null && values.length !== n) fail(`${what} has ${values.length} values, expected ${n}`);
+    }
+    if ((state.m === null) !== (state.v === null)) fail('only one of m and v is there');
+    this.parameters.set(state.parameters);
+    this.#m = state.m && Float32Array.from(state.m);
+    this.#v = state.v && Float32Array.from(state.v);
+    this.steps.set(state.steps);
+  }
+
+  /**
+   * Sets an adapter from A and B (and `score`) by name, as `PeftAdapter.tensors` and `materialise` give them. Where a
+   * factor is shared, all its adapters change; cores and vectors stay as they are.
+   * Throws `BAD_SHAPE` naming the tensor, with nothing changed.
+   */
+  setAdapter(name: string, tensors: ReadonlyMap<string, Tensor>): void {
+    const { targets, modules, head } = this.adapters[this.adapterIndex(name)];
+    const wanted = new Map(
+      targets.flatMap((target, i) => [
+        [`${target.name}.lora_A`, modules[i].a],
+        [`${target.name}.lora_B`, modules[i].b],
+      ]),
+    );
+    if (head !== -1 && tensors.has('score')) wanted.set('score', head);
+    for (const key of tensors.keys()) {
+      if (wanted.has(key)) continue;
+      throw new PluralignError(
+        'BAD_SHAPE',
+        `adapter ${name} has no place for ${key}: it targets other modules or has no reward head`,
+      );
+    }
+    for (const [key, factor] of wanted) {
+      const tensor = tensors.get(key);
+      const { rows, cols } = this.factors[factor];
+      if (tensor?.shape.length !== 2 || tensor.shape[0] !== rows || tensor.shape[1] !== cols) {
+        const found = tensor ? `[${tensor.shape.join(', ')}]` : 'nothing';
+        throw new PluralignError(
+          'BAD_SHAPE',
+          `${key} for adapter ${name}: found ${found}, expected [${rows}, ${cols}]`,
+        );
+      }
+    }
+    for (const [key, factor] of wanted) this.#fill(factor, tensors.get(key)!.data, tensors.get(key)!.shape);
+  }
+
+  /**
+   * An adapter as plain LoRA: `model.layers.0.self_attn.q_proj.lora_A` [r, in], `….lora_B` [out, r], and `score`
+   * [1, hidden] where it has a head. A core or vector is multiplied into B (float64 sums). Copies.
+   */
+  materialise(name: string): Map<string, Tensor> {
+    const { targets, modules, head } = this.adapters[this.adapterIndex(name)];
+    const out = new Map<string, Tensor>();
+    targets.forEach((target, i) => {
+      const { a, b, core } = modules[i];
+      const up = this.values(b).slice();
+      if (core !== -1) foldCore(up, target.out, target.r, this.values(core), this.factors[core].rows);
+      out.set(`${target.name}.lora_A`, { shape: [target.r, target.in], data: this.values(a).slice() });
+      out.set(`${target.name}.lora_B`, { shape: [target.out, target.r], data: up });
+    });
+    if (head !== -1) out.set('score', { shape: [1, this.factors[head].cols], data: this.values(head).slice() });
+    return out;
+  }
+
+  /** Lets go of the optimizer's state and of the addon's view; further steps and `native()` throw `DISPOSED`. */
+  dispose(): void {
+    this.#disposed = true;
+    this.#native = null;
+    this.#m = null;
+    this.#v = null;
+  }
+
+  #fill(factor: number, data: Float32Array, shape: number[]): void {
+    const values = this.values(factor);
+    if (data.length !== values.length) {
+      const { name, rows, cols } = this.factors[factor];
+      throw new PluralignError(
+        'BAD_SHAPE',
+        `${name}: found ${data.length} values for [${shape.join(', ')}], expected [${rows}, ${cols}]`,
+      );
+    }
+    values.set(data);
+  }
+
+  /** Factors that a step changes, in the order of the buffer. */
+  #taking(active?: Iterable<number>): number[] {
+    const users = active === undefined ? null : new Set(active);
+    const taking: number[] = [];
+    this.factors.forEach((factor, i) => {
+      if (factor.trainable && (factor.owner === -1 || users === null || users.has(factor.owner))) taking.push(i);
+    });
+    return taking;
+  }
+
+  #spans(taking: readonly number[]): Int32Array {
+    const spans = new Int32Array(2 * taking.length);
+    taking.forEach((factor, i) => {
+      const { offset, rows, cols } = this.factors[factor];
+      spans[2 * i] = offset;
+      spans[2 * i + 1] = offset + rows * cols;
+    });
+    return spans;
+  }
+
+  #norms(taking: readonly number[]): Float64Array {
+    return addon().norms(this.gradients, this.#spans(taking));
+  }
+}
+
+function allocate(elements: number): Float32Array {
+  try {
+    return new Float32Array(elements);
+  } catch (error) {
+    const gib = ((elements * 4) / 2 ** 30).toFixed(1);
+    throw new PluralignError('OUT_OF_MEMORY', `cannot hold ${elements} trained parameters (${gib} GiB a copy)`, {
+      cause: error,
+    });
+  }
+}
+
+function total(norms: Float64Array): number {
+  return Math.sqrt(norms.reduce((sum, norm) => sum + norm * norm, 0));
+}
