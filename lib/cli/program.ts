@@ -1,0 +1,34 @@
+import { Command, CommanderError } from 'commander';
+import { doctorCommand } from './doctor.js';
+import { reportError } from './output.js';
+import { reportCommand } from './report.js';
+import { packageVersion } from './shared.js';
+
+/** Makes a command; each imports what it runs only when it runs. */
+export type CommandFactory = () => Command;
+
+/** Every command of this version, in the order of `--help`. */
+export const commands: CommandFactory[] = [reportCommand, doctorCommand];
+
+export function createProgram(factories: CommandFactory[] = commands): Command {
+  const program = new Command('pluralign')
+    .description('Aligns language models with people who disagree.')
+    .version(packageVersion())
+    .exitOverride()
+    .showHelpAfterError('(--help lists what can be given)')
+    .addHelpText('after', '\nExit status: 0 done, 1 failed, 2 bad usage, configuration or data.');
+  for (const factory of factories) program.addCommand(factory().copyInheritedSettings(program));
+  return program;
+}
+
+/** Runs the program on `argv` (without node and script) and returns the exit status. */
+export async function run(argv: string[], factories: CommandFactory[] = commands): Promise<number> {
+  try {
+    await createProgram(factories).parseAsync(argv, { from: 'user' });
+    return 0;
+  } catch (error) {
+    // commander has printed its own errors and help; only help and version that were asked for are a success
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    return reportError(error);
+  }
+}

@@ -1,0 +1,54 @@
+import { Command } from 'commander';
+import { formatNumber, formatTable, printableLine } from './format.js';
+import { emit, withQuietStdout } from './output.js';
+import { addJsonOption, addModelOptions, implementation, type ModelOptions, modelOptions, withStop } from './shared.js';
+
+export interface ScoreCommandOptions extends ModelOptions {
+  data: string[];
+}
+
+/** The object of `score --json`: per row, by policy, one number per completion in row order. */
+export interface ScoreResult {
+  policies: string[];
+  rows: { logps?: Record<string, ArrayLike<number>>; rewards?: Record<string, ArrayLike<number>> }[];
+}
+
+export interface ScoreApi {
+  scoreCommand(options: ScoreCommandOptions): Promise<ScoreResult>;
+}
+
+function human(result: ScoreResult): string {
+  const lines: string[][] = [];
+  for (const [index, row] of result.rows.entries()) {
+    for (const kind of ['logps', 'rewards'] as const) {
+      for (const [policy, values] of Object.entries(row[kind] ?? {})) {
+        lines.push([String(index), printableLine(policy), kind, ...Array.from(values, formatNumber)]);
+      }
+    }
+  }
+  const completions = Math.max(0, ...lines.map((line) => line.length - 3));
+  return formatTable(['row', 'policy', 'kind', ...Array.from({ length: completions }, (_, c) => `${c}`)], lines);
+}
+
+export function scoreCommand(load = () => implementation<ScoreApi>('../api/score.js')): Command {
+  const command = new Command('score').description(
+    'log-probability (or reward) of every completion under the base and each adapter',
+  );
+  addModelOptions(command)
+    .requiredOption('--data <rows>', 'rows: .jsonl .json .csv .parquet; may be given several times', collect)
+    .action(async (options: Record<string, unknown> & { data: string[]; json?: boolean }) => {
+      await withStop(
+        (stop) =>
+          withQuietStdout(options.json, async () => {
+            const checked = { ...modelOptions(options, stop), data: options.data };
+            return (await load()).scoreCommand(checked);
+          }),
+        (result) => emit(options, result, human),
+      );
+    });
+  return addJsonOption(command);
+}
+
+export function collect(text: string, before?: string[]): string[] {
+  return [...(before ?? []), text];
+}
