@@ -6,6 +6,8 @@ import {
   type FileMetaData,
   parquetMetadataAsync,
   parquetReadObjects,
+  parquetSchema,
+  type SchemaTree,
 } from 'hyparquet';
 import { PluralignError } from '../native/errors.js';
 import type { RawRecord, RecordOptions } from './readers.js';
@@ -13,6 +15,7 @@ import { fileError } from './text-file.js';
 
 /** More rows in one group than any writer puts there; a damaged count must not exhaust the memory. */
 const maxGroupRows = 2 ** 22;
+const maxGroupValues = 64 * maxGroupRows;
 
 /** Records of a Parquet file, one row group in memory at a time. Numbers of 64 bits come as `bigint`. */
 export async function* readParquet(file: string, options: RecordOptions = {}): AsyncGenerator<RawRecord> {
@@ -25,7 +28,7 @@ export async function* readParquet(file: string, options: RecordOptions = {}): A
   try {
     const buffer = await bufferOf(file, handle);
     const metadata = await guarded(file, () => parquetMetadataAsync(buffer));
-    const names = checkMetadata(file, metadata);
+    const names = await guarded(file, async () => checkMetadata(metadata, buffer.byteLength));
     const columns = options.fields ? names.filter((name) => options.fields?.has(name)) : names;
     const ignored = names.filter((name) => !columns.includes(name));
     let rowStart = 0;
@@ -47,7 +50,7 @@ export async function* readParquet(file: string, options: RecordOptions = {}): A
   }
 }
 
-/** The file as hyparquet reads it. Always a promise: an error thrown at once would leave its sibling reads unheard. */
+/** The file as hyparquet reads it. It may drop a read that it began: a failure of such a read must not end the process. */
 async function bufferOf(file: string, handle: FileHandle): Promise<AsyncBuffer> {
   let byteLength: number;
   try {
@@ -59,58 +62,59 @@ async function bufferOf(file: string, handle: FileHandle): Promise<AsyncBuffer> 
   }
   return {
     byteLength,
-    async slice(start, end = byteLength) {
-      if (!(start >= 0 && start <= end && end <= byteLength)) {
-        throw new Error(`bytes ${start} to ${end} lie outside the file of ${byteLength} bytes`);
-      }
-      const bytes = new Uint8Array(end - start);
-      let done = 0;
-      while (done < bytes.length) {
-        const { bytesRead } = await handle.read(bytes, done, bytes.length - done, start + done);
-        if (bytesRead === 0) throw new Error('the file ends early');
-        done += bytesRead;
-      }
-      return bytes.buffer;
+    slice(start, end = byteLength) {
+      const bytes = read(start, end);
+      bytes.catch(() => {});
+      return bytes;
     },
   };
+  async function read(start: number, end: number): Promise<ArrayBuffer> {
+    if (!(start >= 0 && start <= end && end <= byteLength)) {
+      throw new Error(`bytes ${start} to ${end} lie outside the file of ${byteLength} bytes`);
+    }
+    const bytes = new Uint8Array(end - start);
+    let done = 0;
+    while (done < bytes.length) {
+      const { bytesRead } = await handle.read(bytes, done, bytes.length - done, start + done);
+      if (bytesRead === 0) throw new Error('the file ends early');
+      done += bytesRead;
+    }
+    return bytes.buffer;
+  }
 }
 
-/** Names of the top-level columns, once the counts are known to fit together. */
-function checkMetadata(file: string, metadata: FileMetaData): string[] {
-  const fail = (message: string): never => {
-    throw new PluralignError('BAD_DATA', `${file}: damaged Parquet file: ${message}`);
-  };
-  if (!Array.isArray(metadata.schema) || !Array.isArray(metadata.row_groups)) fail('no schema or row groups');
+/**
+ * Names of the top-level columns, once counts, paths and byte ranges are known to fit together: the decoder trusts them,
+ * and what it throws between two of its reads would go unheard.
+ */
+function checkMetadata(metadata: FileMetaData, fileBytes: number): string[] {
+  const schema = parquetSchema(metadata);
   let total = 0;
   for (const [i, group] of metadata.row_groups.entries()) {
     const rows = Number(group.num_rows);
     if (!(rows >= 0 && rows <= maxGroupRows)) {
-      fail(`row group ${i} says ${group.num_rows} rows, expected at most ${maxGroupRows}`);
+      throw new Error(`row group ${i} says ${group.num_rows} rows, expected at most ${maxGroupRows}`);
     }
-    for (const column of group.columns) {
-      const values = Number(column.meta_data?.num_values ?? -1);
-      if (!(values >= rows && values <= 64 * maxGroupRows)) {
-        fail(`row group ${i} has ${rows} rows and a column of ${values} values`);
-      }
+    for (const [j, { meta_data: column, file_path }] of group.columns.entries()) {
+      const name = `column ${j} of row group ${i}`;
+      if (!column || file_path) throw new Error(`${name} lies in another file`);
+      const values = Number(column.num_values);
+      if (!(values >= rows && values <= maxGroupValues))
+        throw new Error(`${name} has ${values} values in ${rows} rows`);
+      const start = Number(column.dictionary_page_offset || column.data_page_offset);
+      const bytes = Number(column.total_compressed_size);
+      if (!(start >= 4 && bytes >= 0 && start + bytes <= fileBytes)) throw new Error(`${name} lies outside the file`);
+      let node: SchemaTree | undefined = schema;
+      for (const part of column.path_in_schema) node = node?.children.find((child) => child.element.name === part);
+      if (!node || node === schema) throw new Error(`${name} is not in the schema`);
     }
     total += rows;
   }
-  if (total !== Number(metadata.num_rows)) fail(`row groups hold ${total} rows, the file says ${metadata.num_rows}`);
-  const names: string[] = [];
-  const root = metadata.schema[0];
-  let at = 1;
-  const skip = (depth: number): void => {
-    const children = metadata.schema[at++]?.num_children ?? 0;
-    if (depth > 64 || children > metadata.schema.length) fail('the schema does not fit together');
-    for (let i = 0; i < children; i++) skip(depth + 1);
-  };
-  for (let i = 0; i < (root?.num_children ?? 0); i++) {
-    const element = metadata.schema[at];
-    if (typeof element?.name !== 'string') fail('the schema ends early');
-    names.push(element.name);
-    skip(0);
+  if (total !== Number(metadata.num_rows)) {
+    throw new Error(`row groups hold ${total} rows, the file says ${metadata.num_rows}`);
   }
-  if (new Set(names).size !== names.length) fail('two columns have one name');
+  const names = schema.children.map(({ element }) => element.name);
+  if (new Set(names).size !== names.length) throw new Error('two columns have one name');
   return names;
 }
 
@@ -119,7 +123,7 @@ async function guarded<T>(file: string, run: () => Promise<T>): Promise<T> {
   try {
     return await run();
   } catch (error) {
-    if (error instanceof PluralignError) throw error;
+    if (error instanceof PluralignError || (error instanceof Error && 'syscall' in error)) throw fileError(file, error);
     const message = error instanceof Error ? error.message : String(error);
     const hint = /codec/.test(message) ? '; write the file with snappy, gzip or no compression' : '';
     throw new PluralignError('BAD_DATA', `${file}: cannot be read as Parquet: ${message}${hint}`, { cause: error });
