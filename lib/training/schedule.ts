@@ -10,7 +10,7 @@ export interface Schedule {
 /** Whole warm-up steps. */
 export function warmupSteps(steps: number, warmup: number): number {
   // Decimal shares are not exact in binary: 0.07 of 100 steps are 7, not 8.
-  return Math.ceil(steps * warmup - 1e-9);
+  return Math.max(0, Math.ceil(steps * warmup - 1e-9));
 }
 
 /**
