@@ -305,7 +305,7 @@ describe('a broken adapter is refused', () => {
     ],
     [
       'a value that is not finite',
-      (dir) => editTensors(dir, (tensors) => void (tensors.get(`${q}.lora_B.weight`)!.data[7] = Number.NaN)),
+      (dir) => editTensors(dir, (tensors) => tensors.get(`${q}.lora_B.weight`)!.data.set([Number.NaN], 7)),
       'NON_FINITE',
       /q_proj\.lora_B\.weight has NaN at row 2, column 1/,
     ],
