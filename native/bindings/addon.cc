@@ -28,6 +28,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("cpu", Napi::Function::New(env, cpu));
   register_safetensors(env, exports);
   register_preference(env, exports);
+  register_model(env, exports);
+  register_optimizer(env, exports);
   return exports;
 }
 

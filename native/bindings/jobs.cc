@@ -108,6 +108,7 @@ void Executor::close(void* self) {
   if (executor->thread_.joinable()) executor->thread_.join();
   for (Job* job : executor->queue_) delete job;
   executor->queue_.clear();
+  executor->constructors_.clear();
   napi_release_threadsafe_function(executor->settled_, napi_tsfn_abort);
 }
 

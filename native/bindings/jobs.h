@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -45,6 +46,10 @@ class Executor {
   // A pool of that many threads, made on first use. Only from inside a job: jobs do not overlap, so pools are not shared.
   Pool& pool(int threads);
 
+  // Classes of this environment, for code that makes their objects. Main thread only.
+  void keep_constructor(const char* name, Napi::Function constructor) { constructors_[name] = Napi::Persistent(constructor); }
+  Napi::FunctionReference& constructor(const char* name) { return constructors_.at(name); }
+
  private:
   static void close(void* self);
   static void settle(napi_env env, napi_value, void* self, void* job);
@@ -58,6 +63,7 @@ class Executor {
   std::atomic<bool> closing_{false};
   int outstanding_ = 0;  // main thread only
   std::map<int, std::unique_ptr<Pool>> pools_;
+  std::map<std::string, Napi::FunctionReference> constructors_;
 };
 
 // Runs `body` and turns Error (and std exceptions) into a JavaScript error with `code`.

@@ -102,7 +102,7 @@ struct Context {
   const Kernels& kernels;
   Pool& pool;
   Buffer packed_a, head;
-  struct Local { Buffer a, b, c, d, e, f, g, h, i; };
+  struct Local { Buffer slot[14]; };
   std::vector<Local> local;
 };
 

@@ -15,10 +15,10 @@ void block(Context& context, int thread, const Gemm& g, const float* a, int64_t 
   const Kernels& kr = context.kernels;
   const int64_t mr = kr.mr, nr = kr.nr, m_panels = ceil_div(g.m, mr), m = m1 - m0, n = n1 - n0;
   auto& local = context.local[size_t(thread)];
-  float* packed = g.packed ? nullptr : local.b.as<float>(ceil_div(n, nr) * nr * std::min(g.k, kGemmBlockK));
+  float* packed = g.packed ? nullptr : local.slot[0].as<float>(ceil_div(n, nr) * nr * std::min(g.k, kGemmBlockK));
   // A bfloat16 C is rounded once: sums over several blocks of k meet in float32.
   const bool staged = g.c_type == DType::bf16 && g.k > kGemmBlockK;
-  float* stage = staged ? local.c.as<float>(m * n) : nullptr;
+  float* stage = staged ? local.slot[1].as<float>(m * n) : nullptr;
   char* c = static_cast<char*>(g.c) + (m0 * g.ldc + n0) * int64_t(type_size(g.c_type));
   const float* bias = g.bias ? g.bias + n0 : nullptr;
   for (int64_t k0 = 0; k0 < g.k || k0 == 0; k0 += kGemmBlockK) {

@@ -1,0 +1,112 @@
+#include <algorithm>
+#include <cmath>
+
+#include "base/status.h"
+#include "decoder.h"
+#include "ops/norm/norm.h"
+#include "ops/swiglu/swiglu.h"
+
+namespace pluralign {
+
+void Decoder::norm_backward(const Pass& pass, const Weight& weight, float* dx, const float* dy, const float* x, const float* rstd, int64_t rows, bool accumulate) {
+  if (weight.grad) rmsnorm_backward_weight(pass.context, weight.grad, dy, x, rstd, rows, config_.hidden);
+  rmsnorm_backward(pass.context, dx, dy, x, rstd, weight.floats(), rows, config_.hidden, accumulate);
+}
+
+// Given dy: dx (where not null) gets dy W (added where `accumulate`), and every trained weight and factor its gradient.
+void Decoder::linear_backward(const Pass& pass, int64_t layer, int target, const void* x, const Saved& saved, const float* dy, int64_t ldy,
+                              float* dx, bool accumulate) {
+  const Linear& l = pass.network.layers[size_t(layer)].linear[target];
+  const int64_t in = target_in(config_, target), out = target_out(config_, target), rows = pass.plan.rows;
+  if (dx) {
+    Gemm g{rows, in, out, matrix(dy, DType::f32, ldy), matrix(l.weight.data, l.weight.type, in), dx, DType::f32, in};
+    g.accumulate = accumulate;
+    gemm(pass.context, g);
+  }
+  if (l.weight.grad) {
+    Gemm g{out, in, rows, transposed(dy, DType::f32, ldy), matrix(x, type(), in), l.weight.grad, DType::f32, in};
+    g.accumulate = true;
+    gemm(pass.context, g);
+  }
+  if (l.bias.grad)
+    for (int64_t r = 0; r < rows; ++r) pass.context.kernels.axpy(l.bias.grad, dy + r * ldy, 1.f, out);
+  const auto adapted = ranges(pass, layer, target);
+  if (adapted.empty()) return;
+  const LoraCall call{adapted, in, out, storage_, x, low_rank(pass, saved, target), pass.bank->largest_rank(), pass.plan.row_keys.data()};
+  lora_backward(pass.context, call, dy, ldy, dx);
+}
+
+// dx holds the gradient of the layer's output and becomes that of its input (left as it is where nobody below trains).
+void Decoder::layer_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx, bool to_input) {
+  const LayerWeights& w = pass.network.layers[size_t(layer)];
+  const int64_t rows = pass.plan.rows, d = config_.hidden, ff = config_.intermediate, qkv = config_.qkv_width();
+  const float eps = float(config_.eps);
+  const float *input = static_cast<const float*>(saved_[size_t(layer)].input.data()), *middle = static_cast<const float*>(saved.middle.data());
+  float *input_rstd = static_cast<float*>(saved.input_rstd.data()), *middle_rstd = static_cast<float*>(saved.middle_rstd.data());
+  void* normed = normed_.get(size_t(rows * d) * element());
+  float* dnormed = dnormed_.as<float>(rows * d);
+
+  // Feed-forward: output = middle + down(silu(gate) · up)
+  void* act = act_.get(size_t(rows * ff) * element());
+  swiglu(pass.context, storage_, act, saved.gate_up.data(), rows, ff);
+  float* dact = dact_.as<float>(rows * ff);
+  linear_backward(pass, layer, kDown, act, saved, dx, d, dact, false);
+  float* dgate_up = dgate_up_.as<float>(rows * 2 * ff);
+  swiglu_backward(pass.context, storage_, dgate_up, dact, saved.gate_up.data(), rows, ff);
+  rmsnorm(pass.context, storage_, normed, middle_rstd, middle, w.post_norm.floats(), rows, d, eps);
+  linear_backward(pass, layer, kGate, normed, saved, dgate_up, 2 * ff, dnormed, false);
+  linear_backward(pass, layer, kUp, normed, saved, dgate_up + ff, 2 * ff, dnormed, true);
+  norm_backward(pass, w.post_norm, dx, dnormed, middle, middle_rstd, rows, true);
+
+  // Attention: middle = input + o(attention(q, k, v))
+  float* dattended = dattended_.as<float>(rows * config_.q_width());
+  linear_backward(pass, layer, kO, saved.attended.data(), saved, dx, d, dattended, false);
+  float* rotated = rotated_.as<float>(rows * qkv);
+  rotate(pass, layer, saved, rotated);
+  float* drotated = drotated_.as<float>(rows * qkv);
+  std::fill(drotated, drotated + rows * qkv, 0.f);
+  const AttentionShape shape{config_.heads, config_.kv_heads, config_.head_dim, float(1.0 / std::sqrt(double(config_.head_dim))), config_.window};
+  attention_backward(pass.context, shape, segments(pass, layer, rotated, drotated), pass.plan.trees, rotated, qkv, storage_, saved.attended.data(),
+                     static_cast<const float*>(saved.lse.data()), dattended, drotated);
+  const RopeShape rope_shape{config_.heads, config_.kv_heads, config_.head_dim, w.q_norm ? w.q_norm.floats() : nullptr,
+                             w.k_norm ? w.k_norm.floats() : nullptr, eps};
+  rope_backward(pass.context, rope_shape, rope_, storage_, drotated, saved.qkv.data(), pass.plan.positions.data(), rows, w.q_norm.grad, w.k_norm.grad);
+  rmsnorm(pass.context, storage_, normed, input_rstd, input, w.input_norm.floats(), rows, d, eps);
+  const bool below = to_input || w.input_norm.grad;
+  linear_backward(pass, layer, kQ, normed, saved, drotated, qkv, below ? dnormed : nullptr, false);
+  linear_backward(pass, layer, kK, normed, saved, drotated + config_.q_width(), qkv, below ? dnormed : nullptr, true);
+  linear_backward(pass, layer, kV, normed, saved, drotated + config_.q_width() + config_.kv_width(), qkv, below ? dnormed : nullptr, true);
+  if (below) norm_backward(pass, w.input_norm, dx, dnormed, input, input_rstd, rows, true);
+}
+
+void Decoder::backward(const Pass& pass, const float* dhidden) {
+  if (!kept_) throw_error("BAD_ARGUMENT", "backward needs a score with keep before it");
+  kept_ = false;
+  const Plan& plan = pass.plan;
+  const int64_t rows = plan.rows, d = config_.hidden;
+  if (rows == 0) return;
+  float* dx = dx_.as<float>(rows * d);
+  std::fill(dx, dx + rows * d, 0.f);
+  float* dread = dread_.as<float>(plan.readouts * d);
+  norm_backward(pass, pass.network.final_norm, dread, dhidden, static_cast<const float*>(read_.data()), static_cast<const float*>(read_rstd_.data()), plan.readouts, false);
+  for (int64_t i = 0; i < plan.readouts; ++i) pass.context.kernels.axpy(dx + plan.read_rows[size_t(i)] * d, dread + i * d, 1.f, d);
+
+  const int64_t lowest = pass.network.trains_base ? 0 : pass.bank ? pass.bank->lowest_layer() : config_.layers;
+  for (int64_t l = config_.layers - 1; l >= lowest; --l) {
+    pass.cancel.check();
+    Saved* saved = &saved_[size_t(l)];
+    if (checkpoint_) {
+      float* x = x_.as<float>(rows * d);
+      std::copy_n(static_cast<const float*>(saved->input.data()), rows * d, x);
+      layer_forward(pass, l, scratch_, x);
+      saved = &scratch_;
+    }
+    layer_backward(pass, l, *saved, dx, l > lowest || pass.network.trains_base);
+  }
+  if (float* grad = pass.network.embedding.grad)
+    pass.context.pool.ranges(d, 32, [&](int64_t c0, int64_t c1, int) {
+      for (int64_t r = 0; r < rows; ++r) pass.context.kernels.axpy(grad + int64_t(plan.tokens[size_t(r)]) * d + c0, dx + r * d + c0, 1.f, c1 - c0);
+    });
+}
+
+}  // namespace pluralign

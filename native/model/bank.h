@@ -1,0 +1,53 @@
+// Adapters as references into one flat buffer of factors. Two adapters that name the same factor share it.
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+#include "config.h"
+#include "ops/lora/lora.h"
+
+namespace pluralign {
+
+struct Factor {
+  int64_t offset, rows, cols;
+};
+
+struct ModuleSpec {
+  int64_t layer;
+  int target, a, b, core;  // factor indices; core -1: none
+  float scale, dropout;
+};
+
+class Bank {
+ public:
+  // `parameters` and `gradients` are the caller's, `size` floats each, and outlive the bank. Throws BAD_ARGUMENT or
+  // BAD_SHAPE where the layout does not fit itself.
+  Bank(float* parameters, float* gradients, int64_t size, std::vector<Factor> factors,
+       const std::vector<std::vector<ModuleSpec>>& adapters, std::vector<int> reward_heads, std::map<std::string, int> weights);
+
+  // Throws BAD_SHAPE where a factor does not fit the model's linear.
+  void check(const ModelConfig& config) const;
+
+  int adapters() const { return int(modules_.size()); }
+  const LoraModule* module(int adapter, int64_t layer, int target) const;
+  int64_t largest_rank() const { return largest_rank_; }
+  bool drops() const { return drops_; }
+  int64_t lowest_layer() const { return lowest_layer_; }  // of any module; layers count where there is none
+  const Factor& factor(int index) const { return factors_[size_t(index)]; }
+  float* values(int index) const { return parameters_ + factors_[size_t(index)].offset; }
+  float* gradient(int index) const { return gradients_ + factors_[size_t(index)].offset; }
+  int reward_head(int adapter) const { return reward_heads_[size_t(adapter)]; }
+  const std::map<std::string, int>& weights() const { return weights_; }
+
+ private:
+  float *parameters_, *gradients_;
+  std::vector<Factor> factors_;
+  std::vector<std::map<int64_t, LoraModule>> modules_;  // by layer * kTargets + target
+  std::vector<int> reward_heads_;
+  std::map<std::string, int> weights_;
+  int64_t largest_rank_ = 0, lowest_layer_ = INT64_MAX;
+  bool drops_ = false;
+};
+
+}  // namespace pluralign

@@ -1,0 +1,85 @@
+// The decoder, forward and backward, over one plan. Written once over the operators; nothing here knows an instruction set.
+#pragma once
+#include <memory>
+
+#include "bank.h"
+#include "base/cancel.h"
+#include "ops/attention/attention.h"
+#include "ops/rope/rope.h"
+#include "plan.h"
+#include "weights.h"
+
+namespace pluralign {
+
+// Keys and values of sequences that grow, for generation. Slot s of layer l holds positions [0, capacity).
+class KvCache {
+ public:
+  KvCache(const ModelConfig& config, int64_t slots, int64_t capacity)
+      : width_(config.kv_width()), slots_(slots), capacity_(capacity), data_(size_t(config.layers * slots * capacity * 2 * width_)) {}
+  float* key(int64_t layer, int64_t slot, int64_t position) { return data_.data() + ((layer * slots_ + slot) * capacity_ + position) * 2 * width_; }
+  float* value(int64_t layer, int64_t slot, int64_t position) { return key(layer, slot, position) + width_; }
+  int64_t stride() const { return 2 * width_; }
+
+ private:
+  int64_t width_, slots_, capacity_;
+  std::vector<float> data_;
+};
+
+// What a pass runs with.
+struct Pass {
+  Context& context;
+  const Network& network;
+  const Bank* bank;
+  const Plan& plan;
+  uint64_t dropout_seed;  // 0: off
+  const Cancel& cancel;
+  KvCache* cache = nullptr;        // with it, segment i of the plan continues slot `slots[i]` at its first position
+  const int32_t* slots = nullptr;
+};
+
+class Decoder {
+ public:
+  Decoder(const ModelConfig& config, bool bfloat16) : config_(config), storage_(bfloat16 ? kBf16 : kF32) {}
+
+  // Runs all layers and leaves the final hidden rows of the plan's readouts, after the last norm, in hidden(). With
+  // `keep`, activations stay for backward(); with `checkpoint` only each layer's input does.
+  void forward(const Pass& pass, bool keep, bool checkpoint);
+
+  // dhidden [readouts × hidden] → gradients of the factors. The pass must be the one that forward() kept.
+  void backward(const Pass& pass, const float* dhidden);
+
+  const void* hidden() const { return hidden_.data(); }
+  int storage() const { return storage_; }
+  DType type() const { return storage_ == kF32 ? DType::f32 : DType::bf16; }
+  int64_t activation_bytes() const;
+
+ private:
+  // Activations of one layer that its backward pass reads.
+  struct Saved {
+    Buffer input, input_rstd, qkv, attended, lse, middle, middle_rstd, gate_up, low_rank;
+  };
+
+  size_t element() const { return storage_ == kF32 ? 4 : 2; }
+  void layer_forward(const Pass& pass, int64_t layer, Saved& saved, float* x);
+  void layer_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx, bool to_input);
+  void rotate(const Pass& pass, int64_t layer, const Saved& saved, float* out);
+  void attend(const Pass& pass, int64_t layer, Saved& saved, const float* rotated);
+  std::vector<AttentionSegment> segments(const Pass& pass, int64_t layer, const float* rotated, float* gradient) const;
+  void linear(const Pass& pass, int64_t layer, int target, const void* x, Saved& saved, void* y, int64_t ldy, bool residual);
+  void linear_backward(const Pass& pass, int64_t layer, int target, const void* x, const Saved& saved, const float* dy, int64_t ldy,
+                       float* dx, bool accumulate);
+  std::vector<LoraRange> ranges(const Pass& pass, int64_t layer, int target) const;
+  float* low_rank(const Pass& pass, const Saved& saved, int target) const;
+  void norm_backward(const Pass& pass, const Weight& weight, float* dx, const float* dy, const float* x, const float* rstd, int64_t rows, bool accumulate);
+
+  const ModelConfig config_;
+  const int storage_;
+  RopeTable rope_;
+  bool kept_ = false, checkpoint_ = false;
+  std::vector<Saved> saved_;  // one for each layer; with checkpointing only their inputs
+  Saved scratch_;             // of the layer in hand where nothing (else) is kept
+  Buffer x_, normed_, rotated_, act_, hidden_, read_, read_rstd_;
+  Buffer dx_, dnormed_, drotated_, dattended_, dact_, dgate_up_, dread_;
+};
+
+}  // namespace pluralign

@@ -1,0 +1,145 @@
+#include <cmath>
+#include <cstring>
+
+#include "base/status.h"
+#include "decoder.h"
+#include "ops/norm/norm.h"
+#include "ops/swiglu/swiglu.h"
+
+namespace pluralign {
+
+std::vector<LoraRange> Decoder::ranges(const Pass& pass, int64_t layer, int target) const {
+  std::vector<LoraRange> out;
+  if (!pass.bank) return out;
+  for (const AdapterRun& run : pass.plan.runs)
+    if (const LoraModule* m = pass.bank->module(run.adapter, layer, target))
+      out.push_back({run.row, run.rows, m, pass.dropout_seed * 0x9e3779b97f4a7c15ull + uint64_t(layer * kTargets + target)});
+  return out;
+}
+
+float* Decoder::low_rank(const Pass& pass, const Saved& saved, int target) const {
+  return static_cast<float*>(saved.low_rank.data()) + int64_t(target) * pass.plan.rows * pass.bank->largest_rank();
+}
+
+// y = x Wᵀ + b + low-rank part, in `storage`; with `residual`, added to the float32 y.
+void Decoder::linear(const Pass& pass, int64_t layer, int target, const void* x, Saved& saved, void* y, int64_t ldy, bool residual) {
+  const Linear& l = pass.network.layers[size_t(layer)].linear[target];
+  const int64_t in = target_in(config_, target), out = target_out(config_, target), rows = pass.plan.rows;
+  Gemm g{rows, out, in, matrix(x, type(), in), transposed(l.weight.data, l.weight.type, in), y, residual ? DType::f32 : type(), ldy};
+  g.bias = l.bias ? l.bias.floats() : nullptr;
+  g.accumulate = residual;
+  g.packed = l.weight.packed;
+  gemm(pass.context, g);
+  const auto adapted = ranges(pass, layer, target);
+  if (adapted.empty()) return;
+  const LoraCall call{adapted, in, out, storage_, x, low_rank(pass, saved, target), pass.bank->largest_rank(), pass.plan.row_keys.data()};
+  lora_forward(pass.context, call, y, ldy, residual);
+}
+
+void Decoder::rotate(const Pass& pass, int64_t layer, const Saved& saved, float* out) {
+  const LayerWeights& w = pass.network.layers[size_t(layer)];
+  const RopeShape shape{config_.heads, config_.kv_heads, config_.head_dim, w.q_norm ? w.q_norm.floats() : nullptr,
+                        w.k_norm ? w.k_norm.floats() : nullptr, float(config_.eps)};
+  rope(pass.context, shape, rope_, storage_, out, saved.qkv.data(), pass.plan.positions.data(), pass.plan.rows);
+}
+
+std::vector<AttentionSegment> Decoder::segments(const Pass& pass, int64_t layer, const float* rotated, float* gradient) const {
+  const int64_t stride = config_.qkv_width(), k = config_.q_width(), v = k + config_.kv_width();
+  std::vector<AttentionSegment> out;
+  for (size_t i = 0; i < pass.plan.segments.size(); ++i) {
+    const PlanSegment& s = pass.plan.segments[i];
+    if (pass.cache) {
+      const int64_t start = pass.plan.positions[size_t(s.row)], slot = pass.slots[i];
+      for (int64_t r = 0; r < s.rows; ++r) {
+        const float* row = rotated + (s.row + r) * stride;
+        std::memcpy(pass.cache->key(layer, slot, start + r), row + k, size_t(config_.kv_width()) * 4);
+        std::memcpy(pass.cache->value(layer, slot, start + r), row + v, size_t(config_.kv_width()) * 4);
+      }
+      out.push_back({s.row, s.rows, start, {{pass.cache->key(layer, slot, 0), pass.cache->value(layer, slot, 0), pass.cache->stride(), start + s.rows, nullptr, nullptr}}});
+      continue;
+    }
+    AttentionSegment& a = out.emplace_back(AttentionSegment{s.row, s.rows, s.prefix, {}});
+    for (const PathSpan& p : s.path) {
+      const float* at = rotated + p.row * stride;
+      float* d = gradient ? gradient + p.row * stride : nullptr;
+      a.path.push_back({at + k, at + v, stride, p.rows, d ? d + k : nullptr, d ? d + v : nullptr});
+    }
+  }
+  return out;
+}
+
+void Decoder::attend(const Pass& pass, int64_t layer, Saved& saved, const float* rotated) {
+  const AttentionShape shape{config_.heads, config_.kv_heads, config_.head_dim, float(1.0 / std::sqrt(double(config_.head_dim))), config_.window};
+  const int64_t rows = pass.plan.rows;
+  attention(pass.context, shape, segments(pass, layer, rotated, nullptr), rotated, config_.qkv_width(), storage_,
+            saved.attended.get(size_t(rows * config_.q_width()) * element()), saved.lse.as<float>(rows * config_.heads));
+}
+
+void Decoder::layer_forward(const Pass& pass, int64_t layer, Saved& saved, float* x) {
+  const LayerWeights& w = pass.network.layers[size_t(layer)];
+  const int64_t rows = pass.plan.rows, d = config_.hidden, ff = config_.intermediate;
+  if (pass.bank) saved.low_rank.as<float>(kTargets * rows * pass.bank->largest_rank());
+  void* normed = normed_.get(size_t(rows * d) * element());
+  rmsnorm(pass.context, storage_, normed, saved.input_rstd.as<float>(rows), x, w.input_norm.floats(), rows, d, float(config_.eps));
+  const int64_t qkv = config_.qkv_width();
+  char* raw = static_cast<char*>(saved.qkv.get(size_t(rows * qkv) * element()));
+  linear(pass, layer, kQ, normed, saved, raw, qkv, false);
+  linear(pass, layer, kK, normed, saved, raw + size_t(config_.q_width()) * element(), qkv, false);
+  linear(pass, layer, kV, normed, saved, raw + size_t(config_.q_width() + config_.kv_width()) * element(), qkv, false);
+  float* rotated = rotated_.as<float>(rows * qkv);
+  rotate(pass, layer, saved, rotated);
+  attend(pass, layer, saved, rotated);
+  linear(pass, layer, kO, saved.attended.data(), saved, x, d, true);
+
+  std::memcpy(saved.middle.as<float>(rows * d), x, size_t(rows * d) * 4);
+  rmsnorm(pass.context, storage_, normed, saved.middle_rstd.as<float>(rows), x, w.post_norm.floats(), rows, d, float(config_.eps));
+  char* gate_up = static_cast<char*>(saved.gate_up.get(size_t(rows * 2 * ff) * element()));
+  linear(pass, layer, kGate, normed, saved, gate_up, 2 * ff, false);
+  linear(pass, layer, kUp, normed, saved, gate_up + size_t(ff) * element(), 2 * ff, false);
+  void* act = act_.get(size_t(rows * ff) * element());
+  swiglu(pass.context, storage_, act, gate_up, rows, ff);
+  linear(pass, layer, kDown, act, saved, x, d, true);
+}
+
+void Decoder::forward(const Pass& pass, bool keep, bool checkpoint) {
+  const Plan& plan = pass.plan;
+  const int64_t rows = plan.rows, d = config_.hidden, stored = keep ? config_.layers : 0;
+  kept_ = keep;
+  checkpoint_ = checkpoint;
+  int64_t positions = plan.longest;
+  for (int32_t p : plan.positions) positions = std::max<int64_t>(positions, p + 1);
+  rope_.reserve(positions, config_.rope_frequencies.data(), config_.head_dim / 2, config_.rope_factor);
+  if (keep) saved_.resize(size_t(stored));
+  float* x = x_.as<float>(rows * d);
+  const Weight& e = pass.network.embedding;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t at = int64_t(plan.tokens[size_t(r)]) * d;
+    for (int64_t c = 0; c < d; ++c)
+      x[r * d + c] = e.type == DType::f32    ? static_cast<const float*>(e.data)[at + c]
+                     : e.type == DType::bf16 ? to_float(static_cast<const bf16*>(e.data)[at + c])
+                                             : to_float(static_cast<const f16*>(e.data)[at + c]);
+  }
+  for (int64_t l = 0; l < config_.layers; ++l) {
+    pass.cancel.check();
+    if (keep) std::memcpy(saved_[size_t(l)].input.as<float>(rows * d), x, size_t(rows * d) * 4);
+    layer_forward(pass, l, keep && !checkpoint ? saved_[size_t(l)] : scratch_, x);
+  }
+  float* read = read_.as<float>(plan.readouts * d);
+  for (int64_t i = 0; i < plan.readouts; ++i) std::memcpy(read + i * d, x + plan.read_rows[size_t(i)] * d, size_t(d) * 4);
+  rmsnorm(pass.context, storage_, hidden_.get(size_t(std::max<int64_t>(1, plan.readouts) * d) * element()), read_rstd_.as<float>(plan.readouts), read,
+          pass.network.final_norm.floats(), plan.readouts, d, float(config_.eps));
+}
+
+int64_t Decoder::activation_bytes() const {
+  int64_t total = 0;
+  const auto add = [&](const Saved& s) {
+    for (const Buffer* b : {&s.input, &s.input_rstd, &s.qkv, &s.attended, &s.lse, &s.middle, &s.middle_rstd, &s.gate_up, &s.low_rank}) total += int64_t(b->bytes());
+  };
+  for (const Saved& s : saved_) add(s);
+  add(scratch_);
+  for (const Buffer* b : {&x_, &normed_, &rotated_, &act_, &hidden_, &read_, &read_rstd_, &dx_, &dnormed_, &drotated_, &dattended_, &dact_, &dgate_up_, &dread_})
+    total += int64_t(b->bytes());
+  return total;
+}
+
+}  // namespace pluralign

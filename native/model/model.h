@@ -1,0 +1,58 @@
+// A loaded model: scores packs, goes backward through them, generates. One call at a time.
+#pragma once
+#include "decoder.h"
+#include "ops/head/head.h"
+
+namespace pluralign {
+
+struct ScoreRequest {
+  bool reward = false;  // else log-probabilities
+  bool keep = false, checkpoint = false;
+  uint32_t dropout_seed = 0;
+};
+
+struct GenerateRequest {
+  int adapter = -1;
+  int64_t max_new_tokens = 0;
+  float temperature = 0, top_p = 1;
+  int64_t top_k = 0;
+  std::vector<uint32_t> seeds;
+  std::vector<int32_t> stop_tokens;
+};
+
+class Model {
+ public:
+  Model(const ModelConfig& config, std::unique_ptr<Weights> weights, bool bfloat16)
+      : config_(config), weights_(std::move(weights)), kept_(config, bfloat16), free_(config, bfloat16) {}
+
+  const ModelConfig& config() const { return config_; }
+  const Weights& weights() const { return *weights_; }
+
+  // out [readouts], squares [readouts] or null; see NativeModel.score.
+  void score(Context& context, const Pack& pack, const Bank* bank, const ScoreRequest& request, float* out, float* squares, const Cancel& cancel);
+  // Final hidden rows at the pack's readouts, [readouts × hidden].
+  void hidden(Context& context, const Pack& pack, const Bank* bank, float* out, const Cancel& cancel);
+  // gradient [readouts]: of the scores that the last score() with keep gave.
+  void backward(Context& context, const Bank& bank, const float* gradient, int64_t count, const Cancel& cancel);
+  std::vector<std::vector<int32_t>> generate(Context& context, const std::vector<std::vector<int32_t>>& prompts, const Bank* bank,
+                                             const GenerateRequest& request, const Cancel& cancel);
+  int64_t activation_bytes() const { return kept_.activation_bytes() + free_.activation_bytes(); }
+
+ private:
+  void read(Context& context, const Network& network, const Bank* bank, const Plan& plan, const Decoder& decoder, bool reward, float* out,
+            float* lse, float* squares) const;
+  const float* reward_head(const Bank* bank, const Plan& plan, int64_t readout, int* factor) const;
+  Head head_of(const Network& network, const Plan& plan, const Decoder& decoder) const;
+
+  ModelConfig config_;
+  std::unique_ptr<Weights> weights_;
+  Decoder kept_, free_;  // of the rows that need a gradient, and of the others
+  // What backward() needs of the last score() with keep.
+  Plan plan_;
+  ScoreRequest request_;
+  std::vector<float> lse_;
+  int64_t readouts_ = 0;
+  bool ready_ = false;
+};
+
+}  // namespace pluralign

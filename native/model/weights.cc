@@ -1,0 +1,161 @@
+#include "weights.h"
+
+#include <cmath>
+
+#include "base/status.h"
+
+namespace pluralign {
+namespace {
+
+const TensorView* find_in(const std::vector<std::shared_ptr<SafetensorsFile>>& files, const std::string& name) {
+  for (const auto& file : files)
+    if (const TensorView* t = file->find(name)) return t;
+  return nullptr;
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+// Any exponent of all ones is an infinity or a NaN; the bits are enough.
+bool finite(const TensorView& t) {
+  const int64_t n = t.elements();
+  if (t.dtype == DType::f32) {
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      uint32_t u;
+      std::memcpy(&u, t.data + i * 4, 4);
+      bad |= uint32_t((u & 0x7f800000u) == 0x7f800000u);
+    }
+    return !bad;
+  }
+  if (t.dtype == DType::f64) return true;  // checked after conversion
+  const uint16_t mask = t.dtype == DType::bf16 ? 0x7f80 : 0x7c00;
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    uint16_t u;
+    std::memcpy(&u, t.data + i * 2, 2);
+    bad |= uint32_t((u & mask) == mask);
+  }
+  return !bad;
+}
+
+}  // namespace
+
+std::unique_ptr<Weights> Weights::none(const ModelConfig& config) {
+  std::unique_ptr<Weights> w(new Weights(config));
+  for (const WeightShape& s : weight_shapes(config))
+    if (!s.optional) w->shapes_.push_back(s);
+  return w;
+}
+
+std::unique_ptr<Weights> Weights::load(const ModelConfig& config, const std::vector<std::string>& paths, bool bfloat16, const Cancel& cancel) {
+  std::unique_ptr<Weights> w(new Weights(config));
+  for (const std::string& path : paths) w->files_.push_back(SafetensorsFile::open(path));
+  if (w->files_.empty()) throw_error("NOT_FOUND", "no weight files");
+  for (const WeightShape& shape : weight_shapes(config)) {
+    cancel.check();
+    const TensorView* t = find_in(w->files_, shape.name);
+    // A tied matrix is stored once, under either name.
+    if (!t && config.tied && shape.name == "model.embed_tokens.weight") t = find_in(w->files_, "lm_head.weight");
+    if (!t && shape.optional) continue;
+    if (!t) throw_error("BAD_FILE", "%s: no tensor %s", paths[0].c_str(), shape.name.c_str());
+    const bool vector = shape.rows == 1;
+    const std::vector<int64_t> expected = vector ? std::vector<int64_t>{shape.cols} : std::vector<int64_t>{shape.rows, shape.cols};
+    if (t->shape != expected)
+      throw_error("BAD_SHAPE", "%s: %s has shape %s, the configuration says %s", paths[0].c_str(), shape.name.c_str(),
+                  shape_text(t->shape).c_str(), shape_text(expected).c_str());
+    check_float(*t);
+    if (!finite(*t)) throw_error("NON_FINITE", "%s: %s has a NaN or an infinity", paths[0].c_str(), shape.name.c_str());
+
+    Held& held = w->held_[shape.name];
+    held.view = {t->data, t->dtype, shape.rows, shape.cols, nullptr, nullptr};
+    const bool wanted = !vector && t->aligned(dtype_size(t->dtype)) &&
+                        (t->dtype == DType::bf16 || (!bfloat16 && (t->dtype == DType::f32 || t->dtype == DType::f16)));
+    if (!wanted) {
+      const int64_t n = t->elements();
+      float* floats = held.own.as<float>(n);
+      copy_to_float(*t, floats);
+      for (int64_t i = 0; i < n; ++i)
+        if (!std::isfinite(floats[i])) throw_error("NON_FINITE", "%s: %s does not fit float32", paths[0].c_str(), shape.name.c_str());
+      held.view.data = floats;
+      held.view.type = DType::f32;
+      if (bfloat16 && vector) {
+        for (int64_t i = 0; i < n; ++i) floats[i] = to_float(to_bf16(floats[i]));
+      } else if (bfloat16) {
+        Buffer rounded;
+        bf16* out = rounded.as<bf16>(n);
+        for (int64_t i = 0; i < n; ++i) out[i] = to_bf16(floats[i]);
+        held.own = std::move(rounded);
+        held.view.data = held.own.data();
+        held.view.type = DType::bf16;
+      }
+    }
+    w->shapes_.push_back(shape);
+  }
+  return w;
+}
+
+Weight Weights::find(const std::string& name, const Bank* bank) const {
+  if (bank)
+    if (const auto it = bank->weights().find(name); it != bank->weights().end()) {
+      const Factor& f = bank->factor(it->second);
+      return {bank->values(it->second), DType::f32, f.rows, f.cols, bank->gradient(it->second), nullptr};
+    }
+  const auto it = held_.find(name);
+  if (it == held_.end()) return {};
+  Weight w = it->second.view;
+  if (const auto p = packed_.find(name); p != packed_.end()) w.packed = &p->second;
+  return w;
+}
+
+Network Weights::resolve(const Bank* bank) const {
+  Network n;
+  const auto need = [&](const std::string& name, int64_t rows, int64_t cols) {
+    const Weight w = find(name, bank);
+    if (!w) throw_error("NOT_FOUND", "the model has no weight %s and the bank does not train it", name.c_str());
+    if (w.rows * w.cols != rows * cols) throw_error("BAD_SHAPE", "%s: found %lld x %lld, expected %lld x %lld", name.c_str(), (long long)w.rows,
+                                                    (long long)w.cols, (long long)rows, (long long)cols);
+    return w;
+  };
+  const ModelConfig& c = config_;
+  n.trains_base = bank && !bank->weights().empty();
+  n.embedding = need("model.embed_tokens.weight", c.vocabulary, c.hidden);
+  n.final_norm = need("model.norm.weight", 1, c.hidden);
+  n.head = c.tied ? n.embedding : need("lm_head.weight", c.vocabulary, c.hidden);
+  for (int64_t l = 0; l < c.layers; ++l) {
+    const std::string prefix = "model.layers." + std::to_string(l) + ".";
+    LayerWeights& layer = n.layers.emplace_back();
+    layer.input_norm = need(prefix + "input_layernorm.weight", 1, c.hidden);
+    layer.post_norm = need(prefix + "post_attention_layernorm.weight", 1, c.hidden);
+    if (c.qk_norm) {
+      layer.q_norm = need(prefix + "self_attn.q_norm.weight", 1, c.head_dim);
+      layer.k_norm = need(prefix + "self_attn.k_norm.weight", 1, c.head_dim);
+    }
+    for (int t = 0; t < kTargets; ++t) {
+      layer.linear[t].weight = need(target_name(l, t) + ".weight", target_out(c, t), target_in(c, t));
+      layer.linear[t].bias = find(target_name(l, t) + ".bias", bank);
+    }
+  }
+  return n;
+}
+
+void Weights::pack(const Kernels& kernels) {
+  if (!packed_.empty()) return;
+  for (const auto& [name, held] : held_) {
+    const Weight& w = held.view;
+    if (w.rows == 1) continue;
+    pack_right(kernels, packed_[name], transposed(w.data, w.type, w.cols), w.rows, w.cols);
+  }
+}
+
+int64_t Weights::bytes() const {
+  int64_t total = 0;
+  for (const auto& [name, held] : held_) total += int64_t(held.own.bytes());
+  for (const auto& [name, p] : packed_) total += int64_t(p.panels.bytes());
+  return total;
+}
+
+}  // namespace pluralign

@@ -1,0 +1,72 @@
+// The base model's weights: views into mapped safetensors files, or the factors of a bank that trains them.
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bank.h"
+#include "base/cancel.h"
+#include "safetensors.h"
+
+namespace pluralign {
+
+// A weight as the decoder sees it in one pass. `grad` is null where it is frozen.
+struct Weight {
+  const void* data = nullptr;
+  DType type = DType::f32;
+  int64_t rows = 0, cols = 0;
+  float* grad = nullptr;
+  const PackedOperand* packed = nullptr;
+
+  const float* floats() const { return static_cast<const float*>(data); }
+  explicit operator bool() const { return data != nullptr; }
+};
+
+struct Linear {
+  Weight weight, bias;
+};
+
+struct LayerWeights {
+  Weight input_norm, post_norm, q_norm, k_norm;
+  Linear linear[kTargets];
+};
+
+struct Network {
+  Weight embedding, final_norm, head;
+  std::vector<LayerWeights> layers;
+  bool trains_base = false;
+};
+
+class Weights {
+ public:
+  // Opens and checks every file; maps matrices of the wanted type, converts the others (float16 and, for bfloat16
+  // compute, float32). Vectors (norms, biases) are held as float32. Refuses what is missing, misshapen or not finite.
+  static std::unique_ptr<Weights> load(const ModelConfig& config, const std::vector<std::string>& files, bool bfloat16, const Cancel& cancel);
+  // No weights: all come from a bank.
+  static std::unique_ptr<Weights> none(const ModelConfig& config);
+
+  // The weights a pass uses: the bank's where it trains them. Throws NOT_FOUND where there are none.
+  Network resolve(const Bank* bank) const;
+  // Packs every linear and the head once, for passes over few rows (generation). Takes 4 bytes a weight.
+  void pack(const Kernels& kernels);
+
+  const std::vector<WeightShape>& shapes() const { return shapes_; }  // those that are there
+  int64_t bytes() const;
+
+ private:
+  struct Held {
+    Weight view;
+    Buffer own;
+  };
+  explicit Weights(const ModelConfig& config) : config_(config) {}
+  Weight find(const std::string& name, const Bank* bank) const;
+
+  ModelConfig config_;
+  std::vector<std::shared_ptr<SafetensorsFile>> files_;
+  std::map<std::string, Held> held_;
+  std::map<std::string, PackedOperand> packed_;
+  std::vector<WeightShape> shapes_;
+};
+
+}  // namespace pluralign

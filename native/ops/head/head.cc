@@ -1,0 +1,79 @@
+#include "head.h"
+
+#include <cmath>
+#include <limits>
+
+namespace pluralign {
+namespace {
+
+const void* weight_rows(const Head& h, int64_t row) {
+  return static_cast<const char*>(h.weight) + row * h.width * int64_t(dtype_size(h.weight_type));
+}
+
+// logits [rows × n] of vocabulary entries [v0, v0 + n).
+void logits_of(Context& context, const Head& h, int64_t r0, int64_t rows, int64_t v0, int64_t n, float* logits) {
+  Gemm g{rows, n, h.width, h.hidden, transposed(weight_rows(h, v0), h.weight_type, h.width), logits, DType::f32, n};
+  g.a.data = static_cast<const char*>(h.hidden.data) + r0 * h.hidden.row_stride * int64_t(dtype_size(h.hidden.type));
+  gemm(context, g);
+}
+
+}  // namespace
+
+void head_logps(Context& context, const Head& h, float* logps, float* lse, float* squares) {
+  struct Running { float top = -std::numeric_limits<float>::infinity(), target = 0; double sum = 0, squares = 0; };
+  std::vector<Running> running(size_t(std::min(h.rows, kHeadRows)));
+  for (int64_t r0 = 0; r0 < h.rows; r0 += kHeadRows) {
+    const int64_t rows = std::min(kHeadRows, h.rows - r0);
+    std::fill(running.begin(), running.end(), Running{});
+    for (int64_t v0 = 0; v0 < h.vocabulary; v0 += kHeadChunk) {
+      const int64_t n = std::min(kHeadChunk, h.vocabulary - v0);
+      float* logits = context.head.as<float>(rows * n);
+      logits_of(context, h, r0, rows, v0, n, logits);
+      context.pool.ranges(rows, 8, [&](int64_t i, int64_t end, int) {
+        for (; i < end; ++i) {
+          Running& s = running[size_t(i)];
+          const int64_t target = h.targets[r0 + i] - v0;
+          if (target >= 0 && target < n) s.target = logits[i * n + target];
+          context.kernels.logsumexp_row(logits + i * n, n, &s.top, &s.sum, &s.squares);
+        }
+      });
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      const Running& s = running[size_t(i)];
+      const double total = double(s.top) + std::log(s.sum);
+      lse[r0 + i] = float(total);
+      logps[r0 + i] = float(double(s.target) - total);
+      if (squares) squares[r0 + i] = float(s.squares / (s.sum * s.sum));
+    }
+  }
+}
+
+void head_backward(Context& context, const Head& h, const float* lse, const float* dlogps, float* dhidden, float* dweight) {
+  for (int64_t r0 = 0; r0 < h.rows; r0 += kHeadRows) {
+    const int64_t rows = std::min(kHeadRows, h.rows - r0);
+    for (int64_t v0 = 0; v0 < h.vocabulary; v0 += kHeadChunk) {
+      const int64_t n = std::min(kHeadChunk, h.vocabulary - v0);
+      float* logits = context.head.as<float>(rows * n);
+      logits_of(context, h, r0, rows, v0, n, logits);
+      context.pool.ranges(rows, 8, [&](int64_t i, int64_t end, int) {
+        for (; i < end; ++i) {
+          const int64_t target = h.targets[r0 + i] - v0;
+          context.kernels.head_gradient_row(logits + i * n, n, lse[r0 + i], dlogps[r0 + i]);
+          if (target >= 0 && target < n) logits[i * n + target] += dlogps[r0 + i];
+        }
+      });
+      Gemm to_hidden{rows, h.width, n, matrix(logits, DType::f32, n), matrix(weight_rows(h, v0), h.weight_type, h.width),
+                     dhidden + r0 * h.width, DType::f32, h.width};
+      to_hidden.accumulate = true;
+      gemm(context, to_hidden);
+      if (dweight) {
+        Gemm to_weight{n, h.width, rows, transposed(logits, DType::f32, n), h.hidden, dweight + v0 * h.width, DType::f32, h.width};
+        to_weight.b.data = static_cast<const char*>(h.hidden.data) + r0 * h.hidden.row_stride * int64_t(dtype_size(h.hidden.type));
+        to_weight.accumulate = true;
+        gemm(context, to_weight);
+      }
+    }
+  }
+}
+
+}  // namespace pluralign
