@@ -120,12 +120,16 @@ def report(options, rows, seconds, trainer, **more):
 
     timed = rows[options.batch * options.warmup:]
     mean = lambda key: sum(len(r[key]) for r in rows) / len(rows)
-    tokens = sum(2 * len(r['prompt_ids']) + len(r['chosen_ids']) + len(r['rejected_ids']) for r in timed)
+    lengths = [len(r['prompt_ids']) + len(r[key]) for r in timed for key in ('chosen_ids', 'rejected_ids')]
+    tokens, width = sum(lengths), 2 * options.batch
+    # a step's completions are padded to the longest of them
+    padded = sum(width * max(lengths[i:i + width]) for i in range(0, len(lengths), width))
     print(json.dumps(dict(
         pairs_per_s=len(timed) / seconds, tokens_per_s=tokens / seconds,
         peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, seconds=seconds,
         losses=[entry['loss'] for entry in trainer.state.log_history if 'loss' in entry],
         mean_tokens=dict(prompt=mean('prompt_ids'), chosen=mean('chosen_ids'), rejected=mean('rejected_ids')),
+        prefix_share=sum(len(r['prompt_ids']) for r in timed) / tokens, padding_share=1 - tokens / padded,
         trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         versions=dict(python=sys.version.split()[0], torch=torch.__version__, transformers=transformers.__version__,
                       peft=peft.__version__, trl=trl.__version__), **more)))
