@@ -203,7 +203,7 @@ describe('groupsOf', () => {
     const rows = [
       pair('pp', 'a', 'b', 0),
       pair('pp', 'aaaa', 'b', 1),
-      pair('pppppp', 'a', 'b', 2),
+      pair('ppppp', 'a', 'b', 2),
       pair('pp', 'abcd', 'abce', 3),
     ];
     const tokenizer = characterTokenizer();
@@ -215,7 +215,7 @@ describe('groupsOf', () => {
       overLength: 2,
       promptTooLong: 1,
       truncated: 0,
-      longest: 9,
+      longest: 8,
     });
     expect(drop.report.dropped[0].reason).toMatch(
       /rows\.jsonl, line 7: the prompt has 3 tokens and the longest completion 5/,

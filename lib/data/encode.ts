@@ -1,5 +1,5 @@
 import type { Tokenizer } from '../model/tokenizer-types.js';
-import type { PluralignError } from '../native/errors.js';
+import { PluralignError } from '../native/errors.js';
 import type { Message, Row, Text } from './types.js';
 import { badData, describe } from './where.js';
 
@@ -15,7 +15,7 @@ const cacheEntries = 1 << 16;
  * A function from row to token ids.
  *
  * Plain text: BOS, the prompt's tokens | the completion's tokens, EOS; each special token once, where the tokenizer has
- * it, also where the text itself starts or ends with its spelling.
+ * it, also where the text itself starts or ends with it.
  *
  * Conversations: the prompt is rendered with the generation prompt, then prompt and completion together; what follows the
  * rendered prompt is the completion, and a template whose rendering is not so continued is refused. The template writes
@@ -24,18 +24,15 @@ const cacheEntries = 1 << 16;
  * A text row without prompt and BOS gives its first token as the prompt: nothing predicts it.
  */
 export function encodeRow(tokenizer: Tokenizer): (row: Row) => Encoded {
-  const rendered = cached((text: string) => tokenizer.encodeRendered(text));
-  const bos = tokenizer.bosId === null ? new Int32Array(0) : Int32Array.of(tokenizer.bosId);
-  const plainPrompt = cached((text: string) => joined(bos, tokenizer.encode(withoutStart(text, tokenizer.bosToken))));
-  const plainCompletion = cached((text: string) => {
-    const { eosId, eosToken } = tokenizer;
-    if (eosId === null) return tokenizer.encode(text);
-    return joined(tokenizer.encode(withoutEnd(text, eosToken)), Int32Array.of(eosId));
-  });
-  const renderedPrompt = cached((text: string) => {
-    const ids = tokenizer.encodeRendered(text);
-    return tokenizer.bosId === null || ids[0] === tokenizer.bosId ? ids : joined(bos, ids);
-  });
+  const { bosId, eosId } = tokenizer;
+  const bos = bosId === null ? new Int32Array(0) : Int32Array.of(bosId);
+  const withBos = (ids: Int32Array) => (ids[0] === bosId ? ids : joined(bos, ids));
+  const withEos = (ids: Int32Array) =>
+    eosId === null || ids.at(-1) === eosId ? ids : joined(ids, Int32Array.of(eosId));
+  const plainPrompt = cached((text) => withBos(tokenizer.encode(text)));
+  const plainCompletion = cached((text) => withEos(tokenizer.encode(text)));
+  const renderedPrompt = cached((text) => withBos(tokenizer.encodeRendered(text)));
+  const renderedCompletion = cached((text) => tokenizer.encodeRendered(text));
 
   const conversation = (row: Row, prompt: Message[], completions: Message[][]): Encoded => {
     if (!tokenizer.hasChatTemplate) {
@@ -51,8 +48,7 @@ export function encodeRow(tokenizer: Tokenizer): (row: Row) => Encoded {
       completions: completions.map((turns) => {
         const whole = render(tokenizer, row, [...prompt, ...turns], false);
         if (!whole.startsWith(start)) throw noPrefix(row, start, whole);
-        const ids = rendered(whole.slice(start.length));
-        return start === '' && tokenizer.bosId !== null && ids[0] === tokenizer.bosId ? ids.subarray(1) : ids;
+        return renderedCompletion(whole.slice(start.length));
       }),
     };
   };
@@ -63,6 +59,13 @@ export function encodeRow(tokenizer: Tokenizer): (row: Row) => Encoded {
       typeof row.prompt === 'string'
         ? { prompt: plainPrompt(row.prompt), completions: texts.map((text) => plainCompletion(text as string)) }
         : conversation(row, row.prompt, texts as Message[][]);
+    if (row.prompt.length === 0 && bosId !== null) {
+      // Without a prompt the completion is the start of the text, which may write BOS out.
+      return {
+        prompt: bos,
+        completions: encoded.completions.map((ids) => (ids[0] === bosId ? ids.subarray(1) : ids)),
+      };
+    }
     if (encoded.prompt.length > 0) return encoded;
     if (row.kind === 'text') {
       const [whole] = encoded.completions;
@@ -91,6 +94,7 @@ function render(tokenizer: Tokenizer, row: Row, messages: Message[], addGenerati
   try {
     return tokenizer.render(messages, { addGenerationPrompt });
   } catch (error) {
+    if (error instanceof PluralignError && error.code !== 'BAD_DATA') throw error;
     const message = error instanceof Error ? error.message : String(error);
     const roles = messages.map(({ role }) => role).join(', ');
     throw badData(row.origin, `the chat template refuses a conversation of the roles ${roles}: ${message}`, {
@@ -109,14 +113,6 @@ function noPrefix(row: Row, start: string, whole: string): PluralignError {
       `apart: at character ${at} the prompt has ${describe(start.slice(from, at + 20))} and the whole ` +
       `${describe(whole.slice(from, at + 20))}; use a template that only appends`,
   );
-}
-
-function withoutStart(text: string, token: string | null): string {
-  return token && text.startsWith(token) ? text.slice(token.length) : text;
-}
-
-function withoutEnd(text: string, token: string | null): string {
-  return token && text.endsWith(token) ? text.slice(0, -token.length) : text;
 }
 
 function joined(a: Int32Array, b: Int32Array): Int32Array {
