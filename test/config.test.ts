@@ -9,10 +9,12 @@ import {
   editDistance,
   isRunConfig,
   loadConfig,
+  lossTypes,
   nearest,
   resolveConfig,
 } from '../lib/config/index.js';
 import { knownPaths } from '../lib/config/problems.js';
+import { pairLossTypes, type RankingLossType, unpairedLossTypes } from '../lib/losses/index.js';
 import type { PluralignError } from '../lib/native/errors.js';
 
 const dir = mkdtempSync(join(tmpdir(), 'pluralign-config-'));
@@ -265,6 +267,16 @@ describe('what is refused', () => {
     ],
     ['a list', '- 1', 'config.yaml: found [1], expected a mapping'],
     ['doubled key', `${minimal}output: x`, 'config.yaml:6:1: not valid YAML: Map keys must be unique'],
+    [
+      'loss of another method',
+      `${minimal.replace('dpo', 'sft')}loss: { type: ipo }`,
+      'config.yaml:6: loss.type: ipo is no loss of method sft; expected sft',
+    ],
+    [
+      'smoothing that a loss needs',
+      `${minimal}loss: { type: [sigmoid, exo_pair] }`,
+      'config.yaml:6: loss.type: exo_pair needs loss.label_smoothing above 0',
+    ],
     ['broken YAML', 'method: [dpo', 'config.yaml:1:13: not valid YAML'],
   ];
   test.each(cases)('%s', (_, text, message) => {
@@ -331,6 +343,17 @@ test('edit distance counts a swap once', () => {
   expect(editDistance('', 'abc')).toBe(3);
   expect(nearest('Batch-Size', ['batch_size', 'beta1'])).toBe('batch_size');
   expect(nearest('qqqq', ['batch_size', 'beta1'])).toBeUndefined();
+});
+
+test('every loss there is can be configured', () => {
+  const ranking: Record<RankingLossType, true> = { plackett_luce: true, best: true, s_dpo: true, lipo: true };
+  const known = [
+    ...Object.keys(pairLossTypes),
+    ...Object.keys(ranking),
+    ...Object.keys(unpairedLossTypes),
+    'bradley_terry',
+  ];
+  expect([...lossTypes].sort()).toEqual(known.sort());
 });
 
 test('known paths reach into sections, nulls, unions and lists', () => {

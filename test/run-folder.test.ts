@@ -152,6 +152,16 @@ describe('lock', () => {
     }
   });
 
+  test('that is dead is not touched while another process is about to take it', async () => {
+    await write(dead);
+    await fsp.writeFile(join(dir, '.lock.turn'), '');
+    const taken = lockRun(dir);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    expect(JSON.parse(await fsp.readFile(join(dir, '.lock'), 'utf8'))).toEqual(dead);
+    await fsp.rm(join(dir, '.lock.turn'));
+    await (await taken).release();
+  });
+
   test('is only released by its owner', async () => {
     const lock = await lockRun(dir);
     await write({ ...dead, host: 'elsewhere' });

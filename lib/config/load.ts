@@ -10,6 +10,7 @@ import {
   type Config,
   configSchema,
   type LossType,
+  lossTypes,
   type Method,
   type ParsedConfig,
   type ResolvedAdapter,
@@ -19,12 +20,23 @@ import { applySets, type Path, parseYaml, type Source } from './source.js';
 
 const header = '# The configuration of this run, complete. Written by pluralign; it can be given to train again.\n';
 
-const methodLoss: Record<Method, LossType> = {
-  pretrain: 'sft',
-  sft: 'sft',
-  dpo: 'sigmoid',
-  reward: 'bradley_terry',
+const rewardLosses: readonly LossType[] = ['bradley_terry', 'plackett_luce', 'best', 's_dpo', 'lipo'];
+
+/** The losses that a method can use, its own first. */
+const methodLosses: Record<Method, readonly LossType[]> = {
+  pretrain: ['sft'],
+  sft: ['sft'],
+  dpo: ['sigmoid', ...lossTypes.filter((type) => type !== 'sigmoid' && type !== 'bradley_terry')],
+  reward: rewardLosses,
 };
+
+/** `loss.type` in full. */
+function lossTerms(type: ParsedConfig['loss']['type'], method: Method): { type: LossType; weight: number }[] {
+  const given = type ?? methodLosses[method][0];
+  return (typeof given === 'string' ? [given] : given).map((term) =>
+    typeof term === 'string' ? { type: term, weight: 1 } : term,
+  );
+}
 
 /** Rules that span several keys; what is wrong, with its place. */
 function crossCheck(config: ParsedConfig, source: Source): string[] {
@@ -53,6 +65,13 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
   } else if (config.model === null) say(['model'], 'found nothing, expected a folder or hf:owner/name');
   if (config.loss.reference === 'init_from' && (adapter === 'full' || !adapter?.init_from)) {
     say(['loss', 'reference'], 'is init_from, but adapter.init_from is not given');
+  }
+  for (const { type } of lossTerms(config.loss.type, method)) {
+    if (!methodLosses[method].includes(type)) {
+      say(['loss', 'type'], `${type} is no loss of method ${method}; expected ${methodLosses[method].join(', ')}`);
+    } else if (type === 'exo_pair' && config.loss.label_smoothing === 0) {
+      say(['loss', 'type'], 'exo_pair needs loss.label_smoothing above 0 (its authors use 1e-3)');
+    }
   }
   return wrong;
 }
@@ -84,7 +103,6 @@ function resolveSource(source: Source, base: string, output: string | undefined)
   const path = (given: string) => resolve(base, given.replace(/^~(?=[\\/]|$)/, homedir()));
   const pathList = (given: string | string[]) => (Array.isArray(given) ? given : [given]).map(path);
   const { data, loss, train } = config;
-  const type = loss.type ?? methodLoss[config.method];
   return {
     ...config,
     model: config.model === null || config.model.startsWith('hf:') ? config.model : path(config.model),
@@ -92,9 +110,7 @@ function resolveSource(source: Source, base: string, output: string | undefined)
     adapter: resolveAdapter(config.adapter, config.method, path),
     loss: {
       ...loss,
-      type: (typeof type === 'string' ? [type] : type).map((term) =>
-        typeof term === 'string' ? { type: term, weight: 1 } : term,
-      ),
+      type: lossTerms(loss.type, config.method),
       reference: ['base', 'init_from'].includes(loss.reference) ? loss.reference : path(loss.reference),
     },
     train: {

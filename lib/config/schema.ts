@@ -21,12 +21,17 @@ export const lossTypes = [
   'discopop',
   'sft',
   'sigmoid_norm',
-  'plackett_luce',
-  'bradley_terry',
-  'kto',
   'simpo',
   'cpo',
   'orpo',
+  'plackett_luce',
+  'best',
+  's_dpo',
+  'lipo',
+  'kto',
+  'bco',
+  'apo_zero_unpaired',
+  'bradley_terry',
 ] as const;
 export type LossType = (typeof lossTypes)[number];
 
