@@ -50,11 +50,13 @@ struct Entry {
 
 [[noreturn]] void bad(const std::string& path, const std::string& message) { throw Error("BAD_FILE", path + ": " + message); }
 
-std::string show(const std::vector<int64_t>& shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
-  return out + "]";
+std::string show(const std::vector<uint64_t>& values) {
+  std::string out;
+  for (uint64_t v : values) out.append(out.empty() ? "[" : ", ").append(std::to_string(v));
+  return out.append(out.empty() ? "[]" : "]");
 }
+
+std::string show(const std::vector<int64_t>& shape) { return show(std::vector<uint64_t>(shape.begin(), shape.end())); }
 
 // a * b, or false where it does not fit.
 bool multiply(uint64_t& a, uint64_t b) {
@@ -107,7 +109,7 @@ void read_entry(JsonReader& json, Entry& entry) {
 
 void check_size(const std::string& path, const Entry& e, uint64_t data_size) {
   const std::string who = "tensor " + quoted(e.name);
-  const std::string offsets = "[" + std::to_string(e.begin) + ", " + std::to_string(e.end) + "]";
+  const std::string offsets = show(std::vector<uint64_t>{e.begin, e.end});
   if (e.begin > e.end) bad(path, who + " has data_offsets " + offsets + ", which end before they begin");
   if (e.end > data_size)
     bad(path, who + " has data_offsets " + offsets + " beyond the " + std::to_string(data_size) +
