@@ -94,6 +94,14 @@ describe('writing', () => {
     expect(Array.from(tensors.get('n')!.data)).toEqual([Number.NaN, Number.NaN]);
   });
 
+  test('rounds to bf16 with ties to even', async () => {
+    const float = (...patterns: number[]) => new Float32Array(new Uint32Array(patterns).buffer);
+    const data = float(0x3f808000, 0x3f818000, 0x3f808001, 0x3f807fff, 0xbf808000, 0x7f7fffff);
+    await writeSafetensors(path, [{ name: 'a', shape: [6], data, dtype: 'BF16' }]);
+    const rounded = [0x3f800000, 0x3f820000, 0x3f810000, 0x3f800000, 0xbf800000, 0x7f800000];
+    expect(bits(readSafetensors(path).tensors.get('a')!.data)).toEqual(rounded);
+  });
+
   test('splits long tensors into parts without a seam', async () => {
     const data = Float32Array.from({ length: (1 << 21) + 3 }, (_, i) => (i % 251) - 125);
     await writeSafetensors(path, [{ name: 'long', shape: [data.length], data, dtype: 'BF16' }]);
