@@ -27,7 +27,7 @@ export async function* readParquet(file: string, options: RecordOptions = {}): A
   }
   try {
     const buffer = await bufferOf(file, handle);
-    const metadata = await guarded(file, () => parquetMetadataAsync(buffer));
+    const metadata = await guarded(file, () => parquetMetadataAsync(buffer, { geoparquet: false }));
     const names = await guarded(file, async () => checkMetadata(metadata, buffer.byteLength));
     const columns = options.fields ? names.filter((name) => options.fields?.has(name)) : names;
     const ignored = names.filter((name) => !columns.includes(name));
@@ -38,7 +38,7 @@ export async function* readParquet(file: string, options: RecordOptions = {}): A
         columns.length === 0
           ? Array.from({ length: rowEnd - rowStart }, () => ({}))
           : await guarded(file, () =>
-              parquetReadObjects({ file: buffer, metadata, columns, rowStart, rowEnd, compressors }),
+              parquetReadObjects({ file: buffer, metadata, columns, rowStart, rowEnd, compressors, geoparquet: false }),
             );
       for (const [i, value] of records.entries()) {
         yield { origin: { file, line: rowStart + i + 1 }, value, ignored };
