@@ -105,10 +105,16 @@ export interface GenerateOptions {
 export interface NativeModel {
   readonly kind: 'model';
   /**
-   * Scores into `out`, [readouts] (NaN-free or rejected with NON_FINITE). `entropy`-like statistics are added to
-   * `squares` where given: Σ_v p_v² at each row, [readouts] (WPO's weight).
+   * Scores into `out`, [readouts]; the caller checks that they are finite. `squares`, where given: Σ_v p_v² at each row,
+   * [readouts] (WPO's weight).
    */
-  score(pack: NativePack, bank: NativeBank | null, options: ScoreOptions, out: Float32Array, squares?: Float32Array): Promise<void>;
+  score(
+    pack: NativePack,
+    bank: NativeBank | null,
+    options: ScoreOptions,
+    out: Float32Array,
+    squares?: Float32Array,
+  ): Promise<void>;
   /** Adds to the bank's gradients, given d loss / d score, [readouts]; consumes what the last `score` with `keep` left. */
   backward(bank: NativeBank, gradient: Float32Array, abort?: Int32Array): Promise<void>;
   /** Final hidden rows (after the last norm) at `pack.rows`, [readouts × hiddenSize]. */
@@ -117,6 +123,8 @@ export interface NativeModel {
   generate(prompts: Int32Array[], bank: NativeBank | null, options: GenerateOptions): Promise<Int32Array[]>;
   /** Bytes held outside the JavaScript heap: packed weights and kept activations. */
   memory(): { weights: number; activations: number };
+  /** Names and shapes of the base weights that are there. */
+  weightShapes(): { name: string; rows: number; cols: number }[];
   dispose(): void;
 }
 
@@ -147,14 +155,24 @@ export interface Addon {
   cpu(): { isa: string; supported: string[]; features: string[] };
 
   /** Opens, validates and (for float32: once) packs the weights. `files`: safetensors paths. Rejects with typed codes. */
-  loadModel(config: NativeModelConfig, files: string[], options: { dtype: DType; threads: number }): Promise<NativeModel>;
+  loadModel(
+    config: NativeModelConfig,
+    files: string[],
+    options: { dtype: DType; threads: number },
+  ): Promise<NativeModel>;
   /** A model without files: every weight comes from a bank's `weights` (pretraining from nothing). */
   emptyModel(config: NativeModelConfig, options: { dtype: DType; threads: number }): NativeModel;
   /** Names and shapes [rows, cols] of the base weights a model of this configuration has. */
   weightShapes(config: NativeModelConfig): { name: string; rows: number; cols: number }[];
   createBank(layout: NativeBankLayout, parameters: Float32Array, gradients: Float32Array): NativeBank;
 
-  adamw(parameters: Float32Array, gradients: Float32Array, m: Float32Array, v: Float32Array, options: AdamWOptions): Promise<void>;
+  adamw(
+    parameters: Float32Array,
+    gradients: Float32Array,
+    m: Float32Array,
+    v: Float32Array,
+    options: AdamWOptions,
+  ): Promise<void>;
   /** Euclidean norm of each [start, end) span, float64 accumulation. */
   norms(values: Float32Array, spans: Int32Array): Float64Array;
 

@@ -13,7 +13,15 @@ export class PluralignError extends Error {
   }
 }
 
-const usageCodes = new Set(['BAD_ARGUMENT', 'BAD_CONFIG', 'BAD_DATA', 'BAD_FILE', 'BAD_SHAPE', 'NOT_FOUND', 'UNSUPPORTED']);
+const usageCodes = new Set([
+  'BAD_ARGUMENT',
+  'BAD_CONFIG',
+  'BAD_DATA',
+  'BAD_FILE',
+  'BAD_SHAPE',
+  'NOT_FOUND',
+  'UNSUPPORTED',
+]);
 
 /** The process exit status for an error: 2 for bad usage, configuration or data, 1 for anything else. */
 export function exitCode(error: unknown): 1 | 2 {

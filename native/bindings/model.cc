@@ -145,7 +145,6 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
   }
 
   static Pack pack_from(const Napi::Object& o, Job& job) {
-    Pack p{};
     const auto take = [&](const char* key) {
       const Napi::Value v = o.Get(key);
       job.keep(v);

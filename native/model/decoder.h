@@ -56,7 +56,7 @@ class Decoder {
  private:
   // Activations of one layer that its backward pass reads.
   struct Saved {
-    Buffer input, input_rstd, qkv, attended, lse, middle, middle_rstd, gate_up, low_rank;
+    Buffer input, input_rstd, qkv, attended, middle, middle_rstd, gate_up, low_rank;
   };
 
   size_t element() const { return storage_ == kF32 ? 4 : 2; }

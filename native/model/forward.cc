@@ -72,7 +72,7 @@ void Decoder::attend(const Pass& pass, int64_t layer, Saved& saved, const float*
   const AttentionShape shape{config_.heads, config_.kv_heads, config_.head_dim, float(1.0 / std::sqrt(double(config_.head_dim))), config_.window};
   const int64_t rows = pass.plan.rows;
   attention(pass.context, shape, segments(pass, layer, rotated, nullptr), rotated, config_.qkv_width(), storage_,
-            saved.attended.get(size_t(rows * config_.q_width()) * element()), saved.lse.as<float>(rows * config_.heads));
+            saved.attended.get(size_t(rows * config_.q_width()) * element()));
 }
 
 void Decoder::layer_forward(const Pass& pass, int64_t layer, Saved& saved, float* x) {
@@ -133,7 +133,7 @@ void Decoder::forward(const Pass& pass, bool keep, bool checkpoint) {
 int64_t Decoder::activation_bytes() const {
   int64_t total = 0;
   const auto add = [&](const Saved& s) {
-    for (const Buffer* b : {&s.input, &s.input_rstd, &s.qkv, &s.attended, &s.lse, &s.middle, &s.middle_rstd, &s.gate_up, &s.low_rank}) total += int64_t(b->bytes());
+    for (const Buffer* b : {&s.input, &s.input_rstd, &s.qkv, &s.attended, &s.middle, &s.middle_rstd, &s.gate_up, &s.low_rank}) total += int64_t(b->bytes());
   };
   for (const Saved& s : saved_) add(s);
   add(scratch_);

@@ -25,8 +25,8 @@ Head Model::head_of(const Network& network, const Plan& plan, const Decoder& dec
 }
 
 void Model::read(Context& context, const Network& network, const Bank* bank, const Plan& plan, const Decoder& decoder, bool reward, float* out,
-                 float* lse, float* squares) const {
-  if (!reward) return head_logps(context, head_of(network, plan, decoder), out, lse, squares);
+                 Partition* partition, float* squares) const {
+  if (!reward) return head_logps(context, head_of(network, plan, decoder), out, partition, squares);
   for (int64_t i = 0; i < plan.readouts; ++i) {
     int factor;
     const float* w = reward_head(bank, plan, i, &factor);
@@ -45,20 +45,20 @@ void Model::score(Context& context, const Pack& pack, const Bank* bank, const Sc
   make_plans(pack, config_.vocabulary, bank ? bank->adapters() : 0, !request.reward, with_grad, without);
   if (bank) bank->check(config_);
   const Network network = weights_->resolve(bank);
-  std::vector<float> lse(static_cast<size_t>(with_grad.readouts)), other_lse(static_cast<size_t>(without.readouts));
+  std::vector<Partition> partition(static_cast<size_t>(with_grad.readouts)), other(static_cast<size_t>(without.readouts));
   for (const bool grad : {true, false}) {
     const Plan& plan = grad ? with_grad : without;
     if (plan.rows == 0) continue;
     Decoder& decoder = grad ? kept_ : free_;
     const Pass pass{context, network, bank, plan, request.dropout_seed, cancel};
     decoder.forward(pass, grad && request.keep, request.checkpoint);
-    read(context, network, bank, plan, decoder, request.reward, out + plan.first_readout, grad ? lse.data() : other_lse.data(),
+    read(context, network, bank, plan, decoder, request.reward, out + plan.first_readout, grad ? partition.data() : other.data(),
          squares ? squares + plan.first_readout : nullptr);
   }
   if (!request.keep) return;
   plan_ = std::move(with_grad);
   request_ = request;
-  lse_ = std::move(lse);
+  partition_ = std::move(partition);
   readouts_ = pack.readouts;
   ready_ = true;
 }
@@ -98,7 +98,7 @@ void Model::backward(Context& context, const Bank& bank, const float* gradient, 
       }
     }
   } else {
-    head_backward(context, head_of(network, plan, kept_), lse_.data(), g, dhidden.data(), network.head.grad);
+    head_backward(context, head_of(network, plan, kept_), partition_.data(), g, dhidden.data(), network.head.grad);
   }
   kept_.backward({context, network, &bank, plan, request_.dropout_seed, cancel}, dhidden.data());
 }

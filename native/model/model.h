@@ -40,7 +40,7 @@ class Model {
 
  private:
   void read(Context& context, const Network& network, const Bank* bank, const Plan& plan, const Decoder& decoder, bool reward, float* out,
-            float* lse, float* squares) const;
+            Partition* partition, float* squares) const;
   const float* reward_head(const Bank* bank, const Plan& plan, int64_t readout, int* factor) const;
   Head head_of(const Network& network, const Plan& plan, const Decoder& decoder) const;
 
@@ -50,7 +50,7 @@ class Model {
   // What backward() needs of the last score() with keep.
   Plan plan_;
   ScoreRequest request_;
-  std::vector<float> lse_;
+  std::vector<Partition> partition_;
   int64_t readouts_ = 0;
   bool ready_ = false;
 };

@@ -17,7 +17,7 @@ constexpr int kF32 = 0, kBf16 = 1;
 
 // One AdamW update of a run of parameters; see ops/adamw/adamw.h.
 struct AdamWStep {
-  float learning_rate, beta1, beta2, eps, weight_decay, grad_scale;
+  float learning_rate, beta1, beta2, rest1, rest2, eps, weight_decay, grad_scale;  // rest: 1 - beta, rounded once
   double correction1, correction2;  // 1 - beta^t
 };
 
@@ -43,16 +43,16 @@ struct Kernels {
   void (*swiglu[2])(void* a, const void* gate_up, int64_t rows, int64_t width) = {};
   void (*swiglu_backward[2])(float* d_gate_up, const float* da, const void* gate_up, int64_t rows, int64_t width) = {};
 
-  // attention: turns scores of one row into probabilities over columns [lo, hi), zero elsewhere in [0, n); returns the
-  // log of the sum of exponentials of scale · score.
-  float (*softmax_row)(float* scores, int64_t lo, int64_t hi, int64_t n, float scale) = nullptr;
-  // p = exp(scale · s - lse) on [lo, hi), zero elsewhere; then ds = p (dp - delta) scale into `dp`, p into `scores`.
-  void (*softmax_row_backward)(float* scores, float* dp, int64_t lo, int64_t hi, int64_t n, float scale, float lse, float delta) = nullptr;
+  // attention: turns scores of one row into probabilities softmax(scale · score) over columns [lo, hi), zero elsewhere in
+  // [0, n). Rows have room for n rounded up to 16.
+  void (*softmax_row)(float* scores, int64_t lo, int64_t hi, int64_t n, float scale) = nullptr;
+  // Given probabilities and their gradient on [lo, hi): dp ← p (dp - Σ p dp) scale, zero elsewhere.
+  void (*softmax_row_backward)(const float* p, float* dp, int64_t lo, int64_t hi, int64_t n, float scale) = nullptr;
 
   // head: folds n logits of a row into the running maximum and sums Σ e^(x - max), Σ e^(2(x - max)).
   void (*logsumexp_row)(const float* logits, int64_t n, float* maximum, double* sum, double* sum_squares) = nullptr;
-  // logits → gradient: x ← -g · e^(x - lse)
-  void (*head_gradient_row)(float* logits, int64_t n, float lse, float g) = nullptr;
+  // logits → gradient: x ← factor · e^(x - maximum)
+  void (*head_gradient_row)(float* logits, int64_t n, float maximum, float factor) = nullptr;
 
   void (*adamw)(float* p, const float* g, float* m, float* v, int64_t n, const AdamWStep& step) = nullptr;
   // y += alpha x; dot product (float64 over lanes of float32 blocks)

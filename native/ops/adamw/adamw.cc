@@ -5,7 +5,7 @@
 namespace pluralign {
 
 AdamWStep adamw_step(double learning_rate, double beta1, double beta2, double eps, double weight_decay, double grad_scale, int64_t t) {
-  return {float(learning_rate), float(beta1), float(beta2), float(eps), float(weight_decay), float(grad_scale),
+  return {float(learning_rate), float(beta1), float(beta2), float(1 - beta1), float(1 - beta2), float(eps), float(weight_decay), float(grad_scale),
           1.0 - std::pow(beta1, double(t)), 1.0 - std::pow(beta2, double(t))};
 }
 

@@ -1,7 +1,7 @@
 // Vector code of AdamW and of the flat buffers' sums. Plain loops: the compiler vectorises them for each set.
 
 static void adamw_simd(float* __restrict p, const float* __restrict g, float* __restrict m, float* __restrict v, int64_t n, const AdamWStep& s) {
-  const float b1 = s.beta1, b2 = s.beta2, c1 = 1.f - b1, c2 = 1.f - b2, keep = 1.f - s.learning_rate * s.weight_decay;
+  const float b1 = s.beta1, b2 = s.beta2, c1 = s.rest1, c2 = s.rest2, keep = 1.f - s.learning_rate * s.weight_decay;
   const float rate = float(double(s.learning_rate) / s.correction1), root = float(1.0 / std::sqrt(s.correction2)), eps = s.eps, scale = s.grad_scale;
   for (int64_t i = 0; i < n; ++i) {
     const float d = g[i] * scale, mi = m[i] * b1 + d * c1, vi_ = v[i] * b2 + d * d * c2;

@@ -9,19 +9,8 @@ struct Pass {
   const AttentionShape& shape;
   const float* q;
   int64_t stride;
-  int storage;
-  const void* out;
-  const float* lse;
   const float* dout;
   float* dq;
-
-  // delta = Σ dout · out of one row and head: what the softmax's backward subtracts.
-  float delta(const float* d, int64_t at) const {
-    double sum = 0;
-    for (int64_t c = 0; c < shape.head_dim; ++c)
-      sum += double(d[c]) * (storage == kF32 ? static_cast<const float*>(out)[at + c] : to_float(static_cast<const bf16*>(out)[at + c]));
-    return float(sum);
-  }
 
   void segment(const AttentionSegment& s, int64_t head, int thread) const {
     const Kernels& kr = context.kernels;
@@ -59,9 +48,9 @@ struct Pass {
       kr.pack_a(left, d_rows, DType::f32, m, width, width, 1);
       kr.panels(m, n, width, left, mr * width, value_columns + t.first * width, nr * width, grads, DType::f32, ld, 1.f, nullptr, false);
       for (int64_t i = 0; i < m; ++i) {
-        const int64_t row = t.begin + i / group, at = (s.row + row) * shape.heads + head * group + i % group;
-        kr.softmax_row_backward(scores + i * ld, grads + i * ld, tiling.low(s.prefix + row) - t.first, s.prefix + row + 1 - t.first, n,
-                                shape.scale, lse[at], delta(d_rows + i * width, at * width));
+        const int64_t position = s.prefix + t.begin + i / group, lo = tiling.low(position) - t.first, hi = position + 1 - t.first;
+        kr.softmax_row(scores + i * ld, lo, hi, n, shape.scale);
+        kr.softmax_row_backward(scores + i * ld, grads + i * ld, lo, hi, n, shape.scale);
       }
       // dvalues += pᵀ dout, dkeys += dsᵀ q, dq = ds keys
       kr.pack_a(left, scores, DType::f32, n, m, 1, ld);
@@ -87,9 +76,8 @@ struct Pass {
 }  // namespace
 
 void attention_backward(Context& context, const AttentionShape& shape, const std::vector<AttentionSegment>& segments,
-                        const std::vector<std::vector<int>>& trees, const float* q, int64_t stride, int storage, const void* out,
-                        const float* lse, const float* dout, float* dq) {
-  const Pass pass{context, shape, q, stride, storage, out, lse, dout, dq};
+                        const std::vector<std::vector<int>>& trees, const float* q, int64_t stride, const float* dout, float* dq) {
+  const Pass pass{context, shape, q, stride, dout, dq};
   context.pool.run(int64_t(trees.size()) * shape.kv_heads, [&](int64_t task, int thread) {
     for (int s : trees[size_t(task / shape.kv_heads)]) pass.segment(segments[size_t(s)], task % shape.kv_heads, thread);
   });

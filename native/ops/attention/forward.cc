@@ -4,7 +4,7 @@ namespace pluralign {
 using namespace attention_detail;
 
 void attention(Context& context, const AttentionShape& shape, const std::vector<AttentionSegment>& segments, const float* q,
-               int64_t stride, int storage, void* out, float* lse) {
+               int64_t stride, int storage, void* out) {
   const Kernels& kr = context.kernels;
   const int64_t width = shape.head_dim, group = shape.heads / shape.kv_heads, mr = kr.mr, nr = kr.nr;
   const Tiling tiling(shape, kr);
@@ -32,8 +32,7 @@ void attention(Context& context, const AttentionShape& shape, const std::vector<
       kr.panels(m, n, width, left, mr * width, key_panels + t.first * width, nr * width, scores, DType::f32, ld, 1.f, nullptr, false);
       for (int64_t i = 0; i < m; ++i) {
         const int64_t position = s.prefix + t.begin + i / group;
-        lse[(s.row + t.begin + i / group) * shape.heads + head * group + i % group] =
-            kr.softmax_row(scores + i * ld, tiling.low(position) - t.first, position + 1 - t.first, n, shape.scale);
+        kr.softmax_row(scores + i * ld, tiling.low(position) - t.first, position + 1 - t.first, n, shape.scale);
       }
       kr.pack_a(left, scores, DType::f32, m, n, ld, 1);
       kr.panels(m, width, n, left, mr * n, value_panels + t.first * nr, nr * length, rows, DType::f32, width, 1.f, nullptr, false);

@@ -6,7 +6,7 @@
 namespace pluralign {
 
 void attention_reference(const AttentionShape& shape, const std::vector<AttentionSegment>& segments, const float* q, int64_t stride,
-                         float* out, float* lse) {
+                         float* out) {
   const int64_t group = shape.heads / shape.kv_heads, width = shape.head_dim;
   for (const AttentionSegment& s : segments)
     for (int64_t i = 0; i < s.rows; ++i)
@@ -27,7 +27,6 @@ void attention_reference(const AttentionShape& shape, const std::vector<Attentio
         double top = -std::numeric_limits<double>::infinity(), sum = 0;
         for (double x : score) top = std::max(top, x);
         for (double x : score) sum += std::exp(x - top);
-        lse[row * shape.heads + h] = float(top + std::log(sum));
         for (int64_t c = 0; c < width; ++c) {
           double total = 0;
           for (size_t j = 0; j < score.size(); ++j) total += std::exp(score[j] - top) / sum * value[j][c];

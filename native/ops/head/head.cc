@@ -19,7 +19,7 @@ void logits_of(Context& context, const Head& h, int64_t r0, int64_t rows, int64_
 
 }  // namespace
 
-void head_logps(Context& context, const Head& h, float* logps, float* lse, float* squares) {
+void head_logps(Context& context, const Head& h, float* logps, Partition* partition, float* squares) {
   struct Running { float top = -std::numeric_limits<float>::infinity(), target = 0; double sum = 0, squares = 0; };
   std::vector<Running> running(size_t(std::min(h.rows, kHeadRows)));
   for (int64_t r0 = 0; r0 < h.rows; r0 += kHeadRows) {
@@ -41,14 +41,14 @@ void head_logps(Context& context, const Head& h, float* logps, float* lse, float
     for (int64_t i = 0; i < rows; ++i) {
       const Running& s = running[size_t(i)];
       const double total = double(s.top) + std::log(s.sum);
-      lse[r0 + i] = float(total);
+      partition[r0 + i] = {s.top, s.sum};
       logps[r0 + i] = float(double(s.target) - total);
       if (squares) squares[r0 + i] = float(s.squares / (s.sum * s.sum));
     }
   }
 }
 
-void head_backward(Context& context, const Head& h, const float* lse, const float* dlogps, float* dhidden, float* dweight) {
+void head_backward(Context& context, const Head& h, const Partition* partition, const float* dlogps, float* dhidden, float* dweight) {
   for (int64_t r0 = 0; r0 < h.rows; r0 += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, h.rows - r0);
     for (int64_t v0 = 0; v0 < h.vocabulary; v0 += kHeadChunk) {
@@ -58,7 +58,8 @@ void head_backward(Context& context, const Head& h, const float* lse, const floa
       context.pool.ranges(rows, 8, [&](int64_t i, int64_t end, int) {
         for (; i < end; ++i) {
           const int64_t target = h.targets[r0 + i] - v0;
-          context.kernels.head_gradient_row(logits + i * n, n, lse[r0 + i], dlogps[r0 + i]);
+          const Partition& p = partition[r0 + i];
+          context.kernels.head_gradient_row(logits + i * n, n, p.maximum, float(-double(dlogps[r0 + i]) / p.sum));
           if (target >= 0 && target < n) logits[i * n + target] += dlogps[r0 + i];
         }
       });

@@ -16,11 +16,17 @@ struct Head {
   const int32_t* targets;                  // [rows], each in [0, vocabulary)
 };
 
-// logps[i] = log softmax(hidden[i] · weightᵀ)[targets[i]]; lse[i] = log Σ e^logit. squares (may be null): Σ_v p_v².
-void head_logps(Context& context, const Head& head, float* logps, float* lse, float* squares);
+// Of a row's logits x: their maximum and Σ e^(x - maximum). Kept apart, since their log would round what backward needs.
+struct Partition {
+  float maximum;
+  double sum;
+};
+
+// logps[i] = log softmax(hidden[i] · weightᵀ)[targets[i]]; partition [rows]. squares (may be null): Σ_v p_v².
+void head_logps(Context& context, const Head& head, float* logps, Partition* partition, float* squares);
 
 // Adds to dhidden [rows × width] (float32, leading dimension width) and, where dweight is not null, to dweight
 // [vocabulary × width], the gradient given dlogps [rows]. Logits are computed again.
-void head_backward(Context& context, const Head& head, const float* lse, const float* dlogps, float* dhidden, float* dweight);
+void head_backward(Context& context, const Head& head, const Partition* partition, const float* dlogps, float* dhidden, float* dweight);
 
 }  // namespace pluralign

@@ -30,10 +30,10 @@ static void logsumexp_row_simd(const float* logits, int64_t n, float* top, doubl
   *squares += sum(s2);
 }
 
-static void head_gradient_row_simd(float* logits, int64_t n, float lse, float g) {
+static void head_gradient_row_simd(float* logits, int64_t n, float maximum, float factor) {
   int64_t i = 0;
-  for (; i + W <= n; i += W) store(logits + i, splat(-g) * vexp(load(logits + i) - splat(lse)));
-  if (i < n) store_tail(logits + i, splat(-g) * vexp(load_tail(logits + i, n - i) - splat(lse)), n - i);
+  for (; i + W <= n; i += W) store(logits + i, splat(factor) * vexp(load(logits + i) - splat(maximum)));
+  if (i < n) store_tail(logits + i, splat(factor) * vexp(load_tail(logits + i, n - i) - splat(maximum)), n - i);
 }
 
 static void fill_head(Kernels& k) {

@@ -81,22 +81,17 @@ void swiglu_backward(float* d_gate_up, const float* da, const void* gate_up, int
     }
 }
 
-float softmax_row(float* scores, int64_t lo, int64_t hi, int64_t n, float scale) {
+void softmax_row(float* scores, int64_t lo, int64_t hi, int64_t n, float scale) {
   double top = -std::numeric_limits<double>::infinity(), sum = 0;
   for (int64_t i = lo; i < hi; ++i) top = std::max(top, double(scores[i]) * scale);
   for (int64_t i = lo; i < hi; ++i) sum += std::exp(double(scores[i]) * scale - top);
-  const double lse = top + std::log(sum);
-  for (int64_t i = 0; i < n; ++i) scores[i] = i >= lo && i < hi ? float(std::exp(double(scores[i]) * scale - lse)) : 0.f;
-  return float(lse);
+  for (int64_t i = 0; i < n; ++i) scores[i] = i >= lo && i < hi ? float(std::exp(double(scores[i]) * scale - top) / sum) : 0.f;
 }
 
-void softmax_row_backward(float* scores, float* dp, int64_t lo, int64_t hi, int64_t n, float scale, float lse, float delta) {
-  for (int64_t i = 0; i < n; ++i) {
-    const bool seen = i >= lo && i < hi;
-    const double p = seen ? std::exp(double(scores[i]) * scale - lse) : 0;
-    dp[i] = seen ? float(p * (double(dp[i]) - delta) * scale) : 0.f;
-    scores[i] = float(p);
-  }
+void softmax_row_backward(const float* p, float* dp, int64_t lo, int64_t hi, int64_t n, float scale) {
+  double delta = 0;
+  for (int64_t i = lo; i < hi; ++i) delta += double(p[i]) * dp[i];
+  for (int64_t i = 0; i < n; ++i) dp[i] = i >= lo && i < hi ? float(p[i] * (double(dp[i]) - delta) * scale) : 0.f;
 }
 
 void logsumexp_row(const float* logits, int64_t n, float* maximum, double* sum, double* squares) {
@@ -113,14 +108,14 @@ void logsumexp_row(const float* logits, int64_t n, float* maximum, double* sum, 
   }
 }
 
-void head_gradient_row(float* logits, int64_t n, float lse, float g) {
-  for (int64_t i = 0; i < n; ++i) logits[i] = float(-double(g) * std::exp(double(logits[i]) - lse));
+void head_gradient_row(float* logits, int64_t n, float maximum, float factor) {
+  for (int64_t i = 0; i < n; ++i) logits[i] = float(double(factor) * std::exp(double(logits[i]) - maximum));
 }
 
 void adamw(float* p, const float* g, float* m, float* v, int64_t n, const AdamWStep& s) {
   for (int64_t i = 0; i < n; ++i) {
     const double d = double(g[i]) * s.grad_scale;
-    const double mi = m[i] * double(s.beta1) + d * (1 - double(s.beta1)), vi = v[i] * double(s.beta2) + d * d * (1 - double(s.beta2));
+    const double mi = m[i] * double(s.beta1) + d * s.rest1, vi = v[i] * double(s.beta2) + d * d * s.rest2;
     m[i] = float(mi);
     v[i] = float(vi);
     p[i] = float(p[i] * (1 - double(s.learning_rate) * s.weight_decay) -

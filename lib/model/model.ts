@@ -1,0 +1,193 @@
+import { availableParallelism } from 'node:os';
+import type { Bank } from '../adapters/bank.js';
+import { type Pack, toCompletions, toReadouts } from '../data/pack.js';
+import type { DType, NativeModel, NativeModelConfig } from '../native/addon.js';
+import { PluralignError } from '../native/errors.js';
+import { addon } from '../native/loader.js';
+import { type ModelConfig, nativeConfig, readModelConfig, weightFiles } from './config.js';
+import { type DownloadProgress, resolveModel } from './hub.js';
+import { safetensorsInfo } from './safetensors.js';
+import { loadTokenizer, type Tokenizer } from './tokenizer.js';
+
+export interface LoadOptions {
+  /** `auto`: the weights' own (float16 runs as bfloat16). */
+  dtype?: 'auto' | 'bf16' | 'float32';
+  device?: 'auto' | 'cpu' | 'cuda';
+  threads?: 'auto' | number;
+  /** Called while a `hf:` model downloads. */
+  onProgress?: (progress: DownloadProgress) => void;
+}
+
+export interface ScoreOptions {
+  /** Keep activations of the policies with `grad` for one `backward`. */
+  keep?: boolean;
+  /** Keep only each layer's input, and compute the rest again in `backward`. */
+  checkpoint?: boolean;
+  /** Seed of dropout; 0 (default): off. */
+  dropoutSeed?: number;
+  /** Also give Σ_v π(v)² at every token (WPO's weights need it). */
+  squares?: boolean;
+  abort?: Int32Array;
+}
+
+export interface GenerateOptions {
+  maxNewTokens?: number;
+  /** 0 (default): greedy. */
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  seed?: number;
+  /** Adapter index in the bank; -1 (default): the base. */
+  adapter?: number;
+  abort?: Int32Array;
+}
+
+/** Threads that `auto` means. */
+export function threadCount(threads: 'auto' | number = 'auto'): number {
+  return threads === 'auto' ? availableParallelism() : threads;
+}
+
+function refuseCuda(device: LoadOptions['device']): void {
+  if (device === 'cuda')
+    throw new PluralignError(
+      'UNSUPPORTED',
+      'device: cuda cannot be had: this version has no CUDA library; use device: cpu (or auto)',
+    );
+}
+
+/** A decoder on the CPU: scores packs, goes backward through them, generates. Calls run one after another, off the main thread. */
+export class Model implements Disposable {
+  private constructor(
+    /** Folder it was read from; null for a model made from nothing. */
+    readonly dir: string | null,
+    readonly config: ModelConfig,
+    readonly shape: NativeModelConfig,
+    readonly tokenizer: Tokenizer,
+    readonly dtype: DType,
+    readonly native: NativeModel,
+  ) {}
+
+  /**
+   * Loads a Hugging Face folder (or `hf:owner/name`). Throws `NOT_FOUND`, `BAD_FILE`, `BAD_SHAPE`, `NON_FINITE`,
+   * `UNSUPPORTED` naming file and tensor or key.
+   */
+  static async load(spec: string, options: LoadOptions = {}): Promise<Model> {
+    refuseCuda(options.device);
+    const dir = await resolveModel(spec, { onProgress: options.onProgress });
+    const config = readModelConfig(dir);
+    const files = weightFiles(dir);
+    const tokenizer = await loadTokenizer(dir);
+    if (tokenizer.vocabSize > config.vocabSize)
+      throw new PluralignError(
+        'BAD_FILE',
+        `${dir}: the tokenizer has ${tokenizer.vocabSize} ids, the embedding ${config.vocabSize} rows: they are not of one model`,
+      );
+    const dtype = Model.dtypeOf(options.dtype ?? 'auto', config, files);
+    const shape = nativeConfig(config);
+    const native = await addon().loadModel(shape, files, { dtype, threads: threadCount(options.threads) });
+    return new Model(dir, config, shape, tokenizer, dtype, native);
+  }
+
+  /** A model whose weights all live in a bank (`Bank.full`). */
+  static empty(config: ModelConfig, tokenizer: Tokenizer, options: LoadOptions = {}): Model {
+    refuseCuda(options.device);
+    const dtype = options.dtype === 'bf16' ? 'bfloat16' : 'float32';
+    const shape = nativeConfig(config);
+    const native = addon().emptyModel(shape, { dtype, threads: threadCount(options.threads) });
+    return new Model(null, config, shape, tokenizer, dtype, native);
+  }
+
+  static dtypeOf(wanted: 'auto' | 'bf16' | 'float32', config: ModelConfig, files: readonly string[]): DType {
+    if (wanted !== 'auto') return wanted === 'bf16' ? 'bfloat16' : 'float32';
+    const stored = config.dtype ?? (safetensorsInfo(files[0]).tensors[0]?.dtype === 'F32' ? 'float32' : 'bfloat16');
+    return stored === 'float32' ? 'float32' : 'bfloat16';
+  }
+
+  /** Names and shapes of the base weights that are there. */
+  weightShapes(): { name: string; rows: number; cols: number }[] {
+    return this.native.weightShapes();
+  }
+
+  /** A base weight as float32. */
+  weight(name: string): Float32Array {
+    if (this.dir === null) throw new PluralignError('NOT_FOUND', `a model made from nothing has no weight ${name}`);
+    const names = this.config.tied && name === 'model.embed_tokens.weight' ? [name, 'lm_head.weight'] : [name];
+    for (const file of weightFiles(this.dir)) {
+      const found = names.find((n) => safetensorsInfo(file).tensors.some((t) => t.name === n));
+      if (found) return addon().safetensorsTensor(file, found);
+    }
+    throw new PluralignError('NOT_FOUND', `${this.dir}: no tensor ${name}`);
+  }
+
+  /** The reward head [1, hidden] of a sequence classifier's folder, or null. */
+  rewardHead(): Float32Array | null {
+    if (this.dir === null || this.config.head !== 'reward') return null;
+    for (const file of weightFiles(this.dir)) {
+      if (safetensorsInfo(file).tensors.some((t) => t.name === 'score.weight'))
+        return addon().safetensorsTensor(file, 'score.weight');
+    }
+    return null;
+  }
+
+  /**
+   * Scores a pack. `logps`: log-probability of every completion token, natural, float32; `reward`: one value for each
+   * completion. Values stand by completion (`pack.offsets`).
+   */
+  async score(
+    pack: Pack,
+    bank: Bank | null,
+    read: 'logps' | 'reward',
+    options: ScoreOptions = {},
+  ): Promise<{ values: Float32Array; squares?: Float32Array }> {
+    const out = new Float32Array(pack.native.rows.length);
+    const squares = options.squares ? new Float32Array(out.length) : undefined;
+    await this.native.score(
+      pack.native,
+      bank?.native() ?? null,
+      {
+        read,
+        keep: options.keep ?? false,
+        checkpoint: options.checkpoint ?? false,
+        dropoutSeed: options.dropoutSeed ?? 0,
+        abort: options.abort,
+      },
+      out,
+      squares,
+    );
+    return { values: toCompletions(pack, out), squares: squares && toCompletions(pack, squares) };
+  }
+
+  /** Adds to the bank's gradients, given d loss / d value by completion. Once after each `score` with `keep`. */
+  async backward(pack: Pack, bank: Bank, gradient: Float32Array, abort?: Int32Array): Promise<void> {
+    await this.native.backward(bank.native(), toReadouts(pack, gradient), abort);
+  }
+
+  /** New tokens of each prompt (token ids with BOS), until EOS or `maxNewTokens` (default 64). The EOS is part of the result. */
+  async generate(prompts: Int32Array[], bank: Bank | null, options: GenerateOptions = {}): Promise<Int32Array[]> {
+    const { maxNewTokens = 64, temperature = 0, topK = 0, topP = 1, seed = 0, adapter = -1, abort } = options;
+    const longest = Math.max(0, ...prompts.map((p) => p.length));
+    if (longest + maxNewTokens > this.config.maxPositions)
+      throw new PluralignError(
+        'BAD_ARGUMENT',
+        `a prompt of ${longest} tokens and ${maxNewTokens} new ones do not fit the model's ${this.config.maxPositions} positions`,
+      );
+    return this.native.generate(prompts, bank?.native() ?? null, {
+      adapter,
+      maxNewTokens,
+      temperature,
+      topK,
+      topP,
+      seeds: Uint32Array.from(prompts, (_, i) => seed + i),
+      stopTokens: Int32Array.from(this.config.eosIds),
+      abort,
+    });
+  }
+
+  dispose(): void {
+    this.native.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
