@@ -21,15 +21,26 @@ Napi::Value cpu(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value use_error_class(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    if (!info[0].IsFunction()) throw Error("BAD_ARGUMENT", "the error class must be a constructor of (code, message)");
+    Executor::of(info.Env()).keep_constructor("Error", info[0].As<Napi::Function>());
+    return info.Env().Undefined();
+  });
+}
+
 }  // namespace
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new std::unique_ptr<Executor>(std::make_unique<Executor>(env)));
   exports.Set("cpu", Napi::Function::New(env, cpu));
+  exports.Set("useErrorClass", Napi::Function::New(env, use_error_class));
   register_safetensors(env, exports);
   register_preference(env, exports);
   register_model(env, exports);
   register_optimizer(env, exports);
+  register_kernels(env, exports);
+  register_bench(env, exports);
   return exports;
 }
 

@@ -58,6 +58,8 @@ struct Kernels {
   // y += alpha x; dot product (float64 over lanes of float32 blocks)
   void (*axpy)(float* y, const float* x, float alpha, int64_t n) = nullptr;
   double (*squared_norm)(const float* x, int64_t n) = nullptr;
+  // bench: n rounds of independent multiply-adds in registers; gives the floating-point operations done.
+  double (*multiply_adds)(int64_t n, volatile float* sink) = nullptr;
 };
 
 const Kernels& kernels_of(Isa isa);

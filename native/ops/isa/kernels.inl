@@ -6,6 +6,7 @@
 #include "ops/attention/simd.inl"
 #include "ops/head/simd.inl"
 #include "ops/adamw/simd.inl"
+#include "ops/peak/simd.inl"
 
 void fill(Kernels& k) {
   fill_gemm(k);
@@ -14,4 +15,5 @@ void fill(Kernels& k) {
   fill_attention(k);
   fill_head(k);
   fill_adamw(k);
+  fill_peak(k);
 }

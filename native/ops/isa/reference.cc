@@ -133,6 +133,14 @@ double squared_norm(const float* x, int64_t n) {
   return total;
 }
 
+double multiply_adds(int64_t n, volatile float* sink) {
+  double sum = 0;
+  const double a = *sink, b = *sink;
+  for (int64_t i = 0; i < n; ++i) sum += a * b;
+  *sink = float(sum);
+  return 2 * double(n);
+}
+
 }  // namespace
 
 void fill(Kernels& k) {
@@ -153,6 +161,7 @@ void fill(Kernels& k) {
   k.adamw = adamw;
   k.axpy = axpy;
   k.squared_norm = squared_norm;
+  k.multiply_adds = multiply_adds;
 }
 
 }  // namespace pluralign::isa_reference
