@@ -29,7 +29,9 @@ function load(): Addon {
       continue;
     }
     try {
-      return require(path) as Addon;
+      const found = require(path) as Addon;
+      found.useErrorClass(PluralignError);
+      return found;
     } catch (error) {
       failures.push(`${path}: ${(error as Error).message}`);
     }

@@ -2,6 +2,7 @@
 #pragma once
 #include <napi.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -36,12 +37,22 @@ inline double number(const Napi::Object& o, const char* key) {
   if (!v.IsNumber()) throw_error("BAD_ARGUMENT", "%s must be a number", key);
   return v.As<Napi::Number>().DoubleValue();
 }
-inline int64_t integer(const Napi::Object& o, const char* key) { return int64_t(number(o, key)); }
+inline int64_t integer(const Napi::Object& o, const char* key, int64_t lowest = INT32_MIN, int64_t highest = INT32_MAX) {
+  const double value = number(o, key);
+  if (!(value >= double(lowest) && value <= double(highest) && value == std::floor(value)))
+    throw_error("BAD_ARGUMENT", "%s must be a whole number from %lld to %lld, found %g", key, (long long)lowest, (long long)highest, value);
+  return int64_t(value);
+}
 inline bool boolean(const Napi::Object& o, const char* key) { return o.Get(key).ToBoolean().Value(); }
 
 inline Napi::Object object(const Napi::Value& v, const char* name) {
   if (!v.IsObject()) throw_error("BAD_ARGUMENT", "%s must be an object", name);
   return v.As<Napi::Object>();
+}
+
+inline Napi::Array list(const Napi::Value& v, const char* name) {
+  if (!v.IsArray()) throw_error("BAD_ARGUMENT", "%s must be an array", name);
+  return v.As<Napi::Array>();
 }
 
 }  // namespace pluralign

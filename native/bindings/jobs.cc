@@ -1,8 +1,13 @@
 #include "jobs.h"
 
+#include <stdexcept>
+
 namespace pluralign {
 
 Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message) {
+  Executor& executor = Executor::of(env);
+  if (executor.has_constructor("Error"))
+    return {env, executor.constructor("Error").New({Napi::String::New(env, code), Napi::String::New(env, message)})};
   Napi::Error error = Napi::Error::New(env, message);
   error.Set("code", Napi::String::New(env, code));
   return error;
@@ -17,6 +22,8 @@ Napi::Value guarded(Napi::Env env, const std::function<Napi::Value()>& body) {
     throw;
   } catch (const std::bad_alloc&) {
     throw to_js_error(env, "OUT_OF_MEMORY", "not enough memory");
+  } catch (const std::length_error&) {
+    throw to_js_error(env, "OUT_OF_MEMORY", "more than can be addressed");
   } catch (const std::exception& e) {
     throw to_js_error(env, "INTERNAL", e.what());
   }
@@ -33,9 +40,10 @@ Executor::Executor(Napi::Env env) {
 Executor& Executor::of(Napi::Env env) { return **env.GetInstanceData<std::unique_ptr<Executor>>(); }
 
 Napi::Promise Executor::submit(std::unique_ptr<Job> job) {
-  const Napi::Promise promise = job->deferred.Promise();
   if (!thread_.joinable()) thread_ = std::thread([this] { loop(); });
-  if (outstanding_++ == 0) napi_ref_threadsafe_function(promise.Env(), settled_);
+  job->deferred.emplace(Napi::Promise::Deferred::New(job->env));
+  const Napi::Promise promise = job->deferred->Promise();
+  if (outstanding_++ == 0) napi_ref_threadsafe_function(job->env, settled_);
   {
     std::lock_guard lock(mutex_);
     queue_.push_back(job.release());
@@ -71,6 +79,9 @@ void Executor::loop() {
     } catch (const std::bad_alloc&) {
       job->error_code = "OUT_OF_MEMORY";
       job->error_message = "not enough memory";
+    } catch (const std::length_error&) {
+      job->error_code = "OUT_OF_MEMORY";
+      job->error_message = "more than can be addressed";
     } catch (const std::exception& e) {
       job->error_code = "INTERNAL";
       job->error_message = e.what();
@@ -88,13 +99,14 @@ void Executor::settle(napi_env raw, napi_value, void* self, void* data) {
   auto* executor = static_cast<Executor*>(self);
   if (--executor->outstanding_ == 0) napi_unref_threadsafe_function(env, executor->settled_);
   try {
-    if (!job->error_code.empty()) {
-      job->deferred.Reject(to_js_error(env, job->error_code, job->error_message).Value());
-    } else {
-      job->deferred.Resolve(job->result ? job->result(env) : env.Undefined());
+    try {
+      if (!job->error_code.empty()) throw to_js_error(env, job->error_code, job->error_message);
+      job->deferred->Resolve(job->result ? job->result(env) : env.Undefined());
+    } catch (const Napi::Error& e) {
+      job->deferred->Reject(e.Value());
     }
-  } catch (const Napi::Error& e) {
-    job->deferred.Reject(e.Value());
+  } catch (const Napi::Error&) {
+    // The environment is being terminated and runs no JavaScript any more: nobody is left to tell.
   }
 }
 

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -20,14 +21,15 @@
 namespace pluralign {
 
 struct Job {
-  explicit Job(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
+  explicit Job(Napi::Env env) : env(env) {}
 
   // Keeps a JavaScript value alive until the job has settled; typed arrays passed to native code need this.
   void keep(const Napi::Value& value) {
     if (value.IsObject()) kept.push_back(Napi::Persistent(value.As<Napi::Object>()));
   }
 
-  Napi::Promise::Deferred deferred;
+  Napi::Env env;
+  std::optional<Napi::Promise::Deferred> deferred;  // made when the job is submitted: one that is never settled leaks
   std::vector<Napi::ObjectReference> kept;
   const int32_t* abort_flag = nullptr;
   std::function<void(const Cancel&)> work;          // on the job thread; throws Error
@@ -49,6 +51,7 @@ class Executor {
   // Classes of this environment, for code that makes their objects. Main thread only.
   void keep_constructor(const char* name, Napi::Function constructor) { constructors_[name] = Napi::Persistent(constructor); }
   Napi::FunctionReference& constructor(const char* name) { return constructors_.at(name); }
+  bool has_constructor(const char* name) const { return constructors_.count(name) != 0; }
 
  private:
   static void close(void* self);
@@ -68,6 +71,7 @@ class Executor {
 
 // Runs `body` and turns Error (and std exceptions) into a JavaScript error with `code`.
 Napi::Value guarded(Napi::Env env, const std::function<Napi::Value()>& body);
+// A PluralignError where lib/native/loader.ts has named that class (`useErrorClass`), else an Error with `code`.
 Napi::Error to_js_error(Napi::Env env, const std::string& code, const std::string& message);
 
 }  // namespace pluralign

@@ -18,7 +18,7 @@ ModelConfig config_from(const Napi::Object& o) {
   c.heads = integer(o, "heads");
   c.kv_heads = integer(o, "kvHeads");
   c.head_dim = integer(o, "headDim");
-  c.window = integer(o, "slidingWindow");
+  c.window = integer(o, "slidingWindow", 0);
   c.eps = number(o, "normEps");
   c.rope_factor = number(o, "ropeAttentionFactor");
   c.qk_norm = boolean(o, "qkNorm");
@@ -40,6 +40,9 @@ std::string dtype_from(const Napi::Object& o) {
 
 // ---- banks
 
+// Tells banks from other wrapped objects: unwrapping those as a bank would read foreign memory.
+constexpr napi_type_tag kBankTag = {0x8c1f5d0a6b7e4239, 0x97a3e4d2c0b15f68};
+
 class BankObject : public Napi::ObjectWrap<BankObject> {
  public:
   static Napi::Function define(Napi::Env env) { return DefineClass(env, "Bank", {InstanceAccessor<&BankObject::kind>("kind")}); }
@@ -53,10 +56,12 @@ class BankObject : public Napi::ObjectWrap<BankObject> {
       std::vector<Factor> factors;
       for (int64_t i = 0; i + 2 < flat.size; i += 3) factors.push_back({flat.data[i], flat.data[i + 1], flat.data[i + 2]});
       std::vector<std::vector<ModuleSpec>> adapters;
-      const Napi::Array list = layout.Get("adapters").As<Napi::Array>();
-      for (uint32_t i = 0; i < list.Length(); ++i) {
+      if (flat.size % 3) throw_error("BAD_ARGUMENT", "factors must be triples of offset, rows and columns");
+      const Napi::Array all = list(layout.Get("adapters"), "adapters");
+      for (uint32_t i = 0; i < all.Length(); ++i) {
+        Napi::HandleScope scope(info.Env());
         auto& modules = adapters.emplace_back();
-        const Napi::Array specs = list.Get(i).As<Napi::Array>();
+        const Napi::Array specs = list(all.Get(i), "an adapter's modules");
         for (uint32_t j = 0; j < specs.Length(); ++j) {
           const Napi::Object m = object(specs.Get(j), "module");
           modules.push_back({integer(m, "layer"), int(integer(m, "target")), int(integer(m, "a")), int(integer(m, "b")), int(integer(m, "core")),
@@ -75,11 +80,17 @@ class BankObject : public Napi::ObjectWrap<BankObject> {
                                      std::vector<int>(heads.data, heads.data + heads.size), std::move(weights));
       parameters_ = Napi::Persistent(info[1].As<Napi::Object>());
       gradients_ = Napi::Persistent(info[2].As<Napi::Object>());
+      info.This().As<Napi::Object>().TypeTag(&kBankTag);
       return info.Env().Undefined();
     });
   }
   Napi::Value kind(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), "bank"); }
-  std::shared_ptr<Bank> bank() const { return bank_; }
+  std::shared_ptr<Bank> bank() const {
+    // A buffer that was transferred to another thread leaves an array of length 0.
+    if (array<float>(parameters_.Value(), "parameters").size != bank_->size() || array<float>(gradients_.Value(), "gradients").size != bank_->size())
+      throw_error("BAD_ARGUMENT", "the bank's buffers were transferred or resized");
+    return bank_;
+  }
 
  private:
   std::shared_ptr<Bank> bank_;
@@ -93,10 +104,16 @@ struct Loaded {
   std::unique_ptr<Model> model;
   std::unique_ptr<Context> context;
   int threads = 1;
+  // As of the last job's end: the main thread asks while the job thread changes what is counted.
+  std::atomic<int64_t> weight_bytes{0}, activation_bytes{0};
 
   Context& ready(Executor& executor) {
     if (!context) context = std::make_unique<Context>(kernels_of(choose_isa()), executor.pool(threads));
     return *context;
+  }
+  void measure() {
+    weight_bytes = model->weights().bytes();
+    activation_bytes = model->activation_bytes();
   }
 };
 
@@ -126,16 +143,19 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
   }
   static std::shared_ptr<Bank> bank(const Napi::Value& v) {
     if (v.IsNull() || v.IsUndefined()) return nullptr;
+    if (!object(v, "bank").CheckTypeTag(&kBankTag)) throw_error("BAD_ARGUMENT", "bank must come from createBank");
     return Napi::ObjectWrap<BankObject>::Unwrap(object(v, "bank"))->bank();
   }
   static void set_abort(Job& job, const Napi::Value& flag) {
     if (flag.IsUndefined() || flag.IsNull()) return;
-    job.abort_flag = array<int32_t>(flag, "abort").data;
+    const auto flags = array<int32_t>(flag, "abort");
+    if (flags.size == 0) throw_error("BAD_ARGUMENT", "abort must have an element");
+    job.abort_flag = flags.data;
     job.keep(flag);
   }
   // The weights' and activations' memory counts as the garbage collector's concern.
   void account(Napi::Env env) {
-    const int64_t now = loaded_ ? loaded_->model->weights().bytes() + loaded_->model->activation_bytes() : 0;
+    const int64_t now = loaded_ ? loaded_->weight_bytes + loaded_->activation_bytes : 0;
     Napi::MemoryManagement::AdjustExternalMemory(env, now - accounted_);
     accounted_ = now;
   }
@@ -164,13 +184,21 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
     return {tokens.data, tokens.size, starts.data, parents.data, adapters.data, grads.data, keys.data, s, rows.data, targets.data, rows.size};
   }
 
-  Napi::Value submit(const Napi::CallbackInfo& info, std::unique_ptr<Job> job) {
+  Napi::Value submit(const Napi::CallbackInfo& info, std::unique_ptr<Job> job, std::function<void(Model&, Context&, const Cancel&)> body) {
+    Executor& executor = Executor::of(info.Env());
+    job->work = [loaded = loaded(), body = std::move(body), &executor](const Cancel& cancel) {
+      struct Measured {
+        Loaded& loaded;
+        ~Measured() { loaded.measure(); }
+      } measured{*loaded};
+      body(*loaded->model, loaded->ready(executor), cancel);
+    };
     job->keep(info.This());
     if (!job->result) job->result = [this](Napi::Env env) -> Napi::Value {
       account(env);
       return env.Undefined();
     };
-    return Executor::of(info.Env()).submit(std::move(job));
+    return executor.submit(std::move(job));
   }
 
   Napi::Value score(const Napi::CallbackInfo& info) {
@@ -183,7 +211,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
       const Napi::Object options = object(info[2], "options");
       const std::string read = options.Get("read").ToString();
       if (read != "logps" && read != "reward") throw_error("BAD_ARGUMENT", "read must be logps or reward");
-      const ScoreRequest request{read == "reward", boolean(options, "keep"), boolean(options, "checkpoint"), uint32_t(integer(options, "dropoutSeed"))};
+      const ScoreRequest request{read == "reward", boolean(options, "keep"), boolean(options, "checkpoint"), uint32_t(integer(options, "dropoutSeed", 0, UINT32_MAX))};
       set_abort(*job, options.Get("abort"));
       const auto out = array<float>(info[3], "out");
       job->keep(info[3]);
@@ -194,11 +222,9 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
         if (squares.size != pack.readouts) throw_error("BAD_ARGUMENT", "squares must have one element for each readout");
       }
       if (out.size != pack.readouts) throw_error("BAD_ARGUMENT", "out must have one element for each readout");
-      Executor& executor = Executor::of(info.Env());
-      job->work = [=, &executor](const Cancel& cancel) {
-        model->model->score(model->ready(executor), pack, b.get(), request, out.data, squares.data, cancel);
-      };
-      return submit(info, std::move(job));
+      return submit(info, std::move(job), [=](Model& m, Context& context, const Cancel& cancel) {
+        m.score(context, pack, b.get(), request, out.data, squares.data, cancel);
+      });
     });
   }
 
@@ -212,9 +238,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
       const auto gradient = array<float>(info[1], "gradient");
       job->keep(info[1]);
       if (info.Length() > 2) set_abort(*job, info[2]);
-      Executor& executor = Executor::of(info.Env());
-      job->work = [=, &executor](const Cancel& cancel) { model->model->backward(model->ready(executor), *b, gradient.data, gradient.size, cancel); };
-      return submit(info, std::move(job));
+      return submit(info, std::move(job), [=](Model& m, Context& context, const Cancel& cancel) { m.backward(context, *b, gradient.data, gradient.size, cancel); });
     });
   }
 
@@ -229,9 +253,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
       job->keep(info[2]);
       if (info.Length() > 3) set_abort(*job, info[3]);
       if (out.size != pack.readouts * model->model->config().hidden) throw_error("BAD_ARGUMENT", "out must be [readouts x hiddenSize]");
-      Executor& executor = Executor::of(info.Env());
-      job->work = [=, &executor](const Cancel& cancel) { model->model->hidden(model->ready(executor), pack, b.get(), out.data, cancel); };
-      return submit(info, std::move(job));
+      return submit(info, std::move(job), [=](Model& m, Context& context, const Cancel& cancel) { m.hidden(context, pack, b.get(), out.data, cancel); });
     });
   }
 
@@ -240,23 +262,23 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
       auto job = std::make_unique<Job>(info.Env());
       const auto model = loaded();
       std::vector<std::vector<int32_t>> prompts;
-      const Napi::Array list = object(info[0], "prompts").As<Napi::Array>();
-      for (uint32_t i = 0; i < list.Length(); ++i) {
-        const auto ids = array<int32_t>(list.Get(i), "prompt");
+      const Napi::Array texts_in = list(info[0], "prompts");
+      for (uint32_t i = 0; i < texts_in.Length(); ++i) {
+        const auto ids = array<int32_t>(texts_in.Get(i), "prompt");
         prompts.emplace_back(ids.data, ids.data + ids.size);
       }
       const auto b = bank(info[1]);
       job->keep(info[1]);
       const Napi::Object o = object(info[2], "options");
-      GenerateRequest request{int(integer(o, "adapter")), integer(o, "maxNewTokens"), float(number(o, "temperature")), float(number(o, "topP")), integer(o, "topK"), {}, {}};
+      GenerateRequest request{int(integer(o, "adapter", -1)), integer(o, "maxNewTokens", 0), float(number(o, "temperature")), float(number(o, "topP")), integer(o, "topK", 0), {}, {}};
+      if (!(request.temperature >= 0)) throw_error("BAD_ARGUMENT", "temperature must be 0 (greedy) or more, found %g", request.temperature);
+      if (!(request.top_p > 0 && request.top_p <= 1)) throw_error("BAD_ARGUMENT", "topP must be in (0, 1], found %g", request.top_p);
       const auto seeds = array<uint32_t>(o.Get("seeds"), "seeds");
       request.seeds.assign(seeds.data, seeds.data + seeds.size);
       const auto stops = array<int32_t>(o.Get("stopTokens"), "stopTokens");
       request.stop_tokens.assign(stops.data, stops.data + stops.size);
       set_abort(*job, o.Get("abort"));
-      Executor& executor = Executor::of(info.Env());
       auto texts = std::make_shared<std::vector<std::vector<int32_t>>>();
-      job->work = [=, &executor](const Cancel& cancel) { *texts = model->model->generate(model->ready(executor), prompts, b.get(), request, cancel); };
       job->result = [this, texts](Napi::Env env) -> Napi::Value {
         account(env);
         Napi::Array out = Napi::Array::New(env, texts->size());
@@ -267,7 +289,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
         }
         return out;
       };
-      return submit(info, std::move(job));
+      return submit(info, std::move(job), [=](Model& m, Context& context, const Cancel& cancel) { *texts = m.generate(context, prompts, b.get(), request, cancel); });
     });
   }
 
@@ -275,8 +297,8 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
     return guarded(info.Env(), [&]() -> Napi::Value {
       const auto model = loaded();
       Napi::Object out = Napi::Object::New(info.Env());
-      out.Set("weights", double(model->model->weights().bytes()));
-      out.Set("activations", double(model->model->activation_bytes()));
+      out.Set("weights", double(model->weight_bytes));
+      out.Set("activations", double(model->activation_bytes));
       return out;
     });
   }
@@ -313,21 +335,26 @@ Napi::Value ModelObject::weight_shapes(const Napi::CallbackInfo& info) {
 Napi::Value ModelObject::wrap(Napi::Env env, const std::shared_ptr<Loaded>& loaded) {
   auto* holder = new std::shared_ptr<Loaded>(loaded);
   const auto external = Napi::External<std::shared_ptr<Loaded>>::New(env, holder, [](Napi::Env, std::shared_ptr<Loaded>* p) { delete p; });
-  return Executor::of(env).constructor("Model").New({external});
+  const Napi::Object made = Executor::of(env).constructor("Model").New({external});
+  holder->reset();  // the external lives until it is collected, and must not keep the weights from dispose()
+  return made;
 }
 
 Napi::Value load_model(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const ModelConfig config = config_from(object(info[0], "config"));
     std::vector<std::string> files;
-    const Napi::Array list = object(info[1], "files").As<Napi::Array>();
-    for (uint32_t i = 0; i < list.Length(); ++i) files.push_back(list.Get(i).ToString());
+    const Napi::Array paths = list(info[1], "files");
+    for (uint32_t i = 0; i < paths.Length(); ++i) files.push_back(paths.Get(i).ToString());
     const Napi::Object options = object(info[2], "options");
     const bool bfloat16 = dtype_from(options) == "bfloat16";
     auto loaded = std::make_shared<Loaded>();
-    loaded->threads = int(integer(options, "threads"));
+    loaded->threads = int(integer(options, "threads", 1, 1024));
     auto job = std::make_unique<Job>(info.Env());
-    job->work = [=](const Cancel& cancel) { loaded->model = std::make_unique<Model>(config, Weights::load(config, files, bfloat16, cancel), bfloat16); };
+    job->work = [=](const Cancel& cancel) {
+      loaded->model = std::make_unique<Model>(config, Weights::load(config, files, bfloat16, cancel), bfloat16);
+      loaded->measure();
+    };
     job->result = [loaded](Napi::Env env) { return ModelObject::wrap(env, loaded); };
     return Executor::of(info.Env()).submit(std::move(job));
   });
@@ -338,7 +365,7 @@ Napi::Value empty_model(const Napi::CallbackInfo& info) {
     const ModelConfig config = config_from(object(info[0], "config"));
     const Napi::Object options = object(info[1], "options");
     auto loaded = std::make_shared<Loaded>();
-    loaded->threads = int(integer(options, "threads"));
+    loaded->threads = int(integer(options, "threads", 1, 1024));
     loaded->model = std::make_unique<Model>(config, Weights::none(config), dtype_from(options) == "bfloat16");
     return ModelObject::wrap(info.Env(), loaded);
   });

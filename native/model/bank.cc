@@ -1,12 +1,17 @@
 #include "bank.h"
 
+#include <atomic>
+
 #include "base/status.h"
 
 namespace pluralign {
+namespace {
+std::atomic<uint64_t> made{0};
+}
 
 Bank::Bank(float* parameters, float* gradients, int64_t size, std::vector<Factor> factors,
            const std::vector<std::vector<ModuleSpec>>& adapters, std::vector<int> reward_heads, std::map<std::string, int> weights)
-    : parameters_(parameters), gradients_(gradients), factors_(std::move(factors)), reward_heads_(std::move(reward_heads)), weights_(std::move(weights)) {
+    : id_(++made), parameters_(parameters), gradients_(gradients), size_(size), factors_(std::move(factors)), reward_heads_(std::move(reward_heads)), weights_(std::move(weights)) {
   const int count = int(factors_.size());
   for (const Factor& f : factors_)
     if (f.offset < 0 || f.rows < 1 || f.cols < 1 || f.rows > size || f.cols > size || f.rows * f.cols > size - f.offset)
@@ -24,18 +29,18 @@ Bank::Bank(float* parameters, float* gradients, int64_t size, std::vector<Factor
       known(s.a, false);
       known(s.b, false);
       known(s.core, true);
-      if (s.target < 0 || s.target >= kTargets || s.layer < 0) throw_error("BAD_ARGUMENT", "no target %d in layer %lld", s.target, (long long)s.layer);
+      if (s.target < 0 || s.target >= kTargets || s.layer < 0 || s.layer > INT32_MAX) throw_error("BAD_ARGUMENT", "no target %d in layer %lld", s.target, (long long)s.layer);
       if (!(s.dropout >= 0.f && s.dropout < 1.f)) throw_error("BAD_ARGUMENT", "dropout must be in [0, 1)");
       const int64_t r = factor(s.a).rows, core_rows = s.core < 0 ? 0 : factor(s.core).rows;
       if (factor(s.b).cols != r) throw_error("BAD_SHAPE", "A has rank %lld, B has rank %lld", (long long)r, (long long)factor(s.b).cols);
       if (s.core >= 0 && (factor(s.core).cols != r || (core_rows != r && core_rows != 1)))
         throw_error("BAD_SHAPE", "the core must be [r, r] or [1, r] with r = %lld", (long long)r);
-      modules[s.layer * kTargets + s.target] = {values(s.a), values(s.b), s.core < 0 ? nullptr : values(s.core),
-                                                gradient(s.a), gradient(s.b), s.core < 0 ? nullptr : gradient(s.core),
-                                                r, core_rows, s.scale, s.dropout};
+      modules[s.layer * kTargets + s.target] = {{values(s.a), values(s.b), s.core < 0 ? nullptr : values(s.core),
+                                                 gradient(s.a), gradient(s.b), s.core < 0 ? nullptr : gradient(s.core),
+                                                 r, core_rows, s.scale, s.dropout},
+                                                factor(s.a).cols, factor(s.b).rows};
       largest_rank_ = std::max(largest_rank_, r);
       lowest_layer_ = std::min(lowest_layer_, s.layer);
-      drops_ = drops_ || s.dropout > 0.f;
     }
   }
 }
@@ -46,15 +51,10 @@ void Bank::check(const ModelConfig& config) const {
       const int64_t layer = key / kTargets;
       const int target = int(key % kTargets);
       if (layer >= config.layers) throw_error("BAD_SHAPE", "an adapter names layer %lld of a model with %lld", (long long)layer, (long long)config.layers);
-      const std::string name = target_name(layer, target);
-      int64_t in = 0, out = 0;
-      for (const Factor& f : factors_) {
-        if (parameters_ + f.offset == m.a) in = f.cols;
-        if (parameters_ + f.offset == m.b) out = f.rows;
-      }
-      if (in != target_in(config, target) || out != target_out(config, target))
-        throw_error("BAD_SHAPE", "%s: the adapter is %lld -> %lld, the model's linear is %lld -> %lld (an adapter of another base?)", name.c_str(),
-                    (long long)in, (long long)out, (long long)target_in(config, target), (long long)target_out(config, target));
+      if (m.in != target_in(config, target) || m.out != target_out(config, target))
+        throw_error("BAD_SHAPE", "%s: the adapter is %lld -> %lld, the model's linear is %lld -> %lld (an adapter of another base?)",
+                    target_name(layer, target).c_str(), (long long)m.in, (long long)m.out, (long long)target_in(config, target),
+                    (long long)target_out(config, target));
     }
   for (int head : reward_heads_)
     if (head >= 0 && factor(head).rows * factor(head).cols != config.hidden)
@@ -66,7 +66,7 @@ const LoraModule* Bank::module(int adapter, int64_t layer, int target) const {
   if (adapter < 0) return nullptr;
   const auto& modules = modules_[size_t(adapter)];
   const auto found = modules.find(layer * kTargets + target);
-  return found == modules.end() ? nullptr : &found->second;
+  return found == modules.end() ? nullptr : &found->second.lora;
 }
 
 }  // namespace pluralign

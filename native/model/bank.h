@@ -29,10 +29,11 @@ class Bank {
   // Throws BAD_SHAPE where a factor does not fit the model's linear.
   void check(const ModelConfig& config) const;
 
+  uint64_t id() const { return id_; }  // no other bank of this process has had it
+  int64_t size() const { return size_; }
   int adapters() const { return int(modules_.size()); }
   const LoraModule* module(int adapter, int64_t layer, int target) const;
   int64_t largest_rank() const { return largest_rank_; }
-  bool drops() const { return drops_; }
   int64_t lowest_layer() const { return lowest_layer_; }  // of any module; layers count where there is none
   const Factor& factor(int index) const { return factors_[size_t(index)]; }
   float* values(int index) const { return parameters_ + factors_[size_t(index)].offset; }
@@ -41,13 +42,19 @@ class Bank {
   const std::map<std::string, int>& weights() const { return weights_; }
 
  private:
+  struct Module {
+    LoraModule lora;
+    int64_t in, out;
+  };
+
+  uint64_t id_;
   float *parameters_, *gradients_;
+  int64_t size_;
   std::vector<Factor> factors_;
-  std::vector<std::map<int64_t, LoraModule>> modules_;  // by layer * kTargets + target
+  std::vector<std::map<int64_t, Module>> modules_;  // by layer * kTargets + target
   std::vector<int> reward_heads_;
   std::map<std::string, int> weights_;
   int64_t largest_rank_ = 0, lowest_layer_ = INT64_MAX;
-  bool drops_ = false;
 };
 
 }  // namespace pluralign

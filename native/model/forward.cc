@@ -13,7 +13,7 @@ std::vector<LoraRange> Decoder::ranges(const Pass& pass, int64_t layer, int targ
   if (!pass.bank) return out;
   for (const AdapterRun& run : pass.plan.runs)
     if (const LoraModule* m = pass.bank->module(run.adapter, layer, target))
-      out.push_back({run.row, run.rows, m, pass.dropout_seed * 0x9e3779b97f4a7c15ull + uint64_t(layer * kTargets + target)});
+      out.push_back({run.row, run.rows, m, pass.dropout_seed == 0 ? 0 : pass.dropout_seed * 0x9e3779b97f4a7c15ull + uint64_t(layer * kTargets + target)});
   return out;
 }
 

@@ -44,8 +44,8 @@ std::vector<std::vector<int32_t>> Model::generate(Context& context, const std::v
       if (t < 0 || t >= config_.vocabulary) throw_error("BAD_ARGUMENT", "token id %d is outside the model's vocabulary of %lld", t, (long long)config_.vocabulary);
     longest = std::max<int64_t>(longest, int64_t(p.size()));
   }
-  if (bank) bank->check(config_);
-  if (!bank || bank->weights().empty()) weights_->pack(context.kernels);
+  check(bank);
+  if (!bank || bank->weights().empty()) weights_->pack(context.kernels, cancel);
   const Network network = weights_->resolve(bank);
   KvCache cache(config_, int64_t(count), longest + request.max_new_tokens);
   const SampleOptions options{request.temperature, request.top_k, request.top_p};

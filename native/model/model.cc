@@ -19,6 +19,12 @@ const float* Model::reward_head(const Bank* bank, const Plan& plan, int64_t read
   throw_error("BAD_ARGUMENT", "a readout lies outside the pack");
 }
 
+void Model::check(const Bank* bank) {
+  if (!bank || bank->id() == checked_) return;
+  bank->check(config_);
+  checked_ = bank->id();
+}
+
 Head Model::head_of(const Network& network, const Plan& plan, const Decoder& decoder) const {
   return {plan.readouts, config_.hidden, config_.vocabulary, matrix(decoder.hidden(), decoder.type(), config_.hidden),
           network.head.data, network.head.type, plan.targets.data()};
@@ -43,7 +49,7 @@ void Model::score(Context& context, const Pack& pack, const Bank* bank, const Sc
   ready_ = false;
   Plan with_grad, without;
   make_plans(pack, config_.vocabulary, bank ? bank->adapters() : 0, !request.reward, with_grad, without);
-  if (bank) bank->check(config_);
+  check(bank);
   const Network network = weights_->resolve(bank);
   std::vector<Partition> partition(static_cast<size_t>(with_grad.readouts)), other(static_cast<size_t>(without.readouts));
   for (const bool grad : {true, false}) {
@@ -60,6 +66,7 @@ void Model::score(Context& context, const Pack& pack, const Bank* bank, const Sc
   request_ = request;
   partition_ = std::move(partition);
   readouts_ = pack.readouts;
+  bank_ = bank ? bank->id() : 0;
   ready_ = true;
 }
 
@@ -67,7 +74,7 @@ void Model::hidden(Context& context, const Pack& pack, const Bank* bank, float* 
   Plan with_grad, without;
   make_plans(pack, config_.vocabulary, bank ? bank->adapters() : 0, false, with_grad, without);
   if (with_grad.rows > 0) throw_error("BAD_ARGUMENT", "hidden rows are read without a gradient: needsGrad must be 0");
-  if (bank) bank->check(config_);
+  check(bank);
   const Network network = weights_->resolve(bank);
   if (without.rows == 0) return;
   free_.forward({context, network, bank, without, 0, cancel}, false, false);
@@ -78,8 +85,8 @@ void Model::hidden(Context& context, const Pack& pack, const Bank* bank, float* 
 void Model::backward(Context& context, const Bank& bank, const float* gradient, int64_t count, const Cancel& cancel) {
   if (!ready_) throw_error("BAD_ARGUMENT", "backward needs a score with keep before it, once");
   if (count != readouts_) throw_error("BAD_ARGUMENT", "gradient must have one element for each of %lld readouts, found %lld", (long long)readouts_, (long long)count);
+  if (bank.id() != bank_) throw_error("BAD_ARGUMENT", "backward needs the bank that score had");
   ready_ = false;
-  bank.check(config_);
   const Network network = weights_->resolve(&bank);
   const Plan& plan = plan_;
   const int64_t d = config_.hidden;

@@ -52,7 +52,11 @@ class Model {
   ScoreRequest request_;
   std::vector<Partition> partition_;
   int64_t readouts_ = 0;
+  uint64_t bank_ = 0;  // the bank's id, 0: none
   bool ready_ = false;
+
+  void check(const Bank* bank);
+  uint64_t checked_ = 0;  // the bank that fitted last
 };
 
 }  // namespace pluralign

@@ -142,13 +142,16 @@ Network Weights::resolve(const Bank* bank) const {
   return n;
 }
 
-void Weights::pack(const Kernels& kernels) {
+void Weights::pack(const Kernels& kernels, const Cancel& cancel) {
   if (!packed_.empty()) return;
+  std::map<std::string, PackedOperand> packed;  // all or none
   for (const auto& [name, held] : held_) {
     const Weight& w = held.view;
     if (w.rows == 1) continue;
-    pack_right(kernels, packed_[name], transposed(w.data, w.type, w.cols), w.rows, w.cols);
+    cancel.check();
+    pack_right(kernels, packed[name], transposed(w.data, w.type, w.cols), w.rows, w.cols);
   }
+  packed_ = std::move(packed);
 }
 
 int64_t Weights::bytes() const {

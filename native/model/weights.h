@@ -49,7 +49,7 @@ class Weights {
   // The weights a pass uses: the bank's where it trains them. Throws NOT_FOUND where there are none.
   Network resolve(const Bank* bank) const;
   // Packs every linear and the head once, for passes over few rows (generation). Takes 4 bytes a weight.
-  void pack(const Kernels& kernels);
+  void pack(const Kernels& kernels, const Cancel& cancel);
 
   const std::vector<WeightShape>& shapes() const { return shapes_; }  // those that are there
   int64_t bytes() const;

@@ -16,6 +16,8 @@ uint64_t mix(uint64_t x) {  // splitmix64's finaliser: a counter in, 64 even bit
   return x ^ (x >> 31);
 }
 
+bool drops(const LoraRange& r) { return r.module->dropout > 0.f && r.stream != 0; }
+
 // Multiplies element (i, j) by 1/(1-p) or 0. The draw depends on the row's key, the column and the stream alone, so a row
 // meets the same mask in whatever batch it stands.
 void drop(Context& context, float* x, const LoraCall& c, const LoraRange& r) {
@@ -32,7 +34,7 @@ void drop(Context& context, float* x, const LoraCall& c, const LoraRange& r) {
 // x of the range, dropped where the module asks for it (then as float32 in `buffer`).
 Operand input(Context& context, const LoraCall& c, const LoraRange& r, Buffer& buffer) {
   const void* x = row_at(c, r.row);
-  if (r.module->dropout <= 0.f) return matrix(x, type_of(c.storage), c.in);
+  if (!drops(r)) return matrix(x, type_of(c.storage), c.in);
   float* copy = buffer.as<float>(r.rows * c.in);
   for (int64_t i = 0; i < r.rows * c.in; ++i)
     copy[i] = c.storage == kF32 ? static_cast<const float*>(x)[i] : to_float(static_cast<const bf16*>(x)[i]);
@@ -111,7 +113,7 @@ void lora_backward(Context& context, const LoraCall& c, const float* dy, int64_t
     }
     if (!dx) continue;
     Gemm down{r.rows, c.in, m.r, matrix(dh, DType::f32, m.r), matrix(m.a, DType::f32, c.in), dx + r.row * c.in, DType::f32, c.in};
-    if (m.dropout > 0.f) {
+    if (drops(r)) {
       float* masked = dx_rows.as<float>(r.rows * c.in);
       down.c = masked;
       gemm(context, down);

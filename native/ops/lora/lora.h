@@ -14,7 +14,7 @@ struct LoraModule {
   float scale, dropout;
 };
 
-// Rows that one adapter answers for. `stream`: seed of this linear's dropout masks.
+// Rows that one adapter answers for. `stream`: seed of this linear's dropout masks; 0: nothing is dropped.
 struct LoraRange {
   int64_t row, rows;
   const LoraModule* module;
