@@ -15,11 +15,14 @@ export interface DemoOptions extends RuntimeOptions {
   stop: StopRequest;
 }
 
-/** The object of `demo --json`. */
+/** The object of `demo --json`. Shares are between 0 and 1. */
 export interface DemoResult {
-  /** Rows of the closing table, flat: an annotator and its accuracy under each policy. */
+  /** One row for each annotator, then means: accuracy on held-out votes under each policy. */
   table: Record<string, string | number>[];
-  samples: { prompt: string; before: string; after: string }[];
+  /** One row for each policy: what the stories that it writes now are like, and who likes them. */
+  stories: Record<string, string | number>[];
+  /** The same prompt under every policy, by the policy's name. */
+  samples: ({ prompt: string } & Record<string, string>)[];
   seconds: number;
   paths: { run: string; report: string };
 }
@@ -28,15 +31,27 @@ export interface DemoApi {
   demo(options: DemoOptions): Promise<DemoResult>;
 }
 
+/** Shares as percentages; other values as they are. */
+function percentages(records: Record<string, string | number>[], isShare: (column: string) => boolean) {
+  const show = ([column, value]: [string, string | number]) => [
+    column,
+    typeof value === 'number' && isShare(column) ? `${(100 * value).toFixed(0)} %` : value,
+  ];
+  return records.map((record) => Object.fromEntries(Object.entries(record).map(show)));
+}
+
 function human(result: DemoResult): string {
-  const lines = [formatRecords(result.table)];
-  for (const { prompt, before, after } of result.samples) {
-    lines.push(
-      '',
-      `prompt  ${printableLine(prompt)}`,
-      `before  ${printableLine(before)}`,
-      `after   ${printableLine(after)}`,
-    );
+  const lines = [
+    'Accuracy on held-out votes: before training, after DPO on the votes of the own group, after DPO on all votes',
+    formatRecords(percentages(result.table, () => true)),
+    '',
+    "New stories: how cheerful (-1 to 1), and how often each group likes them better than the base's",
+    formatRecords(percentages(result.stories, (column) => column !== 'cheerfulness')),
+  ];
+  for (const { prompt, ...texts } of result.samples) {
+    const width = Math.max(...Object.keys(texts).map((name) => name.length), 6) + 2;
+    const line = (name: string, text: string) => `${printableLine(name).padEnd(width)}${printableLine(text)}`;
+    lines.push('', line('prompt', prompt), ...Object.entries(texts).map(([name, text]) => line(name, text)));
   }
   lines.push('', `report  ${printableLine(result.paths.report)}  (${result.seconds.toFixed(0)} s)`);
   return lines.join('\n');

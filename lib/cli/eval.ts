@@ -2,7 +2,7 @@ import { Command, Option } from 'commander';
 import { formatMetrics, formatRecords } from './format.js';
 import { emit, withQuietStdout } from './output.js';
 import { collect } from './score.js';
-import { addJsonOption, addModelOptions, implementation, type ModelOptions, modelOptions, withStop } from './shared.js';
+import { addJsonOption, addModelOptions, type ModelOptions, modelOptions, withStop } from './shared.js';
 
 export interface EvalCommandOptions extends ModelOptions {
   data: string[];
@@ -36,7 +36,7 @@ function human(result: EvalResult): string {
   return lines.join('\n');
 }
 
-export function evalCommand(load = () => implementation<EvalApi>('../api/eval.js')): Command {
+export function evalCommand(load = () => import('../api/eval.js')): Command {
   const command = new Command('eval').description('accuracy, margin and calibration: overall, worst, per annotator');
   addModelOptions(command)
     .requiredOption('--data <rows>', 'rows: .jsonl .json .csv .parquet; may be given several times', collect)

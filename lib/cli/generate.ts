@@ -5,7 +5,6 @@ import { emit, withQuietStdout } from './output.js';
 import {
   addJsonOption,
   addModelOptions,
-  implementation,
   integer,
   type ModelOptions,
   modelOptions,
@@ -58,7 +57,7 @@ function checkWeights(weights: Record<string, number> | undefined, options: Mode
   }
 }
 
-export function generateCommand(load = () => implementation<GenerateApi>('../api/generate.js')): Command {
+export function generateCommand(load = () => import('../api/generate.js')): Command {
   const command = new Command('generate').description('sample from a model, an adapter or a mix of adapters');
   addModelOptions(command)
     .requiredOption('--prompt <text>', 'prompt')

@@ -1,14 +1,25 @@
 import { Command, CommanderError } from 'commander';
 import { doctorCommand } from './doctor.js';
+import { evalCommand } from './eval.js';
+import { generateCommand } from './generate.js';
 import { reportError } from './output.js';
 import { reportCommand } from './report.js';
+import { scoreCommand } from './score.js';
 import { packageVersion } from './shared.js';
+import { trainCommand } from './train.js';
 
 /** Makes a command; each imports what it runs only when it runs. */
 export type CommandFactory = () => Command;
 
 /** Every command of this version, in the order of `--help`. */
-export const commands: CommandFactory[] = [reportCommand, doctorCommand];
+export const commands: CommandFactory[] = [
+  trainCommand,
+  scoreCommand,
+  evalCommand,
+  generateCommand,
+  reportCommand,
+  doctorCommand,
+];
 
 export function createProgram(factories: CommandFactory[] = commands): Command {
   const program = new Command('pluralign')

@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { formatNumber, formatTable, printableLine } from './format.js';
 import { emit, withQuietStdout } from './output.js';
-import { addJsonOption, addModelOptions, implementation, type ModelOptions, modelOptions, withStop } from './shared.js';
+import { addJsonOption, addModelOptions, type ModelOptions, modelOptions, withStop } from './shared.js';
 
 export interface ScoreCommandOptions extends ModelOptions {
   data: string[];
@@ -30,7 +30,7 @@ function human(result: ScoreResult): string {
   return formatTable(['row', 'policy', 'kind', ...Array.from({ length: completions }, (_, c) => `${c}`)], lines);
 }
 
-export function scoreCommand(load = () => implementation<ScoreApi>('../api/score.js')): Command {
+export function scoreCommand(load = () => import('../api/score.js')): Command {
   const command = new Command('score').description(
     'log-probability (or reward) of every completion under the base and each adapter',
   );

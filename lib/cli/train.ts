@@ -2,7 +2,7 @@ import { Command, InvalidArgumentError } from 'commander';
 import type { StopRequest } from '../training/signals.js';
 import { formatMetrics, formatRecords, printableLine } from './format.js';
 import { emit, withQuietStdout } from './output.js';
-import { addJsonOption, addRuntimeOptions, implementation, withStop } from './shared.js';
+import { addJsonOption, addRuntimeOptions, withStop } from './shared.js';
 
 export interface TrainCommandOptions {
   /** `key.path=value`, applied to the configuration in order; values are YAML. */
@@ -43,7 +43,7 @@ function human(result: TrainResult): string {
   return lines.join('\n');
 }
 
-export function trainCommand(load = () => implementation<TrainApi>('../api/train.js')): Command {
+export function trainCommand(load = () => import('../api/train.js')): Command {
   const command = new Command('train')
     .description('run a method from a configuration')
     .argument('<config.yaml>', 'configuration')

@@ -207,9 +207,8 @@ const trainSchema = section({
     .default(null),
 });
 
-/** Shape of the new model that `pretrain` makes; names as in Hugging Face's config.json. */
+/** Shape of the new Llama that `pretrain` makes; names as in Hugging Face's config.json. */
 const pretrainSchema = section({
-  architecture: choice(['llama', 'mistral', 'qwen2', 'qwen3']).default('llama'),
   /** Folder with tokenizer.json. */
   tokenizer: text('a path'),
   /** null: the tokenizer's. */
@@ -219,9 +218,7 @@ const pretrainSchema = section({
   num_hidden_layers: wholeFrom(1).default(4),
   num_attention_heads: wholeFrom(1).default(4),
   num_key_value_heads: wholeFrom(1).nullable().default(null),
-  head_dim: wholeFrom(2).nullable().default(null),
   max_position_embeddings: wholeFrom(2).default(2048),
-  sliding_window: wholeFrom(1).nullable().default(null),
   rms_norm_eps: positive().default(1e-5),
   rope_theta: positive().default(10000),
   tie_word_embeddings: flag().default(true),

@@ -1,0 +1,87 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { Bank } from '../adapters/bank.js';
+import { loadConfig, type ResolvedLoss, runConfigPath } from '../config/index.js';
+import { groupsOf, readRows, tokenNotes } from '../data/index.js';
+import type { Group } from '../data/types.js';
+import { type LoadOptions, Model } from '../model/model.js';
+import { PluralignError } from '../native/errors.js';
+import { requireRun } from '../training/run-folder.js';
+
+/** What `score`, `eval` and `generate` are given: a model with adapters, or a run, which knows its own. */
+export interface PolicyOptions extends LoadOptions {
+  model?: string;
+  run?: string;
+  adapters: { name: string; dir: string }[];
+}
+
+export interface Policy {
+  name: string;
+  /** Index in the bank; -1: the base. */
+  adapter: number;
+  /** It has a reward head. */
+  reward: boolean;
+}
+
+export interface Policies {
+  model: Model;
+  bank: Bank | null;
+  /** The base first (unless it is a reward model's bare decoder), then the adapters as given. */
+  policies: Policy[];
+  /** The run's loss, where a run was named. */
+  loss: ResolvedLoss | null;
+}
+
+async function ofRun(
+  run: string,
+): Promise<{ model: string; adapters: { name: string; dir: string }[]; loss: ResolvedLoss }> {
+  await requireRun(run);
+  const config = loadConfig(runConfigPath(run));
+  if (config.adapter === 'full') return { model: join(run, 'model'), adapters: [], loss: config.loss };
+  const dir = join(run, 'adapter');
+  if (!existsSync(dir))
+    throw new PluralignError(
+      'NOT_FOUND',
+      `${run} has no adapter yet: the run is not finished; go on with train --resume`,
+    );
+  return { model: config.model!, adapters: [{ name: 'adapter', dir }], loss: config.loss };
+}
+
+/** Loads a model and its adapters into one bank. Throws what loading them throws. */
+export async function openPolicies(options: PolicyOptions): Promise<Policies> {
+  const run = options.run === undefined ? null : await ofRun(options.run);
+  const adapters = [...(run?.adapters ?? []), ...options.adapters];
+  const model = await Model.load(run?.model ?? options.model!, options);
+  const head = model.rewardHead();
+  if (adapters.length === 0 && head) {
+    const bank = Bank.full([], () => new Float32Array(), { rewardHead: { hiddenSize: head.length, seed: 0 } });
+    bank.values(bank.adapters[0].head).set(head);
+    return { model, bank, policies: [{ name: 'base', adapter: 0, reward: true }], loss: run?.loss ?? null };
+  }
+  const bank = adapters.length > 0 ? await Bank.fromPeft(model.shape, adapters) : null;
+  const policies: Policy[] = adapters.map(({ name }, adapter) => ({
+    name,
+    adapter,
+    reward: bank!.adapters[adapter].head !== -1,
+  }));
+  if (policies.length === 0 || policies.some((p) => !p.reward))
+    policies.unshift({ name: 'base', adapter: -1, reward: false });
+  return { model, bank, policies, loss: run?.loss ?? null };
+}
+
+/** Rows as token groups. An over-length row is an error, since results stand in the order of rows. */
+export async function openRows(
+  data: readonly string[],
+  model: Model,
+  options: { overLength: 'error' | 'drop'; signal?: AbortSignal; note?: (text: string) => void },
+): Promise<Group[]> {
+  const { rows } = await readRows(data, { signal: options.signal });
+  const { maxPositions } = model.config;
+  const { groups, report } = await groupsOf(rows, model.tokenizer, {
+    maxLength: maxPositions,
+    overLength: options.overLength,
+    signal: options.signal,
+  });
+  for (const text of tokenNotes(report, maxPositions)) options.note?.(text);
+  return groups;
+}

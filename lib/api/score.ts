@@ -1,0 +1,45 @@
+import { pack, splitByTokens } from '../data/pack.js';
+import { sumTokens } from '../losses/index.js';
+import { progress } from '../training/progress.js';
+import { openPolicies, openRows, type PolicyOptions } from './policies.js';
+
+export interface ScoreRow {
+  /** Natural log-probability of every completion in row order, summed over its tokens with the closing EOS. */
+  logps?: Record<string, number[]>;
+  /** Reward of every completion in row order. */
+  rewards?: Record<string, number[]>;
+}
+
+/** `pluralign score`: all policies in one pass over each pack. */
+export async function scoreCommand(
+  options: PolicyOptions & { data: string[]; stop: { signal: AbortSignal; flag: Int32Array } },
+): Promise<{ policies: string[]; rows: ScoreRow[] }> {
+  const { model, bank, policies } = await openPolicies(options);
+  using _model = model;
+  const groups = await openRows(options.data, model, { overLength: 'error', signal: options.stop.signal });
+  const rows: ScoreRow[] = groups.map(() => ({}));
+  const bar = progress(groups.length, 'score');
+  let done = 0;
+  for (const run of splitByTokens(groups, policies.length, 8192)) {
+    for (const read of ['logps', 'reward'] as const) {
+      const used = policies.filter((p) => p.reward === (read === 'reward'));
+      if (used.length === 0) continue;
+      const p = pack(run, { policies: used.map(({ adapter }) => ({ adapter, grad: false })), read });
+      const { values } = await model.score(p, bank, read, { abort: options.stop.flag });
+      const sums = sumTokens(values, p.offsets);
+      used.forEach(({ name }, k) => {
+        const first = k * p.groupOffsets[run.length];
+        run.forEach((_, g) => {
+          const row = rows[done + g];
+          const key = read === 'reward' ? 'rewards' : 'logps';
+          row[key] ??= {};
+          row[key][name] = [...sums.subarray(first + p.groupOffsets[g], first + p.groupOffsets[g + 1])];
+        });
+      });
+    }
+    done += run.length;
+    bar.update(done);
+  }
+  bar.stop();
+  return { policies: policies.map((p) => p.name), rows };
+}

@@ -1,0 +1,100 @@
+import type { RowOutcome } from '../training/objective.js';
+
+// Types, not interfaces: a printer may take them as records.
+export type PreferenceMetrics = {
+  rows: number;
+  /** Share of ordered pairs that the rewards order alike; ties count as wrong. */
+  accuracy: number;
+  /** Mean reward of the preferred minus that of the other. */
+  margin: number;
+  /** Mean natural-log likelihood of a row's choice or ranking. */
+  log_likelihood: number;
+};
+
+export type Evaluation = {
+  overall: PreferenceMetrics & {
+    /** Expected calibration error of pairs over ten bins of confidence; absent without pairs. */
+    ece?: number;
+    /** Mean (1 − p)² of pairs, p the likelihood of the choice. */
+    brier?: number;
+    loss?: number;
+    /** Mean accuracy of the tenth of annotators (one at least) that fare worst; with two annotators or more. */
+    worst_decile_accuracy?: number;
+  };
+  /** By annotator, where rows name them. */
+  annotators: Record<string, PreferenceMetrics>;
+  /** By known group, where rows name them. */
+  groups?: Record<string, PreferenceMetrics>;
+  /** The annotator with the lowest accuracy. */
+  worst?: { annotator: string } & PreferenceMetrics;
+};
+
+/** Means weighted by the rows' weights. */
+function metricsOf(rows: readonly RowOutcome[]): PreferenceMetrics {
+  const sums = { weight: 0, accuracy: 0, margin: 0, logLikelihood: 0 };
+  for (const { group, accuracy, margin, logLikelihood } of rows) {
+    sums.weight += group.weight;
+    sums.accuracy += group.weight * accuracy;
+    sums.margin += group.weight * margin;
+    sums.logLikelihood += group.weight * logLikelihood;
+  }
+  const mean = (sum: number) => (sums.weight > 0 ? sum / sums.weight : 0);
+  return {
+    rows: rows.length,
+    accuracy: mean(sums.accuracy),
+    margin: mean(sums.margin),
+    log_likelihood: mean(sums.logLikelihood),
+  };
+}
+
+/** Expected calibration error over ten equal bins of the confidence max(p, 1 − p), and the Brier score of the choices. */
+export function calibration(probabilities: readonly number[]): { ece: number; brier: number } {
+  const bins = Array.from({ length: 10 }, () => ({ n: 0, confidence: 0, right: 0 }));
+  let brier = 0;
+  for (const p of probabilities) {
+    const confidence = Math.max(p, 1 - p);
+    const bin = bins[Math.min(9, Math.floor((confidence - 0.5) * 20))];
+    bin.n++;
+    bin.confidence += confidence;
+    bin.right += p > 0.5 ? 1 : 0;
+    brier += (1 - p) ** 2;
+  }
+  const n = Math.max(1, probabilities.length);
+  const ece = bins.reduce((sum, b) => sum + Math.abs(b.confidence - b.right), 0) / n;
+  return { ece, brier: brier / n };
+}
+
+function grouped(
+  rows: readonly RowOutcome[],
+  key: (row: RowOutcome) => string | undefined,
+): Record<string, PreferenceMetrics> {
+  const parts = new Map<string, RowOutcome[]>();
+  for (const row of rows) {
+    const name = key(row);
+    if (name === undefined) continue;
+    if (!parts.has(name)) parts.set(name, []);
+    parts.get(name)!.push(row);
+  }
+  const sorted = [...parts].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
+  return Object.fromEntries(sorted.map(([name, part]) => [name, metricsOf(part)]));
+}
+
+/** Overall and per annotator: what `eval` prints and the report draws. */
+export function summarise(rows: readonly RowOutcome[], loss?: number): Evaluation {
+  const pairs = rows.filter((r) => r.group.kind === 'pair');
+  const overall: Evaluation['overall'] = metricsOf(rows);
+  if (pairs.length > 0) Object.assign(overall, calibration(pairs.map((r) => 1 / (1 + Math.exp(-r.margin)))));
+  if (loss !== undefined) overall.loss = loss;
+  const annotators = grouped(rows, (r) => r.group.annotator);
+  const groups = grouped(rows, (r) => r.group.group);
+  const out: Evaluation = { overall, annotators };
+  if (Object.keys(groups).length > 0) out.groups = groups;
+  const ranked = Object.entries(annotators).sort(([, a], [, b]) => a.accuracy - b.accuracy);
+  if (ranked.length > 1) {
+    const [annotator, metrics] = ranked[0];
+    out.worst = { annotator, ...metrics };
+    const tenth = ranked.slice(0, Math.max(1, Math.floor(ranked.length / 10)));
+    overall.worst_decile_accuracy = tenth.reduce((sum, [, m]) => sum + m.accuracy, 0) / tenth.length;
+  }
+  return out;
+}

@@ -1,0 +1,16 @@
+export { Bank, type BankState, type CreateOptions, type StepOptions } from './adapters/bank.js';
+export { type AdapterConfig, adapterConfig, type Sharing } from './adapters/config.js';
+export { loadPeft, type PeftAdapter, type SavePeftOptions, savePeft } from './adapters/peft.js';
+export { evalCommand as evaluateModel } from './api/eval.js';
+export { generateCommand as generateText } from './api/generate.js';
+export { scoreCommand as scoreRows } from './api/score.js';
+export { type Config, loadConfig, type ResolvedConfig, resolveConfig } from './config/index.js';
+export * from './data/index.js';
+export { type Pack, type PackOptions, pack, splitByTokens } from './data/pack.js';
+export { type Evaluation, type PreferenceMetrics, summarise } from './evaluation/preference.js';
+export * from './losses/index.js';
+export { type GenerateOptions, type LoadOptions, Model, type ScoreOptions } from './model/model.js';
+export { loadTokenizer, type Tokenizer } from './model/tokenizer.js';
+export { exitCode, PluralignError } from './native/errors.js';
+export { writeReport } from './report/index.js';
+export { type TrainOptions, type TrainSummary, train } from './training/train.js';

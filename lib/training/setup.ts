@@ -1,0 +1,228 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { Bank } from '../adapters/bank.js';
+import { type AdapterConfig, adapterConfig } from '../adapters/config.js';
+import { loadPeft } from '../adapters/peft.js';
+import { Random } from '../base/random.js';
+import type { ResolvedAdapter, ResolvedConfig } from '../config/index.js';
+import {
+  type DataReport,
+  dataNotes,
+  groupsOf,
+  readRows,
+  splitRows,
+  type TokenReport,
+  tokenNotes,
+} from '../data/index.js';
+import type { Group } from '../data/types.js';
+import { kindsOf } from '../methods/index.js';
+import { newConfig, parseModelConfig } from '../model/config.js';
+import { Model } from '../model/model.js';
+import { loadTokenizer } from '../model/tokenizer.js';
+import { PluralignError } from '../native/errors.js';
+import { progress } from './progress.js';
+import { Reference } from './scorer.js';
+
+/** Name of the adapter that a run trains. */
+export const adapterName = 'default';
+
+export async function openModel(config: ResolvedConfig): Promise<Model> {
+  const { dtype, device, threads } = config.train;
+  if (config.model !== null) {
+    const bar = config.model.startsWith('hf:') ? progress(100, `download ${config.model}`) : null;
+    const model = await Model.load(config.model, {
+      dtype,
+      device,
+      threads,
+      onProgress: ({ received, size }) => bar?.update(size ? Math.floor((100 * received) / size) : 0),
+    });
+    bar?.stop();
+    return model;
+  }
+  const given = config.pretrain!;
+  const tokenizer = await loadTokenizer(given.tokenizer);
+  const json = newConfig({
+    vocabSize: given.vocab_size ?? tokenizer.vocabSize,
+    hiddenSize: given.hidden_size,
+    intermediateSize: given.intermediate_size ?? undefined,
+    layers: given.num_hidden_layers,
+    heads: given.num_attention_heads,
+    kvHeads: given.num_key_value_heads ?? undefined,
+    maxPositions: given.max_position_embeddings,
+    normEps: given.rms_norm_eps,
+    ropeTheta: given.rope_theta,
+    tied: given.tie_word_embeddings,
+    initializerRange: given.initializer_range,
+    dtype: dtype === 'bf16' ? 'bfloat16' : 'float32',
+    bosId: tokenizer.bosId,
+    eosId: tokenizer.eosId,
+  });
+  const model = Model.empty(parseModelConfig(json, 'pretrain'), tokenizer, { dtype, device, threads });
+  if (tokenizer.vocabSize > model.config.vocabSize)
+    throw new PluralignError(
+      'BAD_CONFIG',
+      `pretrain.vocab_size: found ${model.config.vocabSize}, expected at least the tokenizer's ${tokenizer.vocabSize}`,
+    );
+  return model;
+}
+
+export interface PreparedData {
+  train: Group[];
+  eval: Group[];
+  reports: { train: DataReport; eval: DataReport | null; tokens: TokenReport; evalTokens: TokenReport | null };
+  notes: string[];
+}
+
+/** Reads, splits and tokenises the rows of a configuration. Nothing is left out without a note. */
+export async function prepareData(config: ResolvedConfig, model: Model, signal?: AbortSignal): Promise<PreparedData> {
+  const { data, method } = config;
+  const options = { onBadRow: data.on_bad_row, dedupe: data.dedupe, kinds: kindsOf(method), signal };
+  const read = await readRows(data.train, options);
+  const notes = dataNotes(read.report);
+  let train = read.rows;
+  let evalRows = train.slice(0, 0);
+  let evalReport: DataReport | null = null;
+  if (data.eval) {
+    const held = await readRows(data.eval, options);
+    evalRows = held.rows;
+    evalReport = held.report;
+    notes.push(...dataNotes(held.report));
+  } else if (data.split) {
+    ({ train, eval: evalRows } = splitRows(train, data.split));
+  }
+  const maxLength = Math.min(data.max_length ?? Number.POSITIVE_INFINITY, model.config.maxPositions);
+  const tokenise = async (rows: typeof train, label: string) => {
+    const bar = progress(rows.length, label);
+    try {
+      return await groupsOf(rows, model.tokenizer, {
+        maxLength,
+        overLength: data.over_length,
+        signal,
+        onProgress: (done) => bar.update(done),
+      });
+    } finally {
+      bar.stop();
+    }
+  };
+  const tokens = await tokenise(train, 'tokenise');
+  notes.push(...tokenNotes(tokens.report, maxLength));
+  let evalTokens: Awaited<ReturnType<typeof tokenise>> | null = null;
+  if (evalRows.length > 0) {
+    evalTokens = await tokenise(evalRows, 'tokenise evaluation');
+    notes.push(...tokenNotes(evalTokens.report, maxLength).map((n) => `evaluation: ${n}`));
+  }
+  return {
+    train: tokens.groups,
+    eval: evalTokens?.groups ?? [],
+    reports: { train: read.report, eval: evalReport, tokens: tokens.report, evalTokens: evalTokens?.report ?? null },
+    notes,
+  };
+}
+
+function settings(a: ResolvedAdapter): Partial<AdapterConfig> {
+  const given: Partial<AdapterConfig> = {
+    share: a.share,
+    rankPattern: a.rank_pattern,
+    alphaPattern: a.alpha_pattern,
+    rslora: a.rslora,
+    modulesToSave: a.modules_to_save,
+  };
+  if (a.r !== null) given.r = a.r;
+  if (a.alpha !== null) given.alpha = a.alpha;
+  if (a.targets !== null) given.targets = a.targets;
+  if (a.dropout !== null) given.dropout = a.dropout;
+  return given;
+}
+
+/** The parameters that a run trains. */
+export async function makeBank(config: ResolvedConfig, model: Model): Promise<Bank> {
+  const { seed } = config.train;
+  const wantsHead = config.method === 'reward';
+  if (config.adapter === 'full') {
+    const std = config.pretrain?.initializer_range;
+    const bank = Bank.full(
+      model.weightShapes(),
+      (name) => (std === undefined ? model.weight(name) : firstWeights(model, name, std, seed)),
+      wantsHead ? { rewardHead: { hiddenSize: model.shape.hiddenSize, seed } } : {},
+    );
+    if (wantsHead) setHead(bank, config, model);
+    return bank;
+  }
+  const { init_from } = config.adapter;
+  if (init_from === null) {
+    const bank = Bank.create(model.shape, adapterConfig(settings(config.adapter)), [adapterName], {
+      seed,
+      rewardHead: wantsHead,
+    });
+    if (wantsHead) setHead(bank, config, model);
+    return bank;
+  }
+  const peft = await loadPeft(init_from, model.shape);
+  const a = config.adapter;
+  for (const [key, wanted, found] of [
+    ['r', a.r, peft.config.r],
+    ['alpha', a.alpha, peft.config.alpha],
+  ] as const)
+    if (wanted !== null && wanted !== found)
+      throw new PluralignError(
+        'BAD_CONFIG',
+        `adapter.${key}: found ${wanted}, but ${init_from} has ${found}; leave it out to take the folder's`,
+      );
+  const merged = { ...peft.config, share: a.share, dropout: a.dropout ?? peft.config.dropout };
+  const bank = Bank.create(model.shape, merged, [adapterName], { seed, rewardHead: wantsHead });
+  const tensors = new Map(peft.tensors);
+  if (!wantsHead) tensors.delete('score');
+  else if (!tensors.has('score')) setHead(bank, config, model);
+  bank.setAdapter(
+    adapterName,
+    tensors.has('score') || !wantsHead ? tensors : new Map([...tensors, ['score', headTensor(bank)]]),
+  );
+  return bank;
+}
+
+function headTensor(bank: Bank) {
+  const { head } = bank.adapters[0];
+  return { shape: [1, bank.factors[head].cols], data: bank.values(head).slice() };
+}
+
+/** The base's own head where it is a reward model; else a normal draw. */
+function setHead(bank: Bank, config: ResolvedConfig, model: Model): void {
+  const values = bank.values(bank.adapters[0].head);
+  const own = model.rewardHead();
+  if (own) values.set(own);
+  else if (config.reward?.head_std != null) {
+    const random = new Random(config.train.seed, 0x5c0e);
+    for (let i = 0; i < values.length; i++) values[i] = random.normal() * config.reward.head_std;
+  }
+}
+
+/** As transformers starts a model: norms 1, everything else normal with the given deviation. */
+function firstWeights(model: Model, name: string, std: number, seed: number): Float32Array {
+  const { rows, cols } = model.weightShapes().find((w) => w.name === name)!;
+  const values = new Float32Array(rows * cols);
+  if (rows === 1) return name.endsWith('norm.weight') ? values.fill(1) : values;
+  let key = 0;
+  for (const c of name) key = (Math.imul(key, 31) + c.charCodeAt(0)) >>> 0;
+  const random = new Random(seed, key);
+  for (let i = 0; i < values.length; i++) values[i] = random.normal() * std;
+  return values;
+}
+
+/** The policy that the loss compares with: the base, the adapter training started from, another adapter, or another model. */
+export async function makeReference(config: ResolvedConfig, model: Model): Promise<Reference> {
+  const { reference, cache_reference: cache } = config.loss;
+  const { max_tokens_per_pack: maxTokens, dtype, device, threads } = config.train;
+  if (reference === 'base') return new Reference({ model, bank: null, adapter: -1 }, cache, maxTokens);
+  const dir = reference === 'init_from' ? (config.adapter as ResolvedAdapter).init_from! : reference;
+  if (existsSync(join(dir, 'adapter_config.json'))) {
+    const bank = await Bank.fromPeft(model.shape, [{ name: 'reference', dir, trainable: false }]);
+    return new Reference({ model, bank, adapter: 0 }, cache, maxTokens);
+  }
+  const other = await Model.load(dir, { dtype, device, threads });
+  if (other.config.vocabSize !== model.config.vocabSize)
+    throw new PluralignError(
+      'BAD_CONFIG',
+      `loss.reference: ${dir} has a vocabulary of ${other.config.vocabSize}, the model ${model.config.vocabSize}; they must share a tokenizer`,
+    );
+  return new Reference({ model: other, bank: null, adapter: -1 }, cache, maxTokens);
+}
