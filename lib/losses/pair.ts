@@ -2,34 +2,31 @@ import { PluralignError } from '../native/errors.js';
 import { checkLengths, checkNormaliser, checkNumber, checkWeights, kernels } from './native.js';
 import { advance, type RunningMean, weightedMean } from './running.js';
 
-/** In the order of `PairLoss` in native/ops/preference/preference.h. */
-const names = [
-  'sigmoid',
-  'robust',
-  'hinge',
-  'ipo',
-  'exo_pair',
-  'nca_pair',
-  'bco_pair',
-  'sppo_hard',
-  'aot',
-  'aot_unpaired',
-  'apo_zero',
-  'apo_down',
-  'discopop',
-  'sft',
-  'sigmoid_norm',
-  'simpo',
-  'cpo',
-  'orpo',
-] as const;
+/** A pair loss; `pairLossTypes` has the formulas. */
+export type PairLossType =
+  | 'sigmoid'
+  | 'robust'
+  | 'hinge'
+  | 'ipo'
+  | 'exo_pair'
+  | 'nca_pair'
+  | 'bco_pair'
+  | 'sppo_hard'
+  | 'aot'
+  | 'aot_unpaired'
+  | 'apo_zero'
+  | 'apo_down'
+  | 'discopop'
+  | 'sft'
+  | 'sigmoid_norm'
+  | 'simpo'
+  | 'cpo'
+  | 'orpo';
 
-export type PairLossType = (typeof names)[number];
+export type Divergence = 'reverse_kl' | 'forward_kl' | 'js_divergence' | 'alpha_divergence';
 
 /** In the order of `Divergence` in native/ops/preference/preference.h. */
-const divergences = ['reverse_kl', 'forward_kl', 'js_divergence', 'alpha_divergence'] as const;
-
-export type Divergence = (typeof divergences)[number];
+const divergences: readonly Divergence[] = ['reverse_kl', 'forward_kl', 'js_divergence', 'alpha_divergence'];
 
 export interface PairLossTraits {
   /** Rows depend on each other: the loss needs the scores of the whole step at once. */
@@ -92,6 +89,9 @@ export const pairLossTypes: Record<PairLossType, PairLossTraits> = {
   cpo: traits(''),
   orpo: traits('token'),
 };
+
+/** Their order is that of `PairLoss` in native/ops/preference/preference.h. */
+const names = Object.keys(pairLossTypes) as PairLossType[];
 
 /** One element per pair. Log-probabilities are natural, summed over the completion's tokens. */
 export interface PairScores {

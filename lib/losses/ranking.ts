@@ -2,9 +2,9 @@ import { PluralignError } from '../native/errors.js';
 import { checkLengths, checkNormaliser, checkNumber, checkWeights, kernels } from './native.js';
 
 /** In the order of `RankingLoss` in native/ops/preference/preference.h; `s_dpo` is `best` by another name. */
-const codes = { plackett_luce: 0, best: 1, s_dpo: 1, lipo: 2 } as const;
+const codes: Record<RankingLossType, number> = { plackett_luce: 0, best: 1, s_dpo: 1, lipo: 2 };
 
-export type RankingLossType = keyof typeof codes;
+export type RankingLossType = 'plackett_luce' | 'best' | 's_dpo' | 'lipo';
 
 /** Groups of responses of any size, one after another. */
 export interface RankingScores {

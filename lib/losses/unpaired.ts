@@ -2,10 +2,7 @@ import { PluralignError } from '../native/errors.js';
 import { checkLengths, checkNormaliser, checkNumber, checkWeights, kernels } from './native.js';
 import { advance, type RunningMean, weightedMean } from './running.js';
 
-/** In the order of `UnpairedLoss` in native/ops/preference/preference.h. */
-const names = ['kto', 'bco', 'apo_zero_unpaired'] as const;
-
-export type UnpairedLossType = (typeof names)[number];
+export type UnpairedLossType = 'kto' | 'bco' | 'apo_zero_unpaired';
 
 /** The KL baseline, the running mean δ: both need the scores of the whole step at once, unless they are passed in. */
 export const unpairedLossTypes: Record<UnpairedLossType, { coupled: boolean }> = {
@@ -13,6 +10,9 @@ export const unpairedLossTypes: Record<UnpairedLossType, { coupled: boolean }> =
   bco: { coupled: true },
   apo_zero_unpaired: { coupled: false },
 };
+
+/** Their order is that of `UnpairedLoss` in native/ops/preference/preference.h. */
+const names = Object.keys(unpairedLossTypes) as UnpairedLossType[];
 
 /** One element per completion. */
 export interface UnpairedScores {

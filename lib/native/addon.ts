@@ -1,5 +1,7 @@
 /** The native addon as TypeScript sees it: the one seam between `lib/` and `native/bindings/`. */
 
+import type { NativeBench, NativeKernels } from './kernels.js';
+
 export type DType = 'float32' | 'bfloat16';
 
 /** What the decoder needs to know of a model; made from `config.json` by `lib/model/config.ts`. */
@@ -187,4 +189,9 @@ export interface Addon {
     metadata: Record<string, string>;
     tensors: { name: string; dtype: string; shape: number[]; data: Float32Array }[];
   };
+
+  /** Operators on typed arrays (lib/kernels). */
+  readonly kernels: NativeKernels;
+  /** Timings of operators (lib/api/bench.ts). */
+  readonly bench: NativeBench;
 }
