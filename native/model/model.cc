@@ -46,9 +46,10 @@ void Model::read(Context& context, const Network& network, const Bank* bank, con
 }
 
 void Model::score(Context& context, const Pack& pack, const Bank* bank, const ScoreRequest& request, float* out, float* squares, const Cancel& cancel) {
-  ready_ = false;
   Plan with_grad, without;
   make_plans(pack, config_.vocabulary, bank ? bank->adapters() : 0, !request.reward, with_grad, without);
+  // A pack without gradients (a reference, say) may be scored between a score with keep and its backward.
+  if (request.keep || with_grad.rows > 0) ready_ = false;
   check(bank);
   const Network network = weights_->resolve(bank);
   std::vector<Partition> partition(static_cast<size_t>(with_grad.readouts)), other(static_cast<size_t>(without.readouts));

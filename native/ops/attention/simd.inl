@@ -1,13 +1,14 @@
 // Row kernels of attention: scores to probabilities and back. Rows are padded to whole vectors by the caller.
 
 static void softmax_row_simd(float* scores, int64_t lo, int64_t hi, int64_t n, float scale) {
-  float top = -std::numeric_limits<float>::infinity();
-  for (int64_t i = lo; i < hi; ++i) top = scores[i] > top ? scores[i] : top;
   const int64_t begin = lo / W * W, end = (hi + W - 1) / W * W;
   for (int64_t i = 0; i < begin; ++i) scores[i] = 0.f;
   for (int64_t i = begin; i < lo; ++i) scores[i] = -std::numeric_limits<float>::infinity();
   for (int64_t i = hi; i < end; ++i) scores[i] = -std::numeric_limits<float>::infinity();
   for (int64_t i = end; i < n; ++i) scores[i] = 0.f;
+  vf most = load(scores + begin);
+  for (int64_t i = begin + W; i < end; i += W) most = vmax(most, load(scores + i));
+  const float top = maximum(most);
   // -inf · 0 would be NaN, so the maximum is scaled apart from the scores.
   const vf s = splat(scale), shift = splat(top * scale);
   vf total = {};

@@ -71,19 +71,27 @@ static void panels(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_st
   }
 }
 
-// Transposes a W × W block held as rows: log2(W) rounds of pairwise interleaves.
+// Swaps the off-diagonal S × S blocks of every 2S × 2S block of lanes of two rows that lie S apart.
+template <int S, int... L>
+INLINE void exchange(vf& a, vf& b, std::integer_sequence<int, L...>) {
+  const vf low = __builtin_shufflevector(a, b, ((L & S) ? W + L - S : L)...);
+  const vf high = __builtin_shufflevector(a, b, ((L & S) ? W + L : L + S)...);
+  a = low;
+  b = high;
+}
+
+// Transposes a W × W block held as rows, block size by block size.
+template <int S = W / 2>
 INLINE void transpose(vf (&v)[W]) {
-  float block[W * W];
-  for (int i = 0; i < W; ++i) store(block + i * W, v[i]);
-  float turned[W * W];
   for (int i = 0; i < W; ++i)
-    for (int j = 0; j < W; ++j) turned[j * W + i] = block[i * W + j];
-  for (int i = 0; i < W; ++i) v[i] = load(turned + i * W);
+    if (!(i & S)) exchange<S>(v[i], v[i + S], std::make_integer_sequence<int, W>());
+  if constexpr (S > 1) transpose<S / 2>(v);
 }
 
 // Panels of P rows: dst[panel][p][P]. Where rows are contiguous in k, W × W blocks are turned in registers.
 template <int P, class T>
 static void pack(float* dst, const T* src, int64_t rows, int64_t k, int64_t row_stride, int64_t k_stride) {
+  static_assert(P <= W || P % W == 0, "a narrow row may spill only onto the row behind it");
   for (int64_t i = 0; i < rows; i += P, dst += k * P) {
     const int64_t n = rows - i < P ? rows - i : P;
     const T* base = src + i * row_stride;
@@ -109,7 +117,8 @@ static void pack(float* dst, const T* src, int64_t rows, int64_t k, int64_t row_
           transpose(v);
           for (int q = 0; q < W; ++q) {
             float* d = dst + (p + q) * P + j0;
-            if (width == W) store(d, v[q]);
+            // A narrow row's surplus lanes fall on the row behind it, which is written next; the last has none behind it.
+            if (width == W || p + q + 1 < k) store(d, v[q]);
             else store_tail(d, v[q], width);
           }
         }

@@ -3,5 +3,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "ops/table.h"
