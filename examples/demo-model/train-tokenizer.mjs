@@ -1,13 +1,11 @@
 // Trains the demo model's tokenizer: byte-level BPE over the stories, in the form of Hugging Face's tokenizer.json.
-//   node examples/demo-model/train-tokenizer.mjs OUTPUT_FOLDER
 // Deterministic: of equally frequent pairs the one that sorts first is merged.
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import { corpus } from './stories.mjs';
 
-export const vocabSize = 512;
-export const specials = ['<|begin|>', '<|end|>'];
+const vocabSize = 512;
+const specials = ['<|begin|>', '<|end|>'];
 
 /** The pattern of the byte-level pre-tokenizer (GPT-2). */
 const words = /'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
@@ -65,7 +63,7 @@ function trainMerges(texts, count) {
   return { characters, merges };
 }
 
-export function trainTokenizer(texts) {
+function trainTokenizer(texts) {
   const { characters, merges } = trainMerges(texts, vocabSize - specials.length - 256);
   const tokens = [...specials, ...characters, ...merges.map(([left, right]) => left + right)];
   const added = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
@@ -112,12 +110,8 @@ const tokenizerConfig = {
   tokenizer_class: 'PreTrainedTokenizerFast',
 };
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const folder = process.argv[2];
-  if (!folder) {
-    process.stderr.write('usage: node train-tokenizer.mjs OUTPUT_FOLDER\n');
-    process.exit(2);
-  }
+/** Writes tokenizer.json and tokenizer_config.json, trained on all stories. */
+export function writeTokenizer(folder) {
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, 'tokenizer.json'), `${JSON.stringify(trainTokenizer(corpus()), null, 1)}\n`);
   writeFileSync(join(folder, 'tokenizer_config.json'), `${JSON.stringify(tokenizerConfig, null, 2)}\n`);

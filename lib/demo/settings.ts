@@ -1,0 +1,37 @@
+/** The sizes of a demo. The same plan gives the same numbers on the same machine. */
+export interface DemoPlan {
+  seed: number;
+  /** Beginnings for training votes, and others for held-out votes. */
+  prompts: number;
+  heldPrompts: number;
+  /** Endings that the model writes for each beginning. */
+  endings: number;
+  /** Votes of each annotator. */
+  votes: number;
+  heldVotes: number;
+  /** DPO; a policy for everyone has more rows, hence more steps. */
+  epochs: number;
+  batchSize: number;
+  learningRate: number;
+  rank: number;
+  beta: number;
+  /** New stories of each policy, to see what it writes now, and how many of them are printed. */
+  stories: number;
+  shown: number;
+}
+
+export const defaultPlan: DemoPlan = {
+  seed: 7,
+  prompts: 96,
+  heldPrompts: 48,
+  endings: 4,
+  votes: 40,
+  heldVotes: 40,
+  epochs: 3,
+  batchSize: 16,
+  learningRate: 2e-3,
+  rank: 8,
+  beta: 0.1,
+  stories: 48,
+  shown: 2,
+};
