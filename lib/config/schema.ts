@@ -134,7 +134,7 @@ const lossSchema = section({
     .default(0),
   /** base: the model without adapter; init_from: the adapter training starts from, frozen; else a folder. */
   reference: text('base, init_from or a path').default('base'),
-  /** Score the reference once, before the first step. */
+  /** Score every row under the reference once, when it is first met; off: again in every epoch. */
   cache_reference: flag().default(true),
   f_divergence: choice(['reverse_kl', 'forward_kl', 'js_divergence', 'alpha_divergence']).default('reverse_kl'),
   f_alpha_divergence_coef: positive().default(0.5),

@@ -12,7 +12,7 @@ export interface Scorer {
   adapter: number;
 }
 
-/** The fixed policy that a loss compares with. Scores are kept by group where `cache` is set. */
+/** The fixed policy that a loss compares with. With `cache` a group is scored when it is first met, and once. */
 export class Reference {
   readonly #kept = new WeakMap<Group, Float64Array>();
 

@@ -90,23 +90,6 @@ class Run {
     return true;
   }
 
-  /** Scores the reference once for all rows, where it is cached. */
-  async prepareReference(): Promise<void> {
-    if (!this.objective.reference) return;
-    this.reference = await makeReference(this.config, this.model);
-    if (!this.reference.cache) return;
-    const groups = [...this.data.train, ...this.data.eval];
-    const bar = progress(groups.length, 'reference', { quiet: this.options.quiet });
-    try {
-      for (let i = 0; i < groups.length; i += 64) {
-        await this.reference.sums(groups.slice(i, i + 64), this.objective, this.abort);
-        bar.update(Math.min(groups.length, i + 64));
-      }
-    } finally {
-      bar.stop();
-    }
-  }
-
   async evaluate(): Promise<Evaluation | null> {
     const { eval: groups } = this.data;
     if (groups.length === 0) return null;
@@ -301,7 +284,7 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
     const bank = await makeBank(config, model);
     const run = new Run(config, folder, model, bank, data, options, note);
     const resumed = await run.resume();
-    await run.prepareReference();
+    if (run.objective.reference) run.reference = await makeReference(config, model);
     if (!resumed) run.state.evalBefore = config.method === 'pretrain' ? null : await run.evaluate();
     const evaluation = await loop(run);
     const summary = await finish(run, evaluation);
