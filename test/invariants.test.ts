@@ -124,9 +124,9 @@ describe('adapters that share factors', () => {
 });
 
 describe('packs', () => {
-  it('a batch of 8 equals 4 + 4 accumulated', async () => {
+  it.each(['none', 'core', 'vector'] as const)('a batch of 8 equals 4 + 4 accumulated (share %s)', async (share) => {
     using model = await tinyModel('mistral');
-    const bank = randomBank(model, ['u']);
+    const bank = randomBank(model, ['u'], { share });
     const groups = randomGroups(8, model.config.vocabSize);
     const whole = await dpoGradient(model, bank, groups);
     bank.zeroGrad();

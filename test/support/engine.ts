@@ -7,7 +7,9 @@ import { Random } from '../../lib/base/random.js';
 import { type Pack, type Policy, pack } from '../../lib/data/pack.js';
 import type { Group } from '../../lib/data/types.js';
 import { pairLoss, spreadGradient, sumTokens } from '../../lib/losses/index.js';
+import { newConfig, parseModelConfig } from '../../lib/model/config.js';
 import { Model, type ScoreOptions } from '../../lib/model/model.js';
+import { loadTokenizer } from '../../lib/model/tokenizer.js';
 
 export const fixtures = fileURLToPath(new URL('../fixtures', import.meta.url));
 
@@ -126,4 +128,18 @@ export async function directional(
   const found = (8 * ((await at(1)) - (await at(-1))) - ((await at(2)) - (await at(-2)))) / (12 * h);
   values.set(before);
   return { error: Math.abs(found - derivative) / Math.abs(derivative), derivative };
+}
+
+/** A model without files, deep and wide enough that scoring `pairs` takes a while: for what happens in the middle of a job. */
+export async function slowModel(options: { pairs?: number; layers?: number; threads?: number } = {}) {
+  const { pairs = 50, layers = 16, threads = 1 } = options;
+  const tokenizer = await loadTokenizer(join(fixtures, 'parity-qwen3', 'model'));
+  const config = parseModelConfig(newConfig({ vocabSize: 280, hiddenSize: 128, layers, heads: 4 }), 'slow model');
+  const model = Model.empty(config, tokenizer, { threads });
+  const bank = Bank.full(model.weightShapes(), (name) => {
+    const { rows, cols } = model.weightShapes().find((weight) => weight.name === name)!;
+    return Float32Array.from({ length: rows * cols }, (_, i) => (rows === 1 ? 1 : 0.05 * Math.sin(i * 1.7)));
+  });
+  const p = pack(randomGroups(pairs, 270, 6, 20), { policies: [learning(0)], read: 'logps' });
+  return { model, bank, p, ones: new Float32Array(p.native.rows.length).fill(1) };
 }
