@@ -306,7 +306,7 @@ describe('a broken adapter is refused', () => {
     [
       'a value that is not finite',
       (dir) => editTensors(dir, (tensors) => tensors.get(`${q}.lora_B.weight`)!.data.set([Number.NaN], 7)),
-      'NON_FINITE',
+      'BAD_FILE',
       /q_proj\.lora_B\.weight has NaN at row 2, column 1/,
     ],
     [

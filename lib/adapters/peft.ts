@@ -48,7 +48,7 @@ export async function loadPeftConfig(dir: string): Promise<PeftConfig> {
  * Reads a LoRA adapter in PEFT's format and checks every tensor against the model.
  *
  * Throws `NOT_FOUND` where a file is missing; what `parsePeftConfig` and `targetsOf` throw; `BAD_SHAPE` where a tensor is
- * missing, superfluous or of another shape than the model and the rank ask for; `NON_FINITE` where a value is.
+ * missing, superfluous or of another shape than the model and the rank ask for; `BAD_FILE` where a value is not finite.
  */
 export async function loadPeft(dir: string, model: NativeModelConfig): Promise<PeftAdapter> {
   const peft = await loadPeftConfig(dir);
@@ -96,7 +96,7 @@ export async function loadPeft(dir: string, model: NativeModelConfig): Promise<P
     if (bad !== -1) {
       const at = `row ${Math.floor(bad / cols)}, column ${bad % cols}`;
       throw new PluralignError(
-        'NON_FINITE',
+        'BAD_FILE',
         `${file}: ${name} has ${tensor.data[bad]} at ${at}; the adapter is broken`,
       );
     }

@@ -68,8 +68,8 @@ export class Model implements Disposable {
   ) {}
 
   /**
-   * Loads a Hugging Face folder (or `hf:owner/name`). Throws `NOT_FOUND`, `BAD_FILE`, `BAD_SHAPE`, `NON_FINITE`,
-   * `UNSUPPORTED` naming file and tensor or key.
+   * Loads a Hugging Face folder (or `hf:owner/name`). Throws `NOT_FOUND`, `BAD_FILE` (also for a NaN),
+   * `BAD_SHAPE`, `UNSUPPORTED` naming file and tensor or key.
    */
   static async load(spec: string, options: LoadOptions = {}): Promise<Model> {
     refuseCuda(options.device);

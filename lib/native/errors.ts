@@ -21,6 +21,7 @@ const usageCodes = new Set([
   'BAD_SHAPE',
   'NOT_FOUND',
   'UNSUPPORTED',
+  'BUSY',
 ]);
 
 /** The process exit status for an error: 2 for bad usage, configuration or data, 1 for anything else. */

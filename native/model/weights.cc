@@ -68,7 +68,7 @@ std::unique_ptr<Weights> Weights::load(const ModelConfig& config, const std::vec
       throw_error("BAD_SHAPE", "%s: %s has shape %s, the configuration says %s", paths[0].c_str(), shape.name.c_str(),
                   shape_text(t->shape).c_str(), shape_text(expected).c_str());
     check_float(*t);
-    if (!finite(*t)) throw_error("NON_FINITE", "%s: %s has a NaN or an infinity", paths[0].c_str(), shape.name.c_str());
+    if (!finite(*t)) throw_error("BAD_FILE", "%s: %s has a NaN or an infinity", paths[0].c_str(), shape.name.c_str());
 
     Held& held = w->held_[shape.name];
     held.view = {t->data, t->dtype, shape.rows, shape.cols, nullptr, nullptr};
@@ -79,7 +79,7 @@ std::unique_ptr<Weights> Weights::load(const ModelConfig& config, const std::vec
       float* floats = held.own.as<float>(n);
       copy_to_float(*t, floats);
       for (int64_t i = 0; i < n; ++i)
-        if (!std::isfinite(floats[i])) throw_error("NON_FINITE", "%s: %s does not fit float32", paths[0].c_str(), shape.name.c_str());
+        if (!std::isfinite(floats[i])) throw_error("BAD_FILE", "%s: %s does not fit float32", paths[0].c_str(), shape.name.c_str());
       held.view.data = floats;
       held.view.type = DType::f32;
       if (bfloat16 && vector) {
