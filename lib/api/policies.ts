@@ -1,12 +1,13 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
-import { loadConfig, type ResolvedLoss, runConfigPath } from '../config/index.js';
+import { loadConfig, resolveLoss, runConfigPath } from '../config/index.js';
 import { groupsOf, readRows, tokenNotes } from '../data/index.js';
 import type { Group } from '../data/types.js';
 import { type LoadOptions, Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { requireRun } from '../training/run-folder.js';
+import { referenceOf } from '../training/setup.js';
 
 /** What `score`, `eval` and `generate` are given: a model with adapters, or a run, which knows its own. */
 export interface PolicyOptions extends LoadOptions {
@@ -28,23 +29,36 @@ export interface Policies {
   bank: Bank | null;
   /** The base first (unless it is a reward model's bare decoder), then the adapters as given. */
   policies: Policy[];
-  /** The run's loss, where a run was named. */
-  loss: ResolvedLoss | null;
+  /** β of the run's loss, or its default. */
+  beta: number;
+  /** What implicit rewards compare with: `base` (of `model`), or the folder that the run named. */
+  reference: string;
 }
 
-async function ofRun(
-  run: string,
-): Promise<{ model: string; adapters: { name: string; dir: string }[]; loss: ResolvedLoss }> {
+interface RunPolicies {
+  model: string;
+  adapters: { name: string; dir: string }[];
+  beta: number;
+  reference: string;
+}
+
+async function ofRun(run: string): Promise<RunPolicies> {
   await requireRun(run);
   const config = loadConfig(runConfigPath(run));
-  if (config.adapter === 'full') return { model: join(run, 'model'), adapters: [], loss: config.loss };
-  const dir = join(run, 'adapter');
+  const full = config.adapter === 'full';
+  const name = full ? 'model' : 'adapter';
+  const dir = join(run, name);
   if (!existsSync(dir))
     throw new PluralignError(
       'NOT_FOUND',
-      `${run} has no adapter yet: the run is not finished; go on with train --resume`,
+      `${run} has no ${name} yet: the run is not finished; go on with train --resume`,
     );
-  return { model: config.model!, adapters: [{ name: 'adapter', dir }], loss: config.loss };
+  const { beta } = config.loss;
+  let reference = referenceOf(config);
+  if (!full) return { model: config.model!, adapters: [{ name, dir }], beta, reference };
+  // Where all weights were trained, the base is the model that training started from.
+  if (reference === 'base' && config.method === 'dpo') reference = config.model!;
+  return { model: dir, adapters: [], beta, reference };
 }
 
 /** Loads a model and its adapters into one bank. Throws what loading them throws. */
@@ -52,11 +66,12 @@ export async function openPolicies(options: PolicyOptions): Promise<Policies> {
   const run = options.run === undefined ? null : await ofRun(options.run);
   const adapters = [...(run?.adapters ?? []), ...options.adapters];
   const model = await Model.load(run?.model ?? options.model!, options);
+  const { beta, reference } = run ?? { ...resolveLoss({}, 'dpo') };
   const head = model.rewardHead();
   if (adapters.length === 0 && head) {
     const bank = Bank.full([], () => new Float32Array(), { rewardHead: { hiddenSize: head.length, seed: 0 } });
     bank.values(bank.adapters[0].head).set(head);
-    return { model, bank, policies: [{ name: 'base', adapter: 0, reward: true }], loss: run?.loss ?? null };
+    return { model, bank, policies: [{ name: 'base', adapter: 0, reward: true }], beta, reference };
   }
   const bank = adapters.length > 0 ? await Bank.fromPeft(model.shape, adapters) : null;
   const policies: Policy[] = adapters.map(({ name }, adapter) => ({
@@ -66,7 +81,7 @@ export async function openPolicies(options: PolicyOptions): Promise<Policies> {
   }));
   if (policies.length === 0 || policies.some((p) => !p.reward))
     policies.unshift({ name: 'base', adapter: -1, reward: false });
-  return { model, bank, policies, loss: run?.loss ?? null };
+  return { model, bank, policies, beta, reference };
 }
 
 /** Rows as token groups. An over-length row is an error, since results stand in the order of rows. */

@@ -1,5 +1,5 @@
 export { type ConfigDifference, configDifferences, mayChangeOnResume } from './compare.js';
-export { configToYaml, isRunConfig, loadConfig, resolveConfig, runConfigPath } from './load.js';
+export { configToYaml, isRunConfig, loadConfig, resolveConfig, resolveLoss, runConfigPath } from './load.js';
 export { editDistance, nearest } from './nearest.js';
 export {
   type Config,

@@ -10,11 +10,13 @@ import {
   type Config,
   configSchema,
   type LossType,
+  lossSchema,
   lossTypes,
   type Method,
   type ParsedConfig,
   type ResolvedAdapter,
   type ResolvedConfig,
+  type ResolvedLoss,
 } from './schema.js';
 import { applySets, type Path, parseYaml, type Source } from './source.js';
 
@@ -74,6 +76,13 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
     }
   }
   return wrong;
+}
+
+/** A loss with every default filled in, for code that has no whole configuration. Paths stay as they are. */
+export function resolveLoss(loss: NonNullable<Config['loss']>, method: Method): ResolvedLoss {
+  const parsed = lossSchema.safeParse(loss);
+  if (!parsed.success) throw schemaError(parsed.error.issues, { value: loss, locate: () => 'loss' });
+  return { ...parsed.data, type: lossTerms(parsed.data.type, method) };
 }
 
 function resolveAdapter(adapter: ParsedConfig['adapter'], method: Method, path: (given: string) => string) {

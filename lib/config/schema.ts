@@ -117,7 +117,7 @@ const lossTerm = z.union([choice(lossTypes), section({ type: choice(lossTypes), 
   error: 'the name of a loss or { type, weight }',
 });
 
-const lossSchema = section({
+export const lossSchema = section({
   /** A name, or a weighted sum of several. Null: the method's own (dpo: sigmoid, reward: bradley_terry, else sft). */
   type: z
     .union([choice(lossTypes), z.array(lossTerm).min(1, { error: 'at least one loss' })], {

@@ -112,7 +112,8 @@ export class DpoObjective implements Objective {
       weight += g.weight * (this.#unpaired && g.kind === 'pair' ? 2 : 1);
       tokens += g.weight * (g.kind === 'ranking' ? 0 : g.completions[0].length);
     }
-    return { weight, tokens };
+    // Rows that all weigh nothing give a loss of nothing.
+    return { weight: weight || 1, tokens: tokens || 1 };
   }
 
   loss(scores: Scores, totals: Totals, training: boolean): LossOutcome {

@@ -41,7 +41,7 @@ export class RewardObjective implements Objective {
   }
 
   totals(groups: readonly Group[]): Totals {
-    return { weight: groups.reduce((sum, g) => sum + g.weight, 0), tokens: 0 };
+    return { weight: groups.reduce((sum, g) => sum + g.weight, 0) || 1, tokens: 1 };
   }
 
   loss(scores: Scores, totals: Totals): LossOutcome {

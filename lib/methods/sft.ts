@@ -31,7 +31,7 @@ export class SftObjective implements Objective {
       weight += g.weight;
       tokens += g.weight * g.completions[0].length;
     }
-    return { weight, tokens };
+    return { weight: weight || 1, tokens: tokens || 1 };
   }
 
   loss(scores: Scores, totals: Totals): LossOutcome {

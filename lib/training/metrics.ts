@@ -38,13 +38,14 @@ export class MetricsWriter {
 
   /**
    * Opens for appending. `resumeAt`: the step of the checkpoint a run continues from (its count of finished steps); lines
-   * of later steps, which will be written again, are cut off first, in one atomic replacement.
+   * of later steps, which will be written again, are cut off first, in one atomic replacement. `records`: how many lines
+   * there were when the checkpoint was saved; those of the same step that came after it are cut off too.
    */
-  static async open(path: string, options: { resumeAt?: number } = {}): Promise<MetricsWriter> {
-    const { resumeAt } = options;
+  static async open(path: string, options: { resumeAt?: number; records?: number } = {}): Promise<MetricsWriter> {
+    const { resumeAt, records } = options;
     if (resumeAt === undefined) await writeFileAtomic(path, '');
     else {
-      const kept = (await readMetrics(path)).filter((record) => record.step <= resumeAt);
+      const kept = (await readMetrics(path)).filter((record) => record.step <= resumeAt).slice(0, records);
       await writeFileAtomic(path, kept.map((record) => `${JSON.stringify(record)}\n`).join(''));
     }
     try {
@@ -103,6 +104,11 @@ export class RunningMeans {
     const means = Object.fromEntries([...this.#sums].map(([name, { sum, weight }]) => [name, sum / weight]));
     this.#sums.clear();
     return means;
+  }
+
+  /** True where nothing was added since the last `take`. */
+  get empty(): boolean {
+    return this.#sums.size === 0;
   }
 
   /** For a checkpoint's meta; `new RunningMeans(state)` goes on from it. */

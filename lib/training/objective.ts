@@ -15,7 +15,7 @@ export interface Scores {
   reference?: Float64Array;
 }
 
-/** Sums over a whole step, so that a step split into packs gives the gradient of one big batch. */
+/** Sums over a whole step (1 where they are nothing), so that a step split into packs gives the gradient of one big batch. */
 export interface Totals {
   /** Σ w over groups. */
   weight: number;

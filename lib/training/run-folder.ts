@@ -40,6 +40,8 @@ export interface RunFolder {
   /** Writes summary.json in one replacement. */
   writeSummary(summary: unknown): Promise<void>;
   release(): Promise<void>;
+  /** Releases it and takes back what opening made, where no run was there before; for a run that could not begin. */
+  discard(): Promise<void>;
 }
 
 /** What stands in a folder: nothing that matters, a run, a run that has not made a step, or something else. */
@@ -121,7 +123,8 @@ export async function openRunFolder(config: ResolvedConfig, options: { resume?: 
   const dir = resolve(config.output);
   const resume = options.resume ?? false;
   const paths = runPaths(dir);
-  if ((await inspectRunFolder(dir)) === 'foreign') refuse(dir, 'foreign', resume);
+  const before = await inspectRunFolder(dir);
+  if (before === 'foreign') refuse(dir, 'foreign', resume);
   try {
     await fsp.mkdir(dir, { recursive: true });
   } catch (error) {
@@ -143,6 +146,12 @@ export async function openRunFolder(config: ResolvedConfig, options: { resume?: 
       changes,
       writeSummary: (summary) => writeFileAtomic(paths.summary, `${JSON.stringify(summary, null, 2)}\n`),
       release: () => lock.release(),
+      discard: async () => {
+        const made = before === 'absent' || before === 'empty';
+        if (made) await fsp.rm(paths.config, { force: true });
+        await lock.release();
+        if (before === 'absent') await fsp.rmdir(dir).catch(() => {});
+      },
     };
   } catch (error) {
     await lock.release();

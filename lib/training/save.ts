@@ -26,7 +26,7 @@ export async function saveResult(
 ): Promise<{ adapter?: string; model?: string }> {
   if (config.adapter !== 'full') {
     const dir = join(config.output, 'adapter');
-    await savePeft(bank, adapterName, dir, { baseModel: config.model });
+    await savePeft(bank, adapterName, dir, { baseModel: config.model?.replace(/^hf:/, '') });
     return { adapter: dir };
   }
   const dir = join(config.output, 'model');

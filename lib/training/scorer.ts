@@ -12,17 +12,32 @@ export interface Scorer {
   adapter: number;
 }
 
+/** What a loss compares with: log-probability of every completion, group by group. */
+export interface Reference {
+  sums(groups: readonly Group[], objective: Objective, abort?: Int32Array): Promise<Float64Array>;
+}
+
+/** Log-probabilities of 0: the policy's own are the scores. */
+export const noReference: Reference = {
+  sums: async (groups) => new Float64Array(groups.reduce((n, g) => n + g.completions.length, 0)),
+};
+
 /** The fixed policy that a loss compares with. With `cache` a group is scored when it is first met, and once. */
-export class Reference {
+export class PolicyReference implements Reference, Disposable {
   readonly #kept = new WeakMap<Group, Float64Array>();
 
   constructor(
     readonly scorer: Scorer,
     readonly cache: boolean,
     readonly maxTokens: number,
+    /** A model of its own, which goes with it. */
+    readonly owned: Disposable | null = null,
   ) {}
 
-  /** Log-probability of every completion, group by group. */
+  [Symbol.dispose](): void {
+    this.owned?.[Symbol.dispose]();
+  }
+
   async sums(groups: readonly Group[], objective: Objective, abort?: Int32Array): Promise<Float64Array> {
     const missing = groups.filter((g) => !this.#kept.has(g));
     const fresh = new Map<Group, Float64Array>();
@@ -69,21 +84,31 @@ export async function scoreGroups(
 
 /** Scores of several lists of groups as one. */
 export function joinScores(parts: readonly Scores[]): Scores {
-  const join = (offsets: (s: Scores) => Int32Array): Int32Array => {
-    const out = [0];
+  if (parts.length === 1) return parts[0];
+  const offsets = (of: (s: Scores) => Int32Array): Int32Array => {
+    const out = new Int32Array(1 + parts.reduce((n, s) => n + of(s).length - 1, 0));
+    let at = 0;
     for (const part of parts) {
-      const base = out[out.length - 1];
-      for (const end of offsets(part).subarray(1)) out.push(base + end);
+      const base = out[at];
+      for (const end of of(part).subarray(1)) out[++at] = base + end;
     }
-    return Int32Array.from(out);
+    return out;
   };
-  const floats = (of: (s: Scores) => Float32Array) => Float32Array.from(parts.flatMap((s) => [...of(s)]));
+  const values = <T extends Float32Array | Float64Array>(of: (s: Scores) => T, make: new (n: number) => T): T => {
+    const out = new make(parts.reduce((n, s) => n + of(s).length, 0));
+    let at = 0;
+    for (const part of parts) {
+      out.set(of(part), at);
+      at += of(part).length;
+    }
+    return out;
+  };
   return {
     groups: parts.flatMap((s) => s.groups),
-    groupOffsets: join((s) => s.groupOffsets),
-    offsets: join((s) => s.offsets),
-    values: floats((s) => s.values),
-    squares: parts[0]?.squares && floats((s) => s.squares!),
-    reference: parts[0]?.reference && Float64Array.from(parts.flatMap((s) => [...s.reference!])),
+    groupOffsets: offsets((s) => s.groupOffsets),
+    offsets: offsets((s) => s.offsets),
+    values: values((s) => s.values, Float32Array),
+    squares: parts[0]?.squares && values((s) => s.squares!, Float32Array),
+    reference: parts[0]?.reference && values((s) => s.reference!, Float64Array),
   };
 }

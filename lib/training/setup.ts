@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { Bank } from '../adapters/bank.js';
 import { type AdapterConfig, adapterConfig } from '../adapters/config.js';
 import { loadPeft } from '../adapters/peft.js';
@@ -14,14 +15,14 @@ import {
   type TokenReport,
   tokenNotes,
 } from '../data/index.js';
-import type { Group } from '../data/types.js';
+import type { Group, Row } from '../data/types.js';
 import { kindsOf } from '../methods/index.js';
 import { newConfig, parseModelConfig } from '../model/config.js';
-import { Model } from '../model/model.js';
+import { type LoadOptions, Model } from '../model/model.js';
 import { loadTokenizer } from '../model/tokenizer.js';
 import { PluralignError } from '../native/errors.js';
 import { progress } from './progress.js';
-import { Reference } from './scorer.js';
+import { PolicyReference } from './scorer.js';
 
 /** Name of the adapter that a run trains. */
 export const adapterName = 'default';
@@ -74,7 +75,11 @@ export interface PreparedData {
 }
 
 /** Reads, splits and tokenises the rows of a configuration. Nothing is left out without a note. */
-export async function prepareData(config: ResolvedConfig, model: Model, signal?: AbortSignal): Promise<PreparedData> {
+export async function prepareData(
+  config: ResolvedConfig,
+  model: Model,
+  { signal, quiet = false }: { signal?: AbortSignal; quiet?: boolean } = {},
+): Promise<PreparedData> {
   const { data, method } = config;
   const options = { onBadRow: data.on_bad_row, dedupe: data.dedupe, kinds: kindsOf(method), signal };
   const read = await readRows(data.train, options);
@@ -92,7 +97,7 @@ export async function prepareData(config: ResolvedConfig, model: Model, signal?:
   }
   const maxLength = Math.min(data.max_length ?? Number.POSITIVE_INFINITY, model.config.maxPositions);
   const tokenise = async (rows: typeof train, label: string) => {
-    const bar = progress(rows.length, label);
+    const bar = progress(rows.length, label, { quiet });
     try {
       return await groupsOf(rows, model.tokenizer, {
         maxLength,
@@ -105,7 +110,7 @@ export async function prepareData(config: ResolvedConfig, model: Model, signal?:
     }
   };
   const tokens = await tokenise(train, 'tokenise');
-  notes.push(...tokenNotes(tokens.report, maxLength));
+  notes.push(...tokenNotes(tokens.report, maxLength), ...lostAnnotators(train, tokens.groups));
   let evalTokens: Awaited<ReturnType<typeof tokenise>> | null = null;
   if (evalRows.length > 0) {
     evalTokens = await tokenise(evalRows, 'tokenise evaluation');
@@ -117,6 +122,15 @@ export async function prepareData(config: ResolvedConfig, model: Model, signal?:
     reports: { train: read.report, eval: evalReport, tokens: tokens.report, evalTokens: evalTokens?.report ?? null },
     notes,
   };
+}
+
+/** Who has no row left once the rows that do not fit are out. */
+function lostAnnotators(rows: readonly Row[], groups: readonly Group[]): string[] {
+  const left = new Set(groups.map((g) => g.annotator));
+  const lost = new Set(rows.map((r) => r.annotator).filter((a) => a !== undefined && !left.has(a)));
+  if (lost.size === 0) return [];
+  const names = [...lost].slice(0, 10).map((a) => JSON.stringify(a));
+  return [`${lost.size} annotators have no row left: ${names.join(', ')}${lost.size > names.length ? ', …' : ''}`];
 }
 
 function settings(a: ResolvedAdapter): Partial<AdapterConfig> {
@@ -159,14 +173,20 @@ export async function makeBank(config: ResolvedConfig, model: Model): Promise<Ba
   }
   const peft = await loadPeft(init_from, model.shape);
   const a = config.adapter;
+  const patterns = (given: object) => (Object.keys(given).length > 0 ? given : null);
   for (const [key, wanted, found] of [
     ['r', a.r, peft.config.r],
     ['alpha', a.alpha, peft.config.alpha],
+    ['targets', a.targets, peft.config.targets],
+    ['rank_pattern', patterns(a.rank_pattern), peft.config.rankPattern],
+    ['alpha_pattern', patterns(a.alpha_pattern), peft.config.alphaPattern],
+    ['rslora', a.rslora || null, peft.config.rslora],
   ] as const)
-    if (wanted !== null && wanted !== found)
+    if (wanted !== null && !isDeepStrictEqual(wanted, found))
       throw new PluralignError(
         'BAD_CONFIG',
-        `adapter.${key}: found ${wanted}, but ${init_from} has ${found}; leave it out to take the folder's`,
+        `adapter.${key}: found ${JSON.stringify(wanted)}, but ${init_from} has ${JSON.stringify(found)}; leave it out ` +
+          "to take the folder's",
       );
   const merged = { ...peft.config, share: a.share, dropout: a.dropout ?? peft.config.dropout };
   const bank = Bank.create(model.shape, merged, [adapterName], { seed, rewardHead: wantsHead });
@@ -208,21 +228,37 @@ function firstWeights(model: Model, name: string, std: number, seed: number): Fl
   return values;
 }
 
+/** What the loss compares with, by `loss.reference`: `base`, or the folder of an adapter or of another model. */
+export function referenceOf(config: Pick<ResolvedConfig, 'loss' | 'adapter'>): string {
+  const { reference } = config.loss;
+  return reference === 'init_from' ? (config.adapter as ResolvedAdapter).init_from! : reference;
+}
+
 /** The policy that the loss compares with: the base, the adapter training started from, another adapter, or another model. */
-export async function makeReference(config: ResolvedConfig, model: Model): Promise<Reference> {
-  const { reference, cache_reference: cache } = config.loss;
-  const { max_tokens_per_pack: maxTokens, dtype, device, threads } = config.train;
-  if (reference === 'base') return new Reference({ model, bank: null, adapter: -1 }, cache, maxTokens);
-  const dir = reference === 'init_from' ? (config.adapter as ResolvedAdapter).init_from! : reference;
-  if (existsSync(join(dir, 'adapter_config.json'))) {
-    const bank = await Bank.fromPeft(model.shape, [{ name: 'reference', dir, trainable: false }]);
-    return new Reference({ model, bank, adapter: 0 }, cache, maxTokens);
+export function makeReference(config: ResolvedConfig, model: Model): Promise<PolicyReference> {
+  const { train, loss } = config;
+  return openReference(referenceOf(config), model, train.max_tokens_per_pack, loss.cache_reference, train);
+}
+
+/** A reference as `referenceOf` names it. */
+export async function openReference(
+  name: string,
+  model: Model,
+  maxTokens: number,
+  cache: boolean,
+  options: LoadOptions,
+): Promise<PolicyReference> {
+  if (name === 'base') return new PolicyReference({ model, bank: null, adapter: -1 }, cache, maxTokens);
+  if (existsSync(join(name, 'adapter_config.json'))) {
+    const bank = await Bank.fromPeft(model.shape, [{ name: 'reference', dir: name, trainable: false }]);
+    return new PolicyReference({ model, bank, adapter: 0 }, cache, maxTokens);
   }
-  const other = await Model.load(dir, { dtype, device, threads });
+  const { dtype, device, threads } = options;
+  const other = await Model.load(name, { dtype, device, threads });
   if (other.config.vocabSize !== model.config.vocabSize)
     throw new PluralignError(
       'BAD_CONFIG',
-      `loss.reference: ${dir} has a vocabulary of ${other.config.vocabSize}, the model ${model.config.vocabSize}; they must share a tokenizer`,
+      `loss.reference: ${name} has a vocabulary of ${other.config.vocabSize}, the model ${model.config.vocabSize}; they must share a tokenizer`,
     );
-  return new Reference({ model: other, bank: null, adapter: -1 }, cache, maxTokens);
+  return new PolicyReference({ model: other, bank: null, adapter: -1 }, cache, maxTokens, other);
 }

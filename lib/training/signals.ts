@@ -18,6 +18,15 @@ export interface StopRequest {
   dispose(): void;
 }
 
+/** A stop request that follows a signal of the caller's. */
+export function stopWith(signal: AbortSignal): Pick<StopRequest, 'signal' | 'flag'> {
+  const flag = new Int32Array(1);
+  const stop = () => void Atomics.store(flag, 0, 1);
+  if (signal.aborted) stop();
+  else signal.addEventListener('abort', stop, { once: true });
+  return { signal, flag };
+}
+
 /**
  * Turns SIGINT and SIGTERM into a stop request; a second signal ends the process at once with 128 + its number. For the
  * command line only: a library must not take over its host's signals, so nothing is installed on import.

@@ -1,4 +1,7 @@
+import { createHash } from 'node:crypto';
 import type { Bank } from '../adapters/bank.js';
+import type { Group } from '../data/types.js';
+import { PluralignError } from '../native/errors.js';
 import { type Checkpoint, saveCheckpoint } from './checkpoint.js';
 import { RunningMeans } from './metrics.js';
 import type { Objective } from './objective.js';
@@ -24,6 +27,10 @@ export interface RunState {
   /** Groups and tokens trained on. */
   groups: number;
   tokens: number;
+  /** The last step whose evaluation is done; a run stopped during one still owes it. */
+  evaluated: number;
+  /** Lines of metrics.jsonl. */
+  records: number;
   /** The last line of metrics. */
   last: Record<string, number>;
   evalBefore: unknown;
@@ -38,14 +45,40 @@ export function freshState(): RunState {
     stepSeconds: 0,
     groups: 0,
     tokens: 0,
+    evaluated: 0,
+    records: 0,
     last: {},
     evalBefore: null,
   };
 }
 
-/** Writes RUN/checkpoints/step-N. */
-export async function saveState(run: string, state: RunState, bank: Bank, objective: Objective): Promise<void> {
+/** SHA-256 over everything of the training groups that a step depends on. */
+export function fingerprint(groups: readonly Group[]): string {
+  const hash = createHash('sha256');
+  for (const g of groups) {
+    hash.update(JSON.stringify([g.kind, g.completions.length, g.ranking, g.label, g.margin, g.weight]));
+    for (const ids of [g.prompt, ...g.completions]) hash.update(Int32Array.of(ids.length)).update(ids);
+  }
+  return hash.digest('hex');
+}
+
+/**
+ * Writes RUN/checkpoints/step-N. `data`: the training rows' fingerprint.
+ * Throws NON_FINITE, with nothing written, where a parameter is not finite; IO where writing fails.
+ */
+export async function saveState(
+  run: string,
+  state: RunState,
+  bank: Bank,
+  objective: Objective,
+  data: string,
+): Promise<void> {
   const { parameters, m, v, steps, factors } = bank.state();
+  if (!parameters.every(Number.isFinite))
+    throw new PluralignError(
+      'NON_FINITE',
+      `parameters are no longer finite after step ${state.step}; no checkpoint was written. Lower the learning rate`,
+    );
   const moments =
     m && v
       ? [
@@ -57,13 +90,27 @@ export async function saveState(run: string, state: RunState, bank: Bank, object
     run,
     state.step,
     [{ name: 'parameters.f32', data: parameters }, ...moments, { name: 'steps.i32', data: steps }],
-    { ...state, means: state.means.state(), objective: objective.state(), factors },
+    { ...state, means: state.means.state(), objective: objective.state(), factors, data },
   );
 }
 
-/** Fills bank, objective and state from a checkpoint. Throws BAD_SHAPE where it is of other adapters. */
-export async function loadState(checkpoint: Checkpoint, bank: Bank, objective: Objective): Promise<RunState> {
-  const { means, objective: running, factors, ...rest } = checkpoint.meta as Record<string, unknown>;
+/**
+ * Fills bank, objective and state from a checkpoint. Throws BAD_SHAPE where it is of other adapters, BAD_DATA where the
+ * training rows have changed since.
+ */
+export async function loadState(
+  checkpoint: Checkpoint,
+  bank: Bank,
+  objective: Objective,
+  data: string,
+): Promise<RunState> {
+  const { means, objective: running, factors, data: rows, ...rest } = checkpoint.meta as Record<string, unknown>;
+  if (rows !== data)
+    throw new PluralignError(
+      'BAD_DATA',
+      `--resume: the training rows (or the tokenizer) are not those that ${checkpoint.dir} was trained on; restore ` +
+        'them, or choose another output',
+    );
   const n = bank.parameters.length;
   const read = async (name: string) => {
     const out = new Float32Array(n);

@@ -19,6 +19,12 @@ export interface StepOutcome {
   tokens: number;
 }
 
+/** The first of some groups by file and line, for messages. */
+export function namedRows(groups: readonly Group[]): string {
+  const some = groups.slice(0, 5).map((g) => `${g.origin.file}:${g.origin.line}`);
+  return some.join(', ') + (groups.length > some.length ? ', …' : '');
+}
+
 /** Throws NON_FINITE naming the rows whose scores (or, failing that, whose step's loss) are not finite. */
 function checkFinite(scores: Scores, outcome: LossOutcome): void {
   if (Number.isFinite(outcome.loss) && outcome.gradient.every(Number.isFinite)) return;
@@ -27,22 +33,11 @@ function checkFinite(scores: Scores, outcome: LossOutcome): void {
     const to = scores.offsets[scores.groupOffsets[g + 1]];
     return !scores.values.subarray(from, to).every(Number.isFinite);
   });
-  const rows = (bad.length > 0 ? bad : scores.groups).slice(0, 5).map((g) => `${g.origin.file}:${g.origin.line}`);
   throw new PluralignError(
     'NON_FINITE',
-    `the loss is ${outcome.loss}; rows ${rows.join(', ')}${(bad.length || scores.groups.length) > 5 ? ', …' : ''} ` +
+    `the loss is ${outcome.loss}; rows ${namedRows(bad.length > 0 ? bad : scores.groups)} ` +
       `${bad.length > 0 ? 'have scores that are not finite' : 'are in the batch'}. No step was taken; lower the learning rate`,
   );
-}
-
-function weightedMeans(parts: readonly { metrics: Record<string, number>; weight: number }[]): Record<string, number> {
-  const sums = new Map<string, [number, number]>();
-  for (const { metrics, weight } of parts)
-    for (const [name, value] of Object.entries(metrics)) {
-      const [sum, total] = sums.get(name) ?? [0, 0];
-      sums.set(name, [sum + value * weight, total + weight]);
-    }
-  return Object.fromEntries([...sums].map(([name, [sum, total]]) => [name, total > 0 ? sum / total : 0]));
 }
 
 /**
@@ -60,36 +55,35 @@ export async function lossStep(
   const { checkpoint, dropoutSeed, abort } = options;
   const runs = splitByTokens(groups, 1, options.maxTokens);
   const totals = objective.totals(groups);
-  const score = (run: Group[], keep: boolean) =>
-    scoreGroups(run, objective, policy, reference, { keep, checkpoint, dropoutSeed, abort });
-  const outcome: StepOutcome = { loss: 0, metrics: {}, rows: [], tokens: 0 };
+  const score = (run: Group[], keep: boolean, against = reference) =>
+    scoreGroups(run, objective, policy, against, { keep, checkpoint, dropoutSeed, abort });
+  const parts: Scores[] = [];
+  let tokens = 0;
 
   if (objective.coupled && runs.length > 1) {
-    const parts: Scores[] = [];
     for (const run of runs) parts.push((await score(run, false)).scores);
     const whole = joinScores(parts);
-    const { loss, gradient, metrics, rows } = checked(whole, objective.loss(whole, totals, true));
+    const outcome = checked(whole, objective.loss(whole, totals, true));
     let at = 0;
     for (const run of runs) {
-      const { pack: p } = await score(run, true);
+      const { pack: p } = await score(run, true, null);
       const n = p.readouts.length;
-      await policy.model.backward(p, policy.bank, gradient.subarray(at, at + n), abort);
+      await policy.model.backward(p, policy.bank, outcome.gradient.subarray(at, at + n), abort);
       at += n;
-      outcome.tokens += p.native.tokens.length;
+      tokens += p.native.tokens.length;
     }
-    return { ...outcome, loss, metrics, rows };
+    return { ...outcome, tokens };
   }
-  const parts: { metrics: Record<string, number>; weight: number }[] = [];
   for (const run of runs) {
     const { scores, pack: p } = await score(run, true);
-    const { loss, gradient, metrics, rows } = checked(scores, objective.loss(scores, totals, true));
-    await policy.model.backward(p, policy.bank, gradient, abort);
-    outcome.loss += loss;
-    outcome.rows.push(...rows);
-    outcome.tokens += p.native.tokens.length;
-    parts.push({ metrics, weight: run.length });
+    const outcome = checked(scores, objective.loss(scores, totals, true));
+    await policy.model.backward(p, policy.bank, outcome.gradient, abort);
+    tokens += p.native.tokens.length;
+    if (runs.length === 1) return { ...outcome, tokens };
+    parts.push(scores);
   }
-  return { ...outcome, metrics: weightedMeans(parts) };
+  // Again over the whole step: means of the packs' means would depend on how the step was split.
+  return { ...objective.loss(joinScores(parts), totals, false), tokens };
 }
 
 function checked(scores: Scores, outcome: LossOutcome): LossOutcome {
@@ -97,27 +91,24 @@ function checked(scores: Scores, outcome: LossOutcome): LossOutcome {
   return outcome;
 }
 
-/** Loss and outcomes of rows under the policy as it stands; nothing is kept. */
+/**
+ * Loss, metrics and outcomes of rows under the policy as it stands, whatever packs they are scored in; nothing is kept and
+ * no running statistic advances.
+ */
 export async function evaluateGroups(
   groups: readonly Group[],
   objective: Objective,
   policy: Scorer,
   reference: Reference | null,
   options: { maxTokens: number; abort?: Int32Array; onProgress?: (done: number) => void },
-): Promise<{ loss: number; metrics: Record<string, number>; rows: RowOutcome[] }> {
-  const whole = objective.totals(groups);
-  const parts: { metrics: Record<string, number>; weight: number }[] = [];
-  const rows: RowOutcome[] = [];
-  let loss = 0;
+): Promise<Pick<LossOutcome, 'loss' | 'metrics' | 'rows'>> {
+  const parts: Scores[] = [];
   let done = 0;
   for (const run of splitByTokens(groups, 1, options.maxTokens)) {
-    const { scores } = await scoreGroups(run, objective, policy, reference, { abort: options.abort });
-    const outcome = objective.loss(scores, whole, false);
-    loss += outcome.loss;
-    rows.push(...outcome.rows);
-    parts.push({ metrics: outcome.metrics, weight: run.length });
+    parts.push((await scoreGroups(run, objective, policy, reference, { abort: options.abort })).scores);
     done += run.length;
     options.onProgress?.(done);
   }
-  return { loss, metrics: weightedMeans(parts), rows };
+  const { loss, metrics, rows } = objective.loss(joinScores(parts), objective.totals(groups), false);
+  return { loss, metrics, rows };
 }

@@ -13,17 +13,18 @@ import { progress } from './progress.js';
 import { openRunFolder, type RunFolder } from './run-folder.js';
 import { saveResult } from './save.js';
 import { learningRateFactor } from './schedule.js';
-import type { Reference, Scorer } from './scorer.js';
+import type { PolicyReference, Scorer } from './scorer.js';
 import { makeBank, makeReference, openModel, type PreparedData, prepareData } from './setup.js';
-import { freshState, loadState, type RunState, saveState } from './state.js';
-import { evaluateGroups, lossStep } from './step.js';
+import { stopWith } from './signals.js';
+import { fingerprint, freshState, loadState, type RunState, saveState } from './state.js';
+import { evaluateGroups, lossStep, namedRows } from './step.js';
 import { EventWriter } from './tensorboard.js';
 
 export interface TrainOptions {
   /** Go on from the newest valid checkpoint of the run folder. */
   resume?: boolean;
-  /** Stops within a step; the run is saved and can be resumed. */
-  stop?: { signal: AbortSignal; flag: Int32Array };
+  /** Stops within a step; the run is saved and can be resumed. ABORTED where it came before the first step. */
+  stop?: AbortSignal | { signal: AbortSignal; flag: Int32Array };
   /** No progress and no notes on stderr. */
   quiet?: boolean;
   /** Notes about data, checkpoints and stops; default: lines on stderr. */
@@ -47,10 +48,11 @@ export interface TrainSummary {
 /** A run in flight: what the parts of the loop share. */
 class Run {
   readonly objective: MethodObjective;
-  reference: Reference | null = null;
+  reference: PolicyReference | null = null;
   state: RunState = freshState();
   stopped = false;
   private started = performance.now();
+  private readonly rows: string;
 
   constructor(
     readonly config: ResolvedConfig,
@@ -58,12 +60,14 @@ class Run {
     readonly model: Model,
     readonly bank: Bank,
     readonly data: PreparedData,
-    readonly options: TrainOptions,
+    readonly quiet: boolean,
+    readonly stop: { signal: AbortSignal; flag: Int32Array } | undefined,
     readonly note: (text: string) => void,
   ) {
     this.objective = objectiveOf(config);
     this.objective.check(data.train);
     this.objective.check(data.eval);
+    this.rows = fingerprint(data.train);
   }
 
   get policy(): Scorer & { bank: Bank } {
@@ -71,7 +75,7 @@ class Run {
   }
 
   get abort(): Int32Array | undefined {
-    return this.options.stop?.flag;
+    return this.stop?.flag;
   }
 
   get steps(): number {
@@ -85,7 +89,7 @@ class Run {
       this.note(`passed over a damaged checkpoint: ${problem}`),
     );
     if (!checkpoint) return false;
-    this.state = await loadState(checkpoint, this.bank, this.objective);
+    this.state = await loadState(checkpoint, this.bank, this.objective, this.rows);
     this.note(`resumed at step ${this.state.step}`);
     return true;
   }
@@ -93,7 +97,7 @@ class Run {
   async evaluate(): Promise<Evaluation | null> {
     const { eval: groups } = this.data;
     if (groups.length === 0) return null;
-    const bar = progress(groups.length, 'evaluate', { quiet: this.options.quiet });
+    const bar = progress(groups.length, 'evaluate', { quiet: this.quiet });
     try {
       const { loss, rows } = await evaluateGroups(groups, this.objective, this.policy, this.reference, {
         maxTokens: this.config.train.max_tokens_per_pack,
@@ -108,8 +112,18 @@ class Run {
     }
   }
 
-  /** One optimizer step on the given groups; the learning rate it took. */
+  /** One optimizer step on the given groups; its metrics. A step that fails or is stopped leaves the run as it was. */
   async step(groups: readonly Group[]): Promise<Record<string, number>> {
+    const running = this.objective.state();
+    try {
+      return await this.tryStep(groups);
+    } catch (error) {
+      this.objective.restore(running);
+      throw error;
+    }
+  }
+
+  private async tryStep(groups: readonly Group[]): Promise<Record<string, number>> {
     const { train } = this.config;
     const { step } = this.state;
     const started = performance.now();
@@ -127,14 +141,14 @@ class Run {
       dropoutSeed: (Math.imul(train.seed + 1, 0x9e3779b1) ^ Math.imul(step + 1, 0x85ebca6b)) >>> 0 || 1,
       abort: this.abort,
     });
-    const gradNorm = await this.bank.step({
-      learningRate,
-      beta1: train.beta1,
-      beta2: train.beta2,
-      eps: train.eps,
-      weightDecay: train.weight_decay,
-      maxGradNorm: train.max_grad_norm,
-    });
+    const optimizer = { beta1: train.beta1, beta2: train.beta2, eps: train.eps, weightDecay: train.weight_decay };
+    const gradNorm = await this.bank
+      .step({ ...optimizer, learningRate, maxGradNorm: train.max_grad_norm })
+      .catch((error: Error & { code?: unknown }) => {
+        if (error.code !== 'NON_FINITE') throw error;
+        const rows = `step ${step + 1}, rows ${namedRows(groups)}`;
+        throw new PluralignError('NON_FINITE', `${rows}: ${error.message}`, { cause: error });
+      });
     this.state.stepSeconds += (performance.now() - started) / 1000;
     this.state.step++;
     this.state.groups += groups.length;
@@ -153,7 +167,8 @@ class Run {
   }
 
   async save(): Promise<void> {
-    await saveState(this.folder.dir, { ...this.state, seconds: this.seconds() }, this.bank, this.objective);
+    const state = { ...this.state, seconds: this.seconds() };
+    await saveState(this.folder.dir, state, this.bank, this.objective, this.rows);
     const protect = this.state.best ? [this.state.best.step] : [];
     await pruneCheckpoints(this.folder.dir, this.config.train.keep_checkpoints, protect);
   }
@@ -164,23 +179,28 @@ class Run {
     return early !== null && (this.state.best?.stale ?? 0) >= early.patience;
   }
 
-  /** Keeps count for early stopping; true where the run should end. */
-  judge(evaluation: Evaluation): boolean {
-    const early = this.config.train.early_stopping;
-    if (!early) return false;
-    const name = early.metric.replace(/^eval_/, '');
+  /** The value that early stopping looks at. Throws BAD_CONFIG where an evaluation has no such metric. */
+  watched(evaluation: Evaluation, metric: string): number {
+    const name = metric.replace(/^eval_/, '');
     const value = (evaluation.overall as unknown as Record<string, number | undefined>)[name];
     if (value === undefined)
       throw new PluralignError(
         'BAD_CONFIG',
-        `train.early_stopping.metric: found ${early.metric}, expected one of ${Object.keys(evaluation.overall)
+        `train.early_stopping.metric: found ${metric}, expected one of ${Object.keys(evaluation.overall)
           .map((k) => `eval_${k}`)
           .join(', ')}`,
       );
+    return value;
+  }
+
+  /** Keeps count for early stopping. */
+  judge(evaluation: Evaluation): void {
+    const early = this.config.train.early_stopping;
+    if (!early) return;
+    const value = this.watched(evaluation, early.metric);
     const { best } = this.state;
     const better = !best || (early.mode === 'min' ? value < best.value : value > best.value);
     this.state.best = better ? { step: this.state.step, value, stale: 0 } : { ...best!, stale: best!.stale + 1 };
-    return this.exhausted;
   }
 
   /** Back to the best step's parameters, where the run was told to look for one. */
@@ -188,7 +208,7 @@ class Run {
     const { best } = this.state;
     if (!this.config.train.early_stopping || !best || best.step === this.state.step) return;
     const checkpoint = await openCheckpoint(join(this.folder.paths.checkpoints, `step-${best.step}`));
-    await loadState(checkpoint, this.bank, this.objective);
+    await loadState(checkpoint, this.bank, this.objective, this.rows);
     this.note(
       `kept the parameters of step ${best.step}, the best ${this.config.train.early_stopping.metric} (${best.value})`,
     );
@@ -199,55 +219,68 @@ async function loop(run: Run): Promise<Evaluation | null> {
   const { config, state, folder, data } = run;
   const { train } = config;
   const resumeAt = folder.resumed ? state.step : undefined;
-  const metrics = await MetricsWriter.open(folder.paths.metrics, { resumeAt });
+  const metrics = await MetricsWriter.open(folder.paths.metrics, { resumeAt, records: state.records });
   const events = await EventWriter.open(folder.dir, { resumeAt });
   const order = new DataOrder(data.train.length, {
     batchSize: train.batch_size,
     seed: train.seed,
     shuffle: train.shuffle,
   });
-  const bar = progress(run.steps, config.method, { quiet: run.options.quiet, done: state.step });
+  const bar = progress(run.steps, config.method, { quiet: run.quiet, done: state.step });
   const startTokens = state.tokens;
   let evaluation: Evaluation | null = null;
+  let evaluated = -1;
+  let trained = false;
   const log = async (values: Record<string, number>) => {
     await metrics.write({ step: state.step, epoch: order.epochAt(state.step), ...values });
     await events.scalars(state.step, values);
+    state.records++;
   };
-  const evaluate = async () => {
-    evaluation = await run.evaluate();
-    if (!evaluation) return false;
-    await log(prefixed(evaluation.overall as unknown as Record<string, number>));
-    return run.judge(evaluation);
+  const logMeans = async (learningRate: number) => {
+    state.last = { ...state.means.take(), learning_rate: learningRate };
+    await log(state.last);
+  };
+  const due = () => {
+    const end = state.step === run.steps;
+    const save = end || (train.save_every !== null && state.step % train.save_every === 0);
+    return { save, look: end || (train.eval_every !== null ? state.step % train.eval_every === 0 : save) };
+  };
+  /** What follows a step. */
+  const settle = async () => {
+    const { save, look } = due();
+    if (look) {
+      evaluation = await run.evaluate();
+      if (evaluation) {
+        await log(prefixed(evaluation.overall as unknown as Record<string, number>));
+        run.judge(evaluation);
+      }
+      evaluated = state.evaluated = state.step;
+    }
+    if (save || (look && state.best?.step === state.step)) await run.save();
   };
   run.startClock();
   try {
-    let evaluated = -1;
+    // A run that was stopped in an evaluation owes it.
+    if (state.step > 0 && due().look && state.evaluated !== state.step) await settle();
+    let learningRate = 0;
     while (state.step < run.steps && !run.exhausted) {
-      if (run.options.stop?.signal.aborted) throw new PluralignError('ABORTED', 'stopped on request');
+      if (run.stop?.signal.aborted) throw new PluralignError('ABORTED', 'stopped on request');
       const groups = [...order.batch(state.step)].map((i) => data.train[i]);
       const last = await run.step(groups);
+      learningRate = last.learning_rate;
       bar.update(state.step, { loss: last.loss, tokens: state.tokens - startTokens });
-      const end = state.step === run.steps;
-      if (state.step % train.log_every === 0 || end) {
-        state.last = { ...state.means.take(), learning_rate: last.learning_rate };
-        await log(state.last);
-      }
-      const save = end || (train.save_every !== null && state.step % train.save_every === 0);
-      const look = end || (train.eval_every !== null ? state.step % train.eval_every === 0 : save);
-      let enough = false;
-      if (look) {
-        enough = await evaluate();
-        evaluated = state.step;
-      }
-      if (save || (look && state.best?.step === state.step)) await run.save();
-      if (enough) break;
+      if (state.step % train.log_every === 0 || state.step === run.steps) await logMeans(learningRate);
+      await settle();
     }
+    trained = true;
+    if (!state.means.empty) await logMeans(learningRate);
     await run.restoreBest();
     if (evaluated !== state.step || (state.best && state.best.step !== state.step)) evaluation = await run.evaluate();
   } catch (error) {
     if ((error as { code?: unknown }).code !== 'ABORTED') throw error;
     run.stopped = true;
-    await run.save();
+    // After the last step the parameters may be the best ones' already; the checkpoint that is there is the right one.
+    if (!trained) await run.save();
     run.note(`stopped after step ${state.step}; the run is saved, go on with --resume`);
   } finally {
     bar.stop();
@@ -274,22 +307,33 @@ function prefixed(values: Record<string, number>): Record<string, number> {
  */
 export async function train(given: Config | ResolvedConfig, options: TrainOptions = {}): Promise<TrainSummary> {
   const config = resolveConfig(given as Config);
-  const note = options.onNote ?? ((text: string) => void (options.quiet || process.stderr.write(`${text}\n`)));
+  const { quiet = false } = options;
+  const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
+  const stop = options.stop instanceof AbortSignal ? stopWith(options.stop) : options.stop;
   const folder = await openRunFolder(config, { resume: options.resume });
+  let begun = false;
   try {
     using model = await openModel(config);
-    const data = await prepareData(config, model, options.stop?.signal);
+    const data = await prepareData(config, model, { signal: stop?.signal, quiet });
     for (const text of data.notes) note(text);
-    if (data.train.length === 0) throw new PluralignError('BAD_DATA', 'no training row is left');
     const bank = await makeBank(config, model);
-    const run = new Run(config, folder, model, bank, data, options, note);
+    const run = new Run(config, folder, model, bank, data, quiet, stop, note);
     const resumed = await run.resume();
     if (run.objective.reference) run.reference = await makeReference(config, model);
-    if (!resumed) run.state.evalBefore = config.method === 'pretrain' ? null : await run.evaluate();
+    using _reference = run.reference;
+    if (!resumed && config.method !== 'pretrain') {
+      const before = await run.evaluate();
+      if (before && config.train.early_stopping) run.watched(before, config.train.early_stopping.metric);
+      run.state.evalBefore = before;
+    }
+    begun = true;
     const evaluation = await loop(run);
     const summary = await finish(run, evaluation);
     bank.dispose();
     return summary;
+  } catch (error) {
+    if (!begun) await folder.discard();
+    throw error;
   } finally {
     await folder.release();
   }
@@ -317,6 +361,6 @@ async function finish(run: Run, evaluation: Evaluation | null): Promise<TrainSum
   if (state.evalBefore) summary.eval_before = state.evalBefore as Evaluation;
   await folder.writeSummary(summary);
   const { writeReport } = await import('../report/index.js');
-  if (!run.stopped) await writeReport(folder.dir);
+  await writeReport(folder.dir);
   return summary;
 }
