@@ -1,4 +1,5 @@
 import { Command, CommanderError } from 'commander';
+import { aggregateCommand } from './aggregate.js';
 import { doctorCommand } from './doctor.js';
 import { evalCommand } from './eval.js';
 import { generateCommand } from './generate.js';
@@ -17,6 +18,7 @@ export const commands: CommandFactory[] = [
   scoreCommand,
   evalCommand,
   generateCommand,
+  aggregateCommand,
   reportCommand,
   doctorCommand,
 ];
