@@ -1,5 +1,6 @@
 import { Command, CommanderError } from 'commander';
 import { aggregateCommand } from './aggregate.js';
+import { benchCommand } from './bench.js';
 import { doctorCommand } from './doctor.js';
 import { evalCommand } from './eval.js';
 import { generateCommand } from './generate.js';
@@ -20,6 +21,7 @@ export const commands: CommandFactory[] = [
   generateCommand,
   aggregateCommand,
   reportCommand,
+  benchCommand,
   doctorCommand,
 ];
 

@@ -1,0 +1,29 @@
+import { availableParallelism } from 'node:os';
+import { benchOps } from '../bench/ops.js';
+import { type BenchOptions, type BenchRecord, digits } from '../bench/session.js';
+import { benchTrain } from '../bench/train.js';
+import { PluralignError } from '../native/errors.js';
+
+export interface BenchCall extends Omit<BenchOptions, 'threads'> {
+  device: 'auto' | 'cpu' | 'cuda';
+  threads: number | 'auto';
+}
+
+/**
+ * `pluralign bench`: `ops` times operators, `train` times scoring and training. Records are flat; progress goes to stderr.
+ * Throws `UNSUPPORTED` for `device: cuda`, `ABORTED` once `stop` is raised.
+ */
+export async function bench(
+  subject: 'ops' | 'train',
+  options: BenchCall,
+): Promise<{ subject: 'ops' | 'train'; results: BenchRecord[] }> {
+  if (options.device === 'cuda')
+    throw new PluralignError('UNSUPPORTED', 'device: cuda cannot be timed: this version has no CUDA library; use cpu');
+  const threads = options.threads === 'auto' ? availableParallelism() : options.threads;
+  const start = performance.now();
+  const results = await (subject === 'ops' ? benchOps : benchTrain)({ ...options, threads });
+  process.stderr.write(
+    `bench ${subject}: ${results.length} results in ${digits((performance.now() - start) / 1e3, 3)} s\n`,
+  );
+  return { subject, results };
+}
