@@ -156,8 +156,10 @@ describe('packs', () => {
       });
       // What stands between score and backward must leave what was kept alone.
       if (at % 2) {
-        const other = pack(groups.slice(3, 9), { policies: [frozen(0)], read: 'reward' });
-        await model.native.hidden(other.native, bank.native(), new Float32Array(12 * model.config.hiddenSize));
+        const other = pack(groups.slice(3, 9), { policies: [frozen(0)], read: 'logps' });
+        const rows = new Float32Array(other.native.rows.length * model.config.hiddenSize);
+        await model.native.hidden(other.native, bank.native(), rows);
+        await model.score(other, randomBank(model, ['v'], { r: 9 }), 'logps');
         await model.generate([groups[at].prompt], bank, { maxNewTokens: 3, adapter: 0 });
       }
       bank.zeroGrad();
