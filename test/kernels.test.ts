@@ -10,6 +10,7 @@ import {
   pairLoss,
   rowSegments,
 } from '../lib/kernels.js';
+import { addon } from '../lib/native/loader.js';
 import { close, floats, makeCall, reference, type Shape } from './kernels-helpers.js';
 import { differences } from './losses-helpers.js';
 
@@ -374,6 +375,50 @@ describe('refusals', () => {
     await expect(second).rejects.toMatchObject({ code: 'ABORTED' });
     await first;
     expect(y).toEqual(new Float32Array(15));
+  });
+});
+
+describe('the addon itself', () => {
+  const call = makeCall({ in: 4, out: 3, rows: 5, ranks: [2, 1], segments: [0, 2, 2, 5], adapters: [0, 1] });
+  const native = {
+    ...call,
+    a: [...call.a],
+    b: [...call.b],
+    cores: undefined,
+    ranks: Int32Array.of(2, 1),
+    scales: Float64Array.of(1, 1),
+    threads: 1,
+    y: new Float32Array(15),
+    dy: new Float32Array(15),
+  };
+
+  it.each<[string, object]>([
+    ['y', { y: new Float32Array(14), dy: new Float32Array(14) }],
+    ['x', { x: new Float32Array(19) }],
+    ['a', { a: [call.a[0], new Float32Array(3)] }],
+    ['b', { b: [new Float32Array(5), call.b[1]] }],
+    ['fewer b', { b: [call.b[0]] }],
+    ['cores', { cores: [new Float32Array(3), null] }],
+    ['ranks', { ranks: Int32Array.of(2, -1) }],
+    ['large ranks', { ranks: Int32Array.of(2, 1 << 30) }],
+    ['scales', { scales: new Float64Array(1) }],
+    ['h', { h: new Float32Array(9) }],
+    ['segments past the end', { segments: Int32Array.of(0, 2, 2, 6) }],
+    ['segments below zero', { segments: Int32Array.of(-1, 2, 2, 5) }],
+    ['fewer segments', { segments: Int32Array.of(0, 2) }],
+    ['adapters', { adapters: Int32Array.of(0, 2) }],
+    ['no call', { threads: undefined }],
+    ['a width of nothing', { in: Number.NaN }],
+  ])('stays inside its arrays: %s', (_, change) => {
+    const wrong = { ...native, ...change } as never;
+    const code = expect.stringMatching(/^BAD_(SHAPE|ARGUMENT)$/);
+    for (const direction of ['groupedLoraForward', 'groupedLoraBackward'] as const)
+      expect(() => addon().kernels[direction](wrong)).toThrow(expect.objectContaining({ code }));
+  });
+
+  it('stays inside the gradients', () => {
+    for (const change of [{ da: [new Float32Array(7), null] }, { db: [null, new Float32Array(2)] }, { dx: call.b[0] }])
+      expect(() => addon().kernels.groupedLoraBackward({ ...native, ...change } as never)).toThrow(/elements/);
   });
 });
 

@@ -11,6 +11,8 @@ export interface BenchOptions {
   stop: { flag: Int32Array };
   /** `train`: also the shape of a 135M-parameter model, which takes minutes. */
   large?: boolean;
+  /** One run of the smallest shapes; for tests. */
+  quick?: boolean;
 }
 
 export function dtypes(dtype: BenchOptions['dtype']): ('float32' | 'bf16')[] {

@@ -86,7 +86,7 @@ const adamw = { learningRate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightD
 async function benchShape(
   shape: Shape,
   dtype: 'float32' | 'bf16',
-  { threads, stop }: BenchOptions,
+  { threads, stop, quick }: BenchOptions,
 ): Promise<BenchRecord[]> {
   const folder = await mkdtemp(join(tmpdir(), 'pluralign-bench-'));
   try {
@@ -146,7 +146,7 @@ async function benchShape(
     ];
     const records: BenchRecord[] = [];
     for (const [work, p, policies, body] of works) {
-      const seconds = await time(shape.runs, stop, body);
+      const seconds = await time(quick ? 1 : shape.runs, stop, body);
       // Tokens of the rows, a prompt counted once; the second policy of a DPO step, the reference, adds none.
       const rows = p.native.tokens.length / policies;
       records.push({

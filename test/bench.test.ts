@@ -1,0 +1,59 @@
+import { describe, expect, it, vi } from 'vitest';
+import { bench } from '../lib/api/bench.js';
+import { requestsByAdapter } from '../lib/bench/ops.js';
+import { median } from '../lib/bench/session.js';
+import { cpu } from '../lib/kernels.js';
+import { stopWith } from '../lib/training/signals.js';
+
+const stop = stopWith(new AbortController().signal);
+const quick = { dtype: 'auto', device: 'auto', threads: 1, quick: true, stop } as const;
+
+vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+
+describe('bench', () => {
+  it('ops gives flat records with a share of the peak it measured', async () => {
+    const { subject, results } = await bench('ops', quick);
+    expect(subject).toBe('ops');
+    expect(results[0]).toMatchObject({ op: 'multiply-add', isa: cpu().isa, threads: 1, peak_share: 1 });
+    for (const dtype of ['float32', 'bf16'])
+      expect(results.some((r) => r.op === 'linear' && r.dtype === dtype && r.shape === '1×576→1536')).toBe(true);
+    expect(results.some((r) => r.op === 'grouped-lora backward')).toBe(true);
+    for (const record of results.slice(1)) {
+      expect(Object.values(record).every((v) => typeof v === 'string' || (Number.isFinite(v) && v > 0))).toBe(true);
+      // under 1 on an idle machine; a wrong unit would be a thousand times off
+      expect(record.peak_share).toBeLessThan(10);
+    }
+  });
+
+  it('train times scoring, backward and steps', async () => {
+    const { results } = await bench('train', { ...quick, dtype: 'float32' });
+    expect(results.map((r) => r.work)).toEqual(['score', 'score + backward', 'dpo step']);
+    for (const { tokens, pairs, ms, tokens_per_s, pairs_per_s } of results as Record<string, number>[]) {
+      expect(tokens).toBe(pairs * (64 + 2 * 96));
+      expect(tokens_per_s / (tokens / (ms / 1e3))).toBeCloseTo(1, 2);
+      expect(pairs_per_s / (pairs / (ms / 1e3))).toBeCloseTo(1, 2);
+    }
+  });
+
+  it('stops when asked, and refuses what it cannot time', async () => {
+    const stopped = stopWith(AbortSignal.abort());
+    await expect(bench('ops', { ...quick, stop: stopped })).rejects.toMatchObject({ code: 'ABORTED' });
+    await expect(bench('train', { ...quick, stop: stopped })).rejects.toMatchObject({ code: 'ABORTED' });
+    await expect(bench('ops', { ...quick, device: 'cuda' })).rejects.toMatchObject({ code: 'UNSUPPORTED' });
+  });
+});
+
+it('popularities share out every request', () => {
+  expect(requestsByAdapter('identical', 64)).toEqual([64]);
+  expect(requestsByAdapter('distinct', 64)).toEqual(Array(64).fill(1));
+  expect(requestsByAdapter('uniform', 64)).toEqual(Array(8).fill(8));
+  expect(requestsByAdapter('skewed', 64).slice(0, 4)).toEqual([21, 14, 10, 6]);
+  for (const n of [1, 2, 7, 64, 100])
+    for (const name of ['identical', 'distinct', 'uniform', 'skewed'] as const)
+      expect(requestsByAdapter(name, n).reduce((a, b) => a + b)).toBe(n);
+});
+
+it('the median of an even number of runs lies between the middle two', () => {
+  expect(median([3, 1, 2])).toBe(2);
+  expect(median([4, 1, 3, 2])).toBe(2.5);
+});
