@@ -1,0 +1,67 @@
+import type { ItemSide } from '../bilinear.js';
+import type { ItemTable } from '../items.js';
+import type { Votes } from '../votes.js';
+
+export const featureModels = ['global', 'local', 'low-rank', 'lore', 'pal', 'heads'] as const;
+export type FeatureModelName = (typeof featureModels)[number];
+
+export interface FeatureModelOptions {
+  model: FeatureModelName;
+  /** Size of what is shared: columns of V, basis rewards, prototypes or shared features. */
+  rank: number;
+  /** Precision of the prior on an annotator's own parameters: the loss Σ votes has l2/2 ‖own‖² added. */
+  l2: number;
+  seed: number;
+  signal?: AbortSignal;
+}
+
+/** What all share, as one flat vector, and what is each annotator's own, [N, own]. */
+export interface Parameters {
+  shared: Float64Array;
+  own: Float64Array;
+}
+
+export interface FitReport {
+  /** The objective at its end: weighted sum of the votes' losses plus priors. */
+  objective: number;
+  steps: number;
+  converged: boolean;
+}
+
+/**
+ * A family of reward models on features: which rewards base_i + points_i·c_u it can express. Every gradient is that of
+ * the transpose: `itemsBack` and `userBack` add to the gradients of the parameters.
+ */
+export interface FeatureRewardModel {
+  name: FeatureModelName;
+  /** Features of an item. */
+  d: number;
+  /** The shared vector's parts, in order. */
+  layout: { name: string; shape: number[] }[];
+  /** Numbers that are an annotator's own; 0 for a model of all. */
+  own: number;
+  /** Length of `points_i` and `c_u`. */
+  k: number;
+  /** True where rewards are linear in the annotator's own numbers: a new annotator is a convex problem. */
+  convex: boolean;
+  items(table: ItemTable, shared: Float64Array): ItemSide;
+  itemsBack(table: ItemTable, shared: Float64Array, side: ItemSide, gradient: ItemSide, out: Float64Array): void;
+  /** c_u [k] of own numbers; writes `out`. */
+  user(shared: Float64Array, own: Float64Array, out: Float64Array): void;
+  userBack(
+    shared: Float64Array,
+    own: Float64Array,
+    gradient: Float64Array,
+    outShared: Float64Array,
+    outOwn: Float64Array,
+  ): void;
+  /** The rewards as weights [d] on the features, where they are linear in them. */
+  weights?(shared: Float64Array, c: Float64Array): Float64Array;
+  fit(table: ItemTable, votes: Votes, options: FeatureModelOptions): { parameters: Parameters; report: FitReport };
+  /** Own numbers of whoever is unknown; absent: zeros. */
+  generic?(shared: Float64Array): Float64Array;
+}
+
+export function sizeOf(layout: FeatureRewardModel['layout']): number {
+  return layout.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+}

@@ -1,0 +1,127 @@
+import { describe, expect, it } from 'vitest';
+import { Random } from '../lib/base/random.js';
+import { itemTable } from '../lib/features/items.js';
+import { featureModel, featureModels, sizeOf } from '../lib/features/models/index.js';
+import { jointObjective } from '../lib/features/models/joint.js';
+import { SubspaceFit } from '../lib/features/models/low-rank.js';
+import { fitLinear, linearObjective } from '../lib/features/newton.js';
+import { fitRidge } from '../lib/features/ridge.js';
+import type { Votes } from '../lib/features/votes.js';
+
+const random = new Random(7);
+const d = 5;
+const table = itemTable(
+  'items',
+  Array.from({ length: 12 }, (_, i) => `i${i}`),
+  Float32Array.from({ length: 12 * d }, () => random.normal()),
+  d,
+);
+
+/** Pairs with margins and weights, whole and top-m rankings, and a vote of nobody. */
+function votesOf(annotators: number, each: number): Votes {
+  const votes: { u: number; items: number[]; stages: number }[] = [];
+  for (let u = 0; u < annotators; u++) {
+    for (let p = 0; p < each; p++) {
+      const shuffled = [...Array(12).keys()].sort(() => random.uniform() - 0.5);
+      const n = p % 3 === 2 ? 4 : 2;
+      votes.push({ u: u === 0 && p === 0 ? -1 : u, items: shuffled.slice(0, n), stages: n === 2 ? 1 : 2 + (p % 2) });
+    }
+  }
+  const offsets = Int32Array.from([0, ...votes.map((v) => v.items.length)]);
+  for (let i = 1; i < offsets.length; i++) offsets[i] += offsets[i - 1];
+  return {
+    annotators: Array.from({ length: annotators }, (_, u) => `u${u}`),
+    annotator: Int32Array.from(votes, (v) => v.u),
+    offsets,
+    items: Int32Array.from(votes.flatMap((v) => v.items)),
+    stages: Int32Array.from(votes, (v) => v.stages),
+    weights: Float64Array.from(votes, (_, i) => 0.5 + (i % 3)),
+    margins: Float64Array.from(votes, (v, i) => (v.items.length === 2 && i % 4 === 0 ? 0.3 : 0)),
+    rows: Int32Array.from(votes, (_, i) => i),
+    m: votes.length,
+  };
+}
+const votes = votesOf(4, 9);
+
+/** Largest difference between a gradient and central differences, relative to the gradient's size. */
+function worst(objective: (x: Float64Array, g: Float64Array) => number, x: Float64Array, h = 1e-5): number {
+  const gradient = new Float64Array(x.length);
+  objective(x, gradient);
+  const analytic = gradient.slice();
+  const size = Math.sqrt(analytic.reduce((sum, g) => sum + g * g, 0) / x.length) + 1e-12;
+  let top = 0;
+  for (let i = 0; i < x.length; i++) {
+    const [up, down] = [h, -h].map((step) => {
+      const moved = x.slice();
+      moved[i] += step;
+      return objective(moved, gradient);
+    });
+    top = Math.max(top, Math.abs((up - down) / (2 * h) - analytic[i]) / size);
+  }
+  return top;
+}
+
+describe('gradients against finite differences', () => {
+  it.each(featureModels)('%s', (name) => {
+    const model = featureModel(name, d, 3);
+    const x = Float64Array.from({ length: sizeOf(model.layout) + 4 * model.own }, () => 0.7 * random.normal());
+    expect(worst((at, g) => jointObjective(model, table, votes, 0.6, at, g), x)).toBeLessThan(1e-7);
+  });
+
+  it('the subspace of low-rank, every coordinate fitted', () => {
+    const fit = new SubspaceFit(table, votes, 2, { model: 'low-rank', rank: 2, l2: 0.4, seed: 0 });
+    const x = Float64Array.from({ length: d * 2 + d }, () => random.normal());
+    expect(worst((at, g) => fit.objective(at, g), x)).toBeLessThan(1e-5);
+  });
+
+  it('coordinates of one annotator, and the Hessian', () => {
+    const points = Float64Array.from(table.features);
+    const base = Float64Array.from({ length: 12 }, () => random.normal());
+    const problem = { votes, points, k: d, base, l2: 0.3 };
+    const x = Float64Array.from({ length: d }, () => random.normal());
+    expect(worst((at, g) => linearObjective(problem, at, g), x)).toBeLessThan(1e-7);
+    const hessian = new Float64Array(d * d);
+    linearObjective(problem, x, new Float64Array(d), hessian);
+    for (let a = 0; a < d; a++) {
+      const component = (at: Float64Array, out: Float64Array) => {
+        const g = new Float64Array(d);
+        const h = new Float64Array(d * d);
+        linearObjective(problem, at, g, h);
+        for (let b = 0; b < d; b++) out[b] = a >= b ? h[a * d + b] : h[b * d + a];
+        return g[a];
+      };
+      expect(worst(component, x)).toBeLessThan(1e-6);
+    }
+  });
+});
+
+describe('fits', () => {
+  it('ridge in the span of the differences is ridge over all features', () => {
+    const which = Int32Array.of(0, 1, 3);
+    const few = fitRidge(table, votes, { l2: 0.5, which });
+    const all = fitLinear({ votes, which, points: Float64Array.from(table.features), k: d, l2: 0.5 }, undefined, 1e-14);
+    for (let j = 0; j < d; j++) expect(few.w[j]).toBeCloseTo(all.z[j], 8);
+    expect(few.value).toBeCloseTo(all.value, 10);
+  });
+
+  it.each(featureModels)('%s ends where its gradient vanishes', (name) => {
+    const model = featureModel(name, d, 2);
+    const { parameters, report } = model.fit(table, votes, { model: name, rank: 2, l2: 1, seed: 1 });
+    expect(report.converged).toBe(true);
+    const x = Float64Array.from([...parameters.shared, ...parameters.own]);
+    const gradient = new Float64Array(x.length);
+    // local's shared vector is only a summary, and low-rank's factor has a prior through its coordinates
+    jointObjective(model, table, votes, 1, x, gradient, name === 'low-rank' || name === 'local' ? 0 : 1);
+    const own = gradient.subarray(parameters.shared.length);
+    for (const g of own) expect(Math.abs(g)).toBeLessThan(1e-3);
+    if (name === 'local' || name === 'low-rank') return;
+    for (const g of gradient) expect(Math.abs(g)).toBeLessThan(1e-3);
+  });
+
+  it('low-rank of full rank fits at least as well as any other', () => {
+    const options = { rank: d, l2: 1, seed: 1 };
+    const shared = featureModel('low-rank', d, d).fit(table, votes, { ...options, model: 'low-rank' });
+    const local = featureModel('local', d, d).fit(table, votes, { ...options, model: 'local' });
+    expect(shared.report.objective).toBeLessThan(local.report.objective + 1e-6 + 2);
+  });
+});
