@@ -9,6 +9,7 @@ import {
   adapterSchema,
   type Config,
   configSchema,
+  featuresSchema,
   type LossType,
   lossSchema,
   lossTypes,
@@ -16,6 +17,7 @@ import {
   type ParsedConfig,
   type ResolvedAdapter,
   type ResolvedConfig,
+  type ResolvedFeatures,
   type ResolvedLoss,
 } from './schema.js';
 import { applySets, type Path, parseYaml, type Source } from './source.js';
@@ -31,6 +33,9 @@ const methodLosses: Record<Method, readonly LossType[]> = {
   dpo: ['sigmoid', ...lossTypes.filter((type) => type !== 'sigmoid' && type !== 'bradley_terry')],
   reward: rewardLosses,
 };
+
+/** Methods that can train rewards on the features of items. */
+const featureMethods: readonly Method[] = ['reward'];
 
 /** `loss.type` in full. */
 function lossTerms(type: ParsedConfig['loss']['type'], method: Method): { type: LossType; weight: number }[] {
@@ -55,6 +60,14 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
     if (config[block] !== null && method !== block)
       say([block], `belongs to method ${block}, but the method is ${method}`);
   }
+  if (config.model === 'features') {
+    if (!featureMethods.includes(method))
+      say(['model'], `is features, which method ${method} cannot train; expected method reward`);
+    if (data.items === null) say(['data', 'items'], 'found nothing, expected the table of items; model is features');
+  } else {
+    if (data.items !== null) say(['data', 'items'], 'is for model: features, but the model is another');
+    if (config.features !== null) say(['features'], 'is for model: features, but the model is another');
+  }
   if (method === 'pretrain') {
     if (adapter !== null && adapter !== 'full')
       say(['adapter'], 'pretrain trains all weights; leave it out or write full');
@@ -64,7 +77,7 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
     if (config.model !== null && config.pretrain !== null) {
       say(['pretrain'], 'model is given too; give pretrain for a new model, or model to go on from one');
     }
-  } else if (config.model === null) say(['model'], 'found nothing, expected a folder or hf:owner/name');
+  } else if (config.model === null) say(['model'], 'found nothing, expected a folder or hf:owner/name (or features)');
   if (config.loss.reference === 'init_from' && (adapter === 'full' || !adapter?.init_from)) {
     say(['loss', 'reference'], 'is init_from, but adapter.init_from is not given');
   }
@@ -99,6 +112,16 @@ function resolveAdapter(adapter: ParsedConfig['adapter'], method: Method, path: 
   };
 }
 
+function resolveModel(model: string | null, path: (given: string) => string): string | null {
+  return model === null || model === 'features' || model.startsWith('hf:') ? model : path(model);
+}
+
+function resolveFeatures(config: ParsedConfig): ResolvedFeatures | null {
+  if (config.model !== 'features') return null;
+  const given = config.features ?? featuresSchema.parse({});
+  return { ...given, l2: given.l2 ?? (config.method === 'reward' ? 1 : 0) };
+}
+
 function resolveSource(source: Source, base: string, output: string | undefined): ResolvedConfig {
   const parsed = configSchema.safeParse(source.value ?? {});
   if (!parsed.success) throw schemaError(parsed.error.issues, source);
@@ -114,8 +137,13 @@ function resolveSource(source: Source, base: string, output: string | undefined)
   const { data, loss, train } = config;
   return {
     ...config,
-    model: config.model === null || config.model.startsWith('hf:') ? config.model : path(config.model),
-    data: { ...data, train: pathList(data.train), eval: data.eval === null ? null : pathList(data.eval) },
+    model: resolveModel(config.model, path),
+    data: {
+      ...data,
+      train: pathList(data.train),
+      eval: data.eval === null ? null : pathList(data.eval),
+      items: data.items === null ? null : path(data.items),
+    },
     adapter: resolveAdapter(config.adapter, config.method, path),
     loss: {
       ...loss,
@@ -131,6 +159,7 @@ function resolveSource(source: Source, base: string, output: string | undefined)
       },
     },
     reward: config.reward ?? (config.method === 'reward' ? { head_std: null } : null),
+    features: resolveFeatures(config),
     pretrain: config.pretrain && { ...config.pretrain, tokenizer: path(config.pretrain.tokenizer) },
     output: output === undefined ? path(config.output as string) : resolve(output),
   };

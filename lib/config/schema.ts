@@ -1,5 +1,9 @@
 import { z } from 'zod';
 
+/** Models of rewards on features, one file each in lib/features/models. */
+export const featureModels = ['global', 'local', 'low-rank', 'lore', 'pal', 'heads'] as const;
+export type FeatureModelName = (typeof featureModels)[number];
+
 /** Methods that `train` knows. */
 export const methods = ['pretrain', 'sft', 'dpo', 'reward'] as const;
 export type Method = (typeof methods)[number];
@@ -77,6 +81,8 @@ const dataSchema = section({
   /** .jsonl .json .csv .parquet */
   train: paths(),
   eval: paths().nullable().default(null),
+  /** With `model: features`: the table of items that rows name; .jsonl .parquet .safetensors */
+  items: text('a path').nullable().default(null),
   /** Instead of `eval`: hold out a part of the training rows. */
   split: splitSchema.nullable().default(null),
   /** Tokens of prompt and completion; null: what the model takes. */
@@ -231,11 +237,20 @@ const rewardSchema = section({
   head_std: notNegative().nullable().default(null),
 });
 
+/** Rewards on the features of items, with `model: features`. */
+export const featuresSchema = section({
+  model: choice(featureModels).default('low-rank'),
+  /** Size of what annotators share: columns of the factor, basis rewards, prototypes or shared features. */
+  rank: wholeFrom(1).default(4),
+  /** Precision of the prior on an annotator's own parameters; null: 1 (0 in EM). */
+  l2: notNegative().nullable().default(null),
+});
+
 /** The configuration file. Cross-field rules stand in lib/config/load.ts. */
 export const configSchema = section({
   method: choice(methods),
-  /** A folder, or hf:owner/name. Not needed by pretrain, which can make a new one. */
-  model: text('a folder or hf:owner/name').nullable().default(null),
+  /** A folder, hf:owner/name, or features: rewards on `data.items`. Not needed by pretrain, which can make a new one. */
+  model: text('a folder, hf:owner/name or features').nullable().default(null),
   data: dataSchema,
   adapter: z
     .union([z.literal('full'), adapterSchema], { error: 'full or a mapping' })
@@ -245,6 +260,7 @@ export const configSchema = section({
   train: trainSchema.prefault({}),
   pretrain: pretrainSchema.nullable().default(null),
   reward: rewardSchema.nullable().default(null),
+  features: featuresSchema.nullable().default(null),
   output: text('a path').nullable().default(null),
 });
 
@@ -259,18 +275,24 @@ export type ResolvedData = Omit<z.output<typeof dataSchema>, 'train' | 'eval'> &
   train: string[];
   eval: string[] | null;
 };
+export type ResolvedFeatures = Omit<z.output<typeof featuresSchema>, 'l2'> & { l2: number };
 export type ResolvedEarlyStopping = { metric: string; patience: number; mode: 'min' | 'max' };
 export type ResolvedTrain = Omit<z.output<typeof trainSchema>, 'early_stopping'> & {
   early_stopping: ResolvedEarlyStopping | null;
 };
 
 /** A checked configuration: every key present, every path absolute (but hf: models). It is a valid `Config` too. */
-export type ResolvedConfig = Omit<ParsedConfig, 'adapter' | 'loss' | 'data' | 'train' | 'reward' | 'output'> & {
+export type ResolvedConfig = Omit<
+  ParsedConfig,
+  'adapter' | 'loss' | 'data' | 'train' | 'reward' | 'features' | 'output'
+> & {
   data: ResolvedData;
   adapter: 'full' | ResolvedAdapter;
   loss: ResolvedLoss;
   /** Exactly one of `epochs` and `steps` is not null. */
   train: ResolvedTrain;
   reward: z.output<typeof rewardSchema> | null;
+  /** Null unless the model is `features`. */
+  features: ResolvedFeatures | null;
   output: string;
 };

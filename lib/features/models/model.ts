@@ -1,9 +1,9 @@
+import type { FeatureModelName } from '../../config/schema.js';
 import type { ItemSide } from '../bilinear.js';
 import type { ItemTable } from '../items.js';
 import type { Votes } from '../votes.js';
 
-export const featureModels = ['global', 'local', 'low-rank', 'lore', 'pal', 'heads'] as const;
-export type FeatureModelName = (typeof featureModels)[number];
+export { type FeatureModelName, featureModels } from '../../config/schema.js';
 
 export interface FeatureModelOptions {
   model: FeatureModelName;
