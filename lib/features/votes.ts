@@ -105,6 +105,47 @@ export function votesByAnnotator(
   return { offsets, votes: sorted };
 }
 
+/** The votes at `indices` over a table of only the items that they name, in the order they are first named. */
+export function subTable(
+  table: Pick<ItemTable, 'features' | 'n' | 'd'>,
+  votes: Votes,
+  indices: Int32Array,
+): { table: Pick<ItemTable, 'features' | 'n' | 'd'>; votes: Votes; items: Int32Array } {
+  const { d } = table;
+  const rows = new Map<number, number>();
+  const offsets = new Int32Array(indices.length + 1);
+  for (const [i, v] of indices.entries()) offsets[i + 1] = offsets[i] + votes.offsets[v + 1] - votes.offsets[v];
+  const items = new Int32Array(offsets[indices.length]);
+  for (const [i, v] of indices.entries()) {
+    for (let s = 0; s < offsets[i + 1] - offsets[i]; s++) {
+      const item = votes.items[votes.offsets[v] + s];
+      let row = rows.get(item);
+      if (row === undefined) {
+        row = rows.size;
+        rows.set(item, row);
+      }
+      items[offsets[i] + s] = row;
+    }
+  }
+  const features = new Float32Array(rows.size * d);
+  for (const [item, row] of rows) features.set(table.features.subarray(item * d, (item + 1) * d), row * d);
+  return {
+    table: { features, n: rows.size, d },
+    items: Int32Array.from(rows.keys()),
+    votes: {
+      annotators: votes.annotators,
+      annotator: Int32Array.from(indices, (v) => votes.annotator[v]),
+      offsets,
+      items,
+      stages: Int32Array.from(indices, (v) => votes.stages[v]),
+      weights: Float64Array.from(indices, (v) => votes.weights[v]),
+      margins: Float64Array.from(indices, (v) => votes.margins[v]),
+      rows: Int32Array.from(indices, (v) => votes.rows[v]),
+      m: indices.length,
+    },
+  };
+}
+
 /** A vote's items in the order of the choice. */
 function order(row: Row, table: ItemTable): { places: number[]; stages: number } {
   if (row.kind === 'pair') {

@@ -308,6 +308,10 @@ function prefixed(values: Record<string, number>): Record<string, number> {
 export async function train(given: Config | ResolvedConfig, options: TrainOptions = {}): Promise<TrainSummary> {
   const config = resolveConfig(given as Config);
   const { quiet = false } = options;
+  if (config.model === 'features' && config.method === 'reward') {
+    const { trainFeatures } = await import('../features/train.js');
+    return trainFeatures(config, options);
+  }
   const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
   const stop = options.stop instanceof AbortSignal ? stopWith(options.stop) : options.stop;
   const folder = await openRunFolder(config, { resume: options.resume });

@@ -1,8 +1,7 @@
 import { type BilinearGradient, bilinearLoss } from '../bilinear.js';
-import type { ItemTable } from '../items.js';
 import { type LbfgsOptions, lbfgs } from '../lbfgs.js';
 import type { Votes } from '../votes.js';
-import type { FeatureModelOptions, FeatureRewardModel, FitReport, Parameters } from './model.js';
+import type { FeatureModelOptions, FeatureRewardModel, Features, FitReport, Parameters } from './model.js';
 
 /**
  * Minus the log-posterior of shared and own parameters, [shared | own [N, own]] in one vector: the votes' loss, l2/2 on
@@ -10,7 +9,7 @@ import type { FeatureModelOptions, FeatureRewardModel, FitReport, Parameters } f
  */
 export function jointObjective(
   model: FeatureRewardModel,
-  table: ItemTable,
+  table: Features,
   votes: Votes,
   l2: number,
   x: Float64Array,
@@ -48,7 +47,7 @@ export function jointObjective(
 /** Fits everything at once with L-BFGS from the given start, to convergence. */
 export function jointFit(
   model: FeatureRewardModel,
-  table: ItemTable,
+  table: Features,
   votes: Votes,
   options: FeatureModelOptions,
   start: Parameters,

@@ -1,13 +1,12 @@
 import { Random } from '../../base/random.js';
 import { PluralignError } from '../../native/errors.js';
 import { type BilinearGradient, bilinearLoss } from '../bilinear.js';
-import type { ItemTable } from '../items.js';
 import { lbfgs } from '../lbfgs.js';
 import { orthonormalise, project, projectBack } from '../linalg.js';
 import { fitLinear } from '../newton.js';
 import { fitRidge } from '../ridge.js';
 import { type Votes, votesByAnnotator } from '../votes.js';
-import type { FeatureModelOptions, FeatureRewardModel } from './model.js';
+import type { FeatureModelOptions, FeatureRewardModel, Features } from './model.js';
 
 /**
  * P-ShareLoRA's linear case: w_u = w_0 + V z_u, V [d, k] shared with orthonormal columns, z_u the annotator's own, so
@@ -67,7 +66,7 @@ export class SubspaceFit {
   readonly #l2: number;
 
   constructor(
-    readonly table: ItemTable,
+    readonly table: Features,
     readonly votes: Votes,
     readonly k: number,
     readonly options: FeatureModelOptions,

@@ -15,6 +15,9 @@ export interface FeatureModelOptions {
   signal?: AbortSignal;
 }
 
+/** Rows of features [n, d]. */
+export type Features = Pick<ItemTable, 'features' | 'n' | 'd'> & { file?: string };
+
 /** What all share, as one flat vector, and what is each annotator's own, [N, own]. */
 export interface Parameters {
   shared: Float64Array;
@@ -44,8 +47,8 @@ export interface FeatureRewardModel {
   k: number;
   /** True where rewards are linear in the annotator's own numbers: a new annotator is a convex problem. */
   convex: boolean;
-  items(table: ItemTable, shared: Float64Array): ItemSide;
-  itemsBack(table: ItemTable, shared: Float64Array, side: ItemSide, gradient: ItemSide, out: Float64Array): void;
+  items(table: Features, shared: Float64Array): ItemSide;
+  itemsBack(table: Features, shared: Float64Array, side: ItemSide, gradient: ItemSide, out: Float64Array): void;
   /** c_u [k] of own numbers; writes `out`. */
   user(shared: Float64Array, own: Float64Array, out: Float64Array): void;
   userBack(
@@ -57,7 +60,7 @@ export interface FeatureRewardModel {
   ): void;
   /** The rewards as weights [d] on the features, where they are linear in them. */
   weights?(shared: Float64Array, c: Float64Array): Float64Array;
-  fit(table: ItemTable, votes: Votes, options: FeatureModelOptions): { parameters: Parameters; report: FitReport };
+  fit(table: Features, votes: Votes, options: FeatureModelOptions): { parameters: Parameters; report: FitReport };
   /** Own numbers of whoever is unknown; absent: zeros. */
   generic?(shared: Float64Array): Float64Array;
 }

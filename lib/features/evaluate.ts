@@ -1,0 +1,42 @@
+import type { Group, Row } from '../data/types.js';
+import { type Evaluation, summarise } from '../evaluation/preference.js';
+import { pairOutcome, rankingOutcome } from '../methods/preferences.js';
+import type { RowOutcome } from '../training/objective.js';
+import type { VoteData } from './data.js';
+import { voteLoss } from './likelihood.js';
+import type { Scorer } from './population.js';
+
+/** What each row looks like under everyone's own rewards; an annotator at `known` or above gets the generic reward. */
+export function outcomes({ votes, rows }: VoteData, known: number, scorer: Scorer): RowOutcome[] {
+  return rows.map((row, v) => {
+    const u = votes.annotator[v] < known ? votes.annotator[v] : -1;
+    const from = votes.offsets[v];
+    const rewards = Float64Array.from(votes.items.subarray(from, votes.offsets[v + 1]), (item) => scorer(u, item));
+    const group = groupOf(row, votes.stages[v]);
+    if (row.kind === 'pair') return pairOutcome(group, rewards[0], rewards[1]);
+    return rankingOutcome(group, rewards, voteLoss(rewards, votes.stages[v], 0, new Float64Array(rewards.length)));
+  });
+}
+
+/** Overall, per annotator and per group, as `eval` prints it. */
+export function evaluateVotes(data: VoteData, known: number, scorer: Scorer): Evaluation {
+  const rows = outcomes(data, known, scorer);
+  const evaluation = summarise(rows);
+  evaluation.overall.loss = -evaluation.overall.log_likelihood;
+  return evaluation;
+}
+
+/** A row as the measures of preferences take it; places stand in the order of the choice. */
+function groupOf(row: Row, stages: number): Group {
+  return {
+    index: row.index,
+    kind: row.kind,
+    prompt: new Int32Array(0),
+    completions: [],
+    ranking: Array.from({ length: stages }, (_, s) => s),
+    annotator: row.annotator,
+    group: row.group,
+    weight: row.weight,
+    origin: row.origin,
+  };
+}

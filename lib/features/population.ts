@@ -1,0 +1,195 @@
+import { type NamedTensor, readSafetensors, writeSafetensors } from '../model/safetensors.js';
+import { PluralignError } from '../native/errors.js';
+import { lbfgs } from './lbfgs.js';
+import type { FeatureModelName, FeatureRewardModel, Features, Parameters } from './models/index.js';
+import { featureModel, featureModels, sizeOf } from './models/index.js';
+import { jointObjective } from './models/joint.js';
+import { fitLinear } from './newton.js';
+import { fitRidge } from './ridge.js';
+import { subTable, type Votes } from './votes.js';
+
+/** Says the reward of an item for an annotator (an index into the population, or −1 for whoever is unknown). */
+export type Scorer = (annotator: number, item: number) => number;
+
+export interface Adapted {
+  /** Own numbers of the annotator. */
+  own: Float64Array;
+  /** Newton or L-BFGS steps. */
+  steps: number;
+  milliseconds: number;
+}
+
+/** A trained model of rewards on features with everyone it knows. */
+export class Population {
+  readonly index: Map<string, number>;
+
+  constructor(
+    readonly model: FeatureRewardModel,
+    readonly rank: number,
+    readonly l2: number,
+    readonly annotators: string[],
+    readonly parameters: Parameters,
+  ) {
+    this.index = new Map(annotators.map((name, u) => [name, u]));
+  }
+
+  /** An annotator's own numbers; −1: those of whoever is unknown. */
+  own(u: number): Float64Array {
+    const { own } = this.model;
+    if (u >= 0) return this.parameters.own.subarray(u * own, (u + 1) * own);
+    return this.model.generic?.(this.parameters.shared) ?? new Float64Array(own);
+  }
+
+  /** c_u [k], by which the points of items are weighed. */
+  coordinates(u: number): Float64Array {
+    const c = new Float64Array(this.model.k);
+    this.model.user(this.parameters.shared, this.own(u), c);
+    return c;
+  }
+
+  /** The annotator's reward as weights on the features, or null where it is not linear in them. */
+  weights(u: number): Float64Array | null {
+    return this.model.weights?.(this.parameters.shared, this.coordinates(u)) ?? null;
+  }
+
+  /** Projects the items once; every reward then costs k multiplications. */
+  scorer(table: Features): Scorer {
+    if (table.d !== this.model.d) throw wrongWidth(table, this.model.d);
+    const { k } = this.model;
+    const { base, points } = this.model.items(table, this.parameters.shared);
+    const known = new Map<number, Float64Array>();
+    return (u, item) => {
+      let c = known.get(u);
+      if (!c) {
+        c = this.coordinates(u);
+        known.set(u, c);
+      }
+      let reward = base[item];
+      for (let j = 0; j < k; j++) reward += points[item * k + j] * c[j];
+      return reward;
+    };
+  }
+
+  /**
+   * The own numbers of an annotator with the votes at `which`, everything shared held fixed: exact Newton where rewards
+   * are linear in them, else L-BFGS from whoever is unknown. Nothing is changed.
+   *
+   * @throws PluralignError `UNSUPPORTED` for a model of one reward for all
+   */
+  fitOwn(table: Features, votes: Votes, which: Int32Array): Adapted {
+    const { model, l2 } = this;
+    if (table.d !== model.d) throw wrongWidth(table, model.d);
+    if (model.own === 0) {
+      throw new PluralignError(
+        'UNSUPPORTED',
+        'one reward for all (features.model: global) has nothing of an annotator',
+      );
+    }
+    const started = performance.now();
+    const done = (own: Float64Array, steps: number) => ({ own, steps, milliseconds: performance.now() - started });
+    if (model.name === 'local') {
+      const { w, steps } = fitRidge(table, votes, { l2, which });
+      return done(w, steps);
+    }
+    const part = subTable(table, votes, which);
+    if (model.convex) {
+      const { base, points } = model.items(part.table, this.parameters.shared);
+      const problem = { votes: part.votes, base, points, k: model.k, l2: Math.max(l2, 1e-6) };
+      const { z, steps } = fitLinear(problem, undefined, 1e-14);
+      return done(z, steps);
+    }
+    const alone: Votes = { ...part.votes, annotators: ['new'], annotator: new Int32Array(part.votes.m) };
+    const size = this.parameters.shared.length;
+    const x = new Float64Array(size + model.own);
+    x.set(this.parameters.shared);
+    const full = new Float64Array(x.length);
+    const own = new Float64Array(model.own);
+    const { steps } = lbfgs((at, gradient) => {
+      x.set(at, size);
+      const value = jointObjective(model, part.table, alone, Math.max(l2, 1e-6), x, full, 0);
+      gradient.set(full.subarray(size));
+      return value;
+    }, own);
+    return done(own, steps);
+  }
+
+  /** With one annotator more (or one replaced); the numbers of all others are the same bits. */
+  with(name: string, own: Float64Array): Population {
+    const at = this.index.get(name) ?? this.annotators.length;
+    const all = new Float64Array(Math.max(this.parameters.own.length, (at + 1) * this.model.own));
+    all.set(this.parameters.own);
+    all.set(own, at * this.model.own);
+    const annotators = at === this.annotators.length ? [...this.annotators, name] : this.annotators;
+    return new Population(this.model, this.rank, this.l2, annotators, { ...this.parameters, own: all });
+  }
+
+  /** Writes the whole population into one safetensors file; the index by annotator is a JSON array in its metadata. */
+  async save(path: string): Promise<void> {
+    const tensors: NamedTensor[] = [];
+    let at = 0;
+    for (const { name, shape } of this.model.layout) {
+      const count = sizeOf([{ name, shape }]);
+      tensors.push({
+        name: `shared.${name}`,
+        shape,
+        data: Float32Array.from(this.parameters.shared.subarray(at, at + count)),
+      });
+      at += count;
+    }
+    const { own } = this.model;
+    if (own > 0) {
+      tensors.push({
+        name: 'own',
+        shape: [this.annotators.length, own],
+        data: Float32Array.from(this.parameters.own),
+      });
+    }
+    await writeSafetensors(path, tensors, {
+      format: 'pluralign-features',
+      model: this.model.name,
+      features: String(this.model.d),
+      rank: String(this.rank),
+      l2: String(this.l2),
+      annotators: JSON.stringify(this.annotators),
+    });
+  }
+
+  /** Throws `NOT_FOUND`, `IO`, or `BAD_FILE` where the file is not one that `save` wrote. */
+  static load(path: string): Population {
+    const { metadata, tensors } = readSafetensors(path);
+    const bad = (what: string) =>
+      new PluralignError('BAD_FILE', `${path}: ${what}; expected a population that \`train\` wrote (model: features)`);
+    const name = metadata.model as FeatureModelName;
+    if (metadata.format !== 'pluralign-features' || !featureModels.includes(name)) throw bad('found other metadata');
+    const [d, rank] = [Number(metadata.features), Number(metadata.rank)];
+    let annotators: unknown;
+    try {
+      annotators = JSON.parse(metadata.annotators);
+    } catch {
+      throw bad('its index of annotators is no JSON');
+    }
+    if (!Array.isArray(annotators) || !(d >= 1) || !(rank >= 1)) throw bad('found incomplete metadata');
+    const model = featureModel(name, d, rank);
+    const part = (tensor: string, count: number) => {
+      const data = tensors.get(tensor)?.data;
+      if (data?.length !== count) throw bad(`tensor "${tensor}" has ${data?.length ?? 'no'} values, expected ${count}`);
+      return data;
+    };
+    const shared = new Float64Array(sizeOf(model.layout));
+    let at = 0;
+    for (const { name: tensor, shape } of model.layout) {
+      const count = sizeOf([{ name: tensor, shape }]);
+      shared.set(part(`shared.${tensor}`, count), at);
+      at += count;
+    }
+    const own = Float64Array.from(model.own > 0 ? part('own', annotators.length * model.own) : []);
+    return new Population(model, rank, Number(metadata.l2), annotators as string[], { shared, own });
+  }
+}
+
+function wrongWidth(table: { d: number; file?: string }, d: number): PluralignError {
+  return new PluralignError(
+    'BAD_SHAPE',
+    `${table.file ?? 'the items'}: found ${table.d} features an item, expected ${d}, with which the run was trained`,
+  );
+}

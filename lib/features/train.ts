@@ -1,0 +1,114 @@
+import { join } from 'node:path';
+import { writeFileAtomic } from '../base/files.js';
+import type { ResolvedConfig } from '../config/index.js';
+import { PluralignError } from '../native/errors.js';
+import { openRunFolder } from '../training/run-folder.js';
+import type { TrainOptions, TrainSummary } from '../training/train.js';
+import { type FeatureData, featureData } from './data.js';
+import { evaluateVotes } from './evaluate.js';
+import { featureModel } from './models/index.js';
+import { Population } from './population.js';
+
+/** The file of a run that holds everyone. */
+export function populationPath(run: string): string {
+  return join(run, 'features.safetensors');
+}
+
+/**
+ * Trains rewards on features (`method: reward`, `model: features`) to convergence. Writes the run folder: config.yaml,
+ * metrics.jsonl with one line, features.safetensors, summary.json, report.html.
+ *
+ * @throws PluralignError `BAD_CONFIG`, `BAD_DATA`, `NOT_FOUND`, `NON_FINITE`, `BUSY`, `ABORTED`
+ */
+export async function trainFeatures(config: ResolvedConfig, options: TrainOptions = {}): Promise<TrainSummary> {
+  const note = options.onNote ?? ((text: string) => void (options.quiet || process.stderr.write(`${text}\n`)));
+  const folder = await openRunFolder(config, { resume: options.resume });
+  try {
+    const started = performance.now();
+    const signal = options.stop instanceof AbortSignal ? options.stop : options.stop?.signal;
+    const data = await featureData(config, signal);
+    for (const text of [...data.notes, ...fewVotes(config, data)]) note(text);
+    const population = fitPopulation(config, data, note, signal);
+    await population.save(populationPath(folder.dir));
+    const scorer = population.scorer(data.table);
+    const known = population.annotators.length;
+    const { overall } = evaluateVotes(data.train, known, scorer);
+    const evaluation = data.eval && data.eval.votes.m > 0 ? evaluateVotes(data.eval, known, scorer) : null;
+    const seconds = (performance.now() - started) / 1000;
+    const metrics = {
+      loss: -overall.log_likelihood,
+      grad_norm: 0,
+      learning_rate: 0,
+      objective: population.report.objective,
+      accuracy: overall.accuracy,
+      log_likelihood: overall.log_likelihood,
+    };
+    const { steps } = population.report;
+    const held: Record<string, number> = {};
+    for (const [name, value] of Object.entries(evaluation?.overall ?? {})) {
+      if (name !== 'rows') held[`eval_${name}`] = value as number;
+    }
+    await writeFileAtomic(folder.paths.metrics, `${JSON.stringify({ step: steps, epoch: 1, ...metrics, ...held })}\n`);
+    const summary: TrainSummary = {
+      method: config.method,
+      steps,
+      finished: true,
+      seconds,
+      train: metrics,
+      data: { ...data.reports, annotators: known, votes: data.train.votes.m },
+      paths: { run: folder.dir, model: populationPath(folder.dir) },
+    };
+    if (evaluation) summary.eval = evaluation;
+    await folder.writeSummary(summary);
+    const { writeReport } = await import('../report/index.js');
+    await writeReport(folder.dir);
+    return summary;
+  } finally {
+    await folder.release();
+  }
+}
+
+/** Fits the configured model to the training votes. */
+function fitPopulation(
+  config: ResolvedConfig,
+  { table, train }: FeatureData,
+  note: (text: string) => void,
+  signal: AbortSignal | undefined,
+): Population & { report: { objective: number; steps: number; converged: boolean } } {
+  const { model: name, rank: wanted, l2 } = config.features as NonNullable<ResolvedConfig['features']>;
+  if (name !== 'global' && train.votes.annotators.length === 0) {
+    throw new PluralignError(
+      'BAD_DATA',
+      `no row names an annotator, expected "annotator" in the rows; or give features.model: global`,
+    );
+  }
+  const rank = name === 'low-rank' ? Math.min(wanted, table.d) : wanted;
+  if (rank < wanted) note(`features.rank: ${wanted} is more than the ${table.d} features; used ${rank}`);
+  const model = featureModel(name, table.d, rank);
+  const { parameters, report } = model.fit(table, train.votes, {
+    model: name,
+    rank,
+    l2,
+    seed: config.train.seed,
+    signal,
+  });
+  if (!report.converged) note(`the fit ended after ${report.steps} steps before it had converged`);
+  return Object.assign(new Population(model, rank, l2, train.votes.annotators, parameters), { report });
+}
+
+/** Says where annotators have fewer votes than own numbers: the prior decides the rest. */
+function fewVotes(config: ResolvedConfig, { train: { votes } }: FeatureData): string[] {
+  const { rank, model } = config.features as NonNullable<ResolvedConfig['features']>;
+  if (model === 'global') return [];
+  const counts = new Int32Array(votes.annotators.length);
+  for (const u of votes.annotator) if (u >= 0) counts[u]++;
+  const one = counts.filter((count) => count === 1).length;
+  const few = model === 'local' ? 0 : counts.filter((count) => count < rank).length;
+  const notes: string[] = [];
+  if (one > 0) notes.push(`${one} of ${counts.length} annotators have one vote`);
+  if (few > 0)
+    notes.push(
+      `${few} of ${counts.length} annotators have fewer votes than the rank ${rank}; the prior decides the rest`,
+    );
+  return notes;
+}
