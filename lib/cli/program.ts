@@ -1,6 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { aggregateCommand } from './aggregate.js';
 import { benchCommand } from './bench.js';
+import { demoCommand } from './demo.js';
 import { doctorCommand } from './doctor.js';
 import { evalCommand } from './eval.js';
 import { generateCommand } from './generate.js';
@@ -23,6 +24,7 @@ export const commands: CommandFactory[] = [
   reportCommand,
   benchCommand,
   doctorCommand,
+  demoCommand,
 ];
 
 export function createProgram(factories: CommandFactory[] = commands): Command {

@@ -126,7 +126,7 @@ class Demo {
 
   config(policy: string): Config {
     const { dtype, device, threads } = this.options;
-    const { seed, epochs, batchSize, learningRate, rank, beta } = this.plan;
+    const { seed, epochs, batchSize, learningRate, rank, beta, likelihood } = this.plan;
     return {
       method: 'dpo',
       model: demoModel,
@@ -136,7 +136,7 @@ class Demo {
         max_length: 256,
       },
       adapter: { r: rank, alpha: 2 * rank },
-      loss: { type: 'sigmoid', beta },
+      loss: { type: ['sigmoid', { type: 'sft', weight: likelihood }], beta },
       train: {
         epochs,
         batch_size: batchSize,

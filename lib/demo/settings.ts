@@ -15,6 +15,8 @@ export interface DemoPlan {
   learningRate: number;
   rank: number;
   beta: number;
+  /** Weight of the chosen ending's negative log-likelihood, which keeps the policies' text well formed. */
+  likelihood: number;
   /** New stories of each policy, to see what it writes now, and how many of them are printed. */
   stories: number;
   shown: number;
@@ -27,11 +29,12 @@ export const defaultPlan: DemoPlan = {
   endings: 4,
   votes: 40,
   heldVotes: 40,
-  epochs: 3,
+  epochs: 4,
   batchSize: 16,
   learningRate: 2e-3,
   rank: 8,
-  beta: 0.1,
+  beta: 0.5,
+  likelihood: 1,
   stories: 48,
   shown: 2,
 };

@@ -1,12 +1,12 @@
-/** Words that make a story cheerful; every cheerful sentence of the grammar has at least one. */
+/** Words that make a story cheerful; every cheerful sentence of the grammar has at least one, and no sad one has. */
 export const cheerfulWords: ReadonlySet<string> = new Set(
   (
-    'bright cheered clapped danced glad golden grinned happy hugged joy laughed loved liked merry proud sang smile smiled ' +
+    'bright cheered clapped danced found glad golden grinned happy hugged joy laughed loved liked merry proud sang smile smiled ' +
     'sunny warm won wonderful'
   ).split(' '),
 );
 
-/** Words that make a story sad; every sad sentence of the grammar has at least one. */
+/** Words that make a story sad; all but one of the grammar's sad sentences have at least one, and no cheerful one has. */
 export const sadWords: ReadonlySet<string> = new Set(
   (
     'alone broken cold cried dark died empty gloomy gone grey hurt lonely lost never nobody rain ruined sad shivered ' +

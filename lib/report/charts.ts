@@ -30,6 +30,8 @@ interface Group {
   title: string;
   unit: string;
   keys: string[];
+  /** The policy behind each key, in a run of several. */
+  policies?: string[];
 }
 
 const maxPoints = 2000;
@@ -77,7 +79,10 @@ function makeChart(metrics: Metrics[], group: Group): Chart | null {
   const series: Series[] = [];
   for (const [color, key] of keys.entries()) {
     const values = present.map((row) => (isNumber(row[key]) ? row[key] : null));
-    const label = keys.length === 1 ? group.title.toLowerCase() : key.slice(key.indexOf('/') + 1);
+    const label =
+      keys.length === 1
+        ? group.title.toLowerCase()
+        : (group.policies?.[group.keys.indexOf(key)] ?? key.slice(key.indexOf('/') + 1));
     const sparse = present.length < smoothFrom;
     const smoothed = !sparse && key !== 'learning_rate';
     series.push({ label, color, faint: smoothed, unlisted: smoothed && keys.length > 1, sparse, values: keep(values) });
@@ -97,10 +102,24 @@ function seriesKeys(metrics: Metrics[]): string[] {
   return [...keys].filter((key) => !bookkeeping.has(key));
 }
 
+/** The policy of a key `POLICY/METRIC`, as a run of several policies logs them, where the metric is one of the group's. */
+function policyOf(key: string, { keys }: Group): string | null {
+  if (keys.includes(key) || key.startsWith('eval_')) return null;
+  const metric = keys.find((known) => key.endsWith(`/${known}`));
+  return metric === undefined ? null : key.slice(0, -metric.length - 1);
+}
+
+/** The group with every policy's metrics in place of its own, where policies have some. */
+function withPolicies(group: Group, keys: readonly string[]): Group {
+  const own = keys.filter((key) => policyOf(key, group) !== null);
+  return own.length === 0 ? group : { ...group, keys: own, policies: own.map((key) => policyOf(key, group)!) };
+}
+
 /** The charts of a run's log: training in a fixed order, evaluation (keys `eval_…`), and whatever else was logged. */
 export function makeCharts(metrics: Metrics[]): { train: Chart[]; eval: Chart[]; other: Chart[] } {
   const keys = seriesKeys(metrics);
-  const known = new Set(trainGroups.flatMap((group) => group.keys));
+  const training = trainGroups.map((group) => withPolicies(group, keys));
+  const known = new Set([...trainGroups, ...training].flatMap((group) => group.keys));
   const evalKeys = keys.filter((key) => key.startsWith('eval_'));
   const otherKeys = keys.filter((key) => !key.startsWith('eval_') && !known.has(key));
   const present = (chart: Chart | null): chart is Chart => chart !== null;
@@ -114,7 +133,7 @@ export function makeCharts(metrics: Metrics[]): { train: Chart[]; eval: Chart[];
     return at < 0 ? evalUnits.length : at;
   };
   return {
-    train: trainGroups.map((group) => makeChart(metrics, group)).filter(present),
+    train: training.map((group) => makeChart(metrics, group)).filter(present),
     eval: evalKeys
       .sort((a, b) => order(a) - order(b))
       .map((key) => makeChart(metrics, evalGroup(key)))
