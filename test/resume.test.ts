@@ -5,6 +5,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { Random } from '../lib/base/random.js';
 import type { Config } from '../lib/config/index.js';
 import { checkpointSteps } from '../lib/training/checkpoint.js';
+import { MetricsWriter, readMetrics } from '../lib/training/metrics.js';
 import { type TrainOptions, type TrainSummary, train } from '../lib/training/train.js';
 import {
   buildProgram,
@@ -46,6 +47,11 @@ const everything = (output: string, more: Config['train'] = {}, changes: Paramet
     },
     ...changes,
   });
+/** Those of the newest checkpoint. */
+function parametersOf(run: string): Buffer {
+  const steps = readdirSync(`${run}/checkpoints`).map((name) => Number(name.replace('step-', '')));
+  return readFileSync(`${run}/checkpoints/step-${Math.max(...steps)}/parameters.f32`);
+}
 const quiet = (config: Config, options: TrainOptions = {}) => train(config, { quiet: true, ...options });
 
 function expectEqual(run: string, whole: Ran): void {
@@ -103,6 +109,30 @@ describe('an AbortSignal', () => {
       total += stops;
     }
     expect(total).toBeGreaterThan(1);
+  });
+
+  it('in the last evaluation, when the best parameters are back: no checkpoint takes them for the last ones', async () => {
+    const make = (output: string) =>
+      everything(output, {
+        epochs: 30,
+        learning_rate: 0.05,
+        eval_every: 2,
+        save_every: 1,
+        schedule: 'constant',
+        early_stopping: { patience: 4 },
+      });
+    const whole = await trained(make(next()));
+    const config = make(next());
+    const controller = new AbortController();
+    const onNote = (note: string) => {
+      if (!note.startsWith('kept the parameters of step')) return;
+      writeFileSync(`${config.output}/moved`, parametersOf(config.output!));
+      controller.abort();
+    };
+    expect((await quiet(config, { stop: controller.signal, onNote })).finished).toBe(false);
+    expect(parametersOf(config.output!)).toEqual(readFileSync(`${config.output}/moved`));
+    expect((await quiet(config, { resume: true })).finished).toBe(true);
+    expectEqual(config.output!, whole);
   });
 
   it('that came first: nothing is begun', async () => {
@@ -193,6 +223,15 @@ describe('a process', () => {
     expect((await program('train', file, '--resume')).status).toBe(0);
     expectEqual(output, whole);
   });
+});
+
+it('lines of metrics that the checkpoint does not know of are cut, also those of its own step', async () => {
+  const file = path('metrics.jsonl');
+  const writer = await MetricsWriter.open(file);
+  for (const step of [1, 2, 2, 3]) await writer.write({ step });
+  await writer.close();
+  await (await MetricsWriter.open(file, { resumeAt: 2, records: 2 })).close();
+  expect(await readMetrics(file)).toEqual([{ step: 1 }, { step: 2 }]);
 });
 
 describe('resuming', () => {

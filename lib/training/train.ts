@@ -113,7 +113,7 @@ class Run {
   }
 
   /** One optimizer step on the given groups; its metrics. A step that fails or is stopped leaves the run as it was. */
-  async step(groups: readonly Group[]): Promise<Record<string, number>> {
+  async step(groups: readonly Group[]): Promise<{ loss: number }> {
     const running = this.objective.state();
     try {
       return await this.tryStep(groups);
@@ -123,17 +123,10 @@ class Run {
     }
   }
 
-  private async tryStep(groups: readonly Group[]): Promise<Record<string, number>> {
+  private async tryStep(groups: readonly Group[]): Promise<{ loss: number }> {
     const { train } = this.config;
     const { step } = this.state;
     const started = performance.now();
-    const learningRate =
-      train.learning_rate *
-      learningRateFactor(step, this.steps, {
-        kind: train.schedule,
-        warmup: train.warmup,
-        minRatio: train.min_learning_rate_ratio,
-      });
     this.bank.zeroGrad();
     const outcome = await lossStep(groups, this.objective, this.policy, this.reference, {
       maxTokens: train.max_tokens_per_pack,
@@ -143,7 +136,7 @@ class Run {
     });
     const optimizer = { beta1: train.beta1, beta2: train.beta2, eps: train.eps, weightDecay: train.weight_decay };
     const gradNorm = await this.bank
-      .step({ ...optimizer, learningRate, maxGradNorm: train.max_grad_norm })
+      .step({ ...optimizer, learningRate: this.learningRate(step), maxGradNorm: train.max_grad_norm })
       .catch((error: Error & { code?: unknown }) => {
         if (error.code !== 'NON_FINITE') throw error;
         const rows = `step ${step + 1}, rows ${namedRows(groups)}`;
@@ -155,7 +148,13 @@ class Run {
     this.state.tokens += outcome.tokens;
     const metrics = { loss: outcome.loss, grad_norm: gradNorm, ...outcome.metrics };
     this.state.means.addAll(metrics);
-    return { ...metrics, learning_rate: learningRate };
+    return metrics;
+  }
+
+  /** Of the step after `step` steps. */
+  learningRate(step: number): number {
+    const { learning_rate, schedule: kind, warmup, min_learning_rate_ratio: minRatio } = this.config.train;
+    return learning_rate * learningRateFactor(step, this.steps, { kind, warmup, minRatio });
   }
 
   seconds(): number {
@@ -236,8 +235,8 @@ async function loop(run: Run): Promise<Evaluation | null> {
     await events.scalars(state.step, values);
     state.records++;
   };
-  const logMeans = async (learningRate: number) => {
-    state.last = { ...state.means.take(), learning_rate: learningRate };
+  const logMeans = async () => {
+    state.last = { ...state.means.take(), learning_rate: run.learningRate(state.step - 1) };
     await log(state.last);
   };
   const due = () => {
@@ -262,18 +261,16 @@ async function loop(run: Run): Promise<Evaluation | null> {
   try {
     // A run that was stopped in an evaluation owes it.
     if (state.step > 0 && due().look && state.evaluated !== state.step) await settle();
-    let learningRate = 0;
     while (state.step < run.steps && !run.exhausted) {
       if (run.stop?.signal.aborted) throw new PluralignError('ABORTED', 'stopped on request');
       const groups = [...order.batch(state.step)].map((i) => data.train[i]);
       const last = await run.step(groups);
-      learningRate = last.learning_rate;
       bar.update(state.step, { loss: last.loss, tokens: state.tokens - startTokens });
-      if (state.step % train.log_every === 0 || state.step === run.steps) await logMeans(learningRate);
+      if (state.step % train.log_every === 0 || state.step === run.steps) await logMeans();
       await settle();
     }
     trained = true;
-    if (!state.means.empty) await logMeans(learningRate);
+    if (!state.means.empty) await logMeans();
     await run.restoreBest();
     if (evaluated !== state.step || (state.best && state.best.step !== state.step)) evaluation = await run.evaluate();
   } catch (error) {
