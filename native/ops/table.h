@@ -74,15 +74,13 @@ class Buffer {
     std::swap(bytes_, o.bytes_);
     return *this;
   }
-  ~Buffer() { std::free(data_); }
+  ~Buffer() { release(); }
   // At least `bytes` (64-byte aligned); contents are lost when it grows.
   void* get(size_t bytes) {
     if (bytes > bytes_) {
-      std::free(data_);
-      bytes_ = 0;
+      release();
       const size_t rounded = (bytes + bytes / 16 + 63) / 64 * 64;
-      data_ = std::aligned_alloc(64, rounded);
-      if (!data_) throw std::bad_alloc();
+      data_ = ::operator new(rounded, kAlignment);
       bytes_ = rounded;
     }
     return data_;
@@ -91,9 +89,14 @@ class Buffer {
   T* as(int64_t count) { return static_cast<T*>(get(size_t(count > 0 ? count : 1) * sizeof(T))); }
   void* data() const { return data_; }
   size_t bytes() const { return bytes_; }
-  void release() { std::free(data_); data_ = nullptr; bytes_ = 0; }
+  void release() {
+    ::operator delete(data_, kAlignment);
+    data_ = nullptr;
+    bytes_ = 0;
+  }
 
  private:
+  static constexpr std::align_val_t kAlignment{64};
   void* data_ = nullptr;
   size_t bytes_ = 0;
 };
