@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "base/status.h"
+
 namespace pluralign {
 namespace {
 
@@ -17,6 +19,9 @@ double uniform(uint32_t seed, uint32_t step) {  // splitmix64's finaliser over (
 }  // namespace
 
 int32_t sample(const float* logits, int64_t vocabulary, const SampleOptions& o, uint32_t seed, uint32_t step, std::vector<int32_t>& order) {
+  // Sorting needs an order, which a NaN has not.
+  for (int64_t i = 0; i < vocabulary; ++i)
+    if (!(logits[i] < INFINITY)) throw_error("NON_FINITE", "the logit of token %lld is %g: the weights or the adapter are damaged", (long long)i, double(logits[i]));
   if (o.temperature <= 0) return int32_t(std::max_element(logits, logits + vocabulary) - logits);
   order.resize(size_t(vocabulary));
   std::iota(order.begin(), order.end(), 0);
