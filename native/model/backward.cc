@@ -79,11 +79,11 @@ void Decoder::layer_backward(const Pass& pass, int64_t layer, Saved& saved, floa
 }
 
 void Decoder::backward(const Pass& pass, const float* dhidden) {
-  if (!kept_) throw_error("BAD_ARGUMENT", "backward needs a score with keep before it");
-  kept_ = false;
   const Plan& plan = pass.plan;
   const int64_t rows = plan.rows, d = config_.hidden;
-  if (rows == 0) return;
+  if (rows == 0) return;  // forward() was not called then
+  if (!kept_) throw_error("BAD_ARGUMENT", "backward needs a score with keep before it");
+  kept_ = false;
   float* dx = dx_.as<float>(rows * d);
   std::fill(dx, dx + rows * d, 0.f);
   float* dread = dread_.as<float>(plan.readouts * d);
