@@ -7,9 +7,12 @@
 namespace pluralign {
 namespace {
 
-const TensorView* find_in(const std::vector<std::shared_ptr<SafetensorsFile>>& files, const std::string& name) {
+const TensorView* find_in(const std::vector<std::shared_ptr<SafetensorsFile>>& files, const std::string& name, std::string& path) {
   for (const auto& file : files)
-    if (const TensorView* t = file->find(name)) return t;
+    if (const TensorView* t = file->find(name)) {
+      path = file->path();
+      return t;
+    }
   return nullptr;
 }
 
@@ -57,18 +60,20 @@ std::unique_ptr<Weights> Weights::load(const ModelConfig& config, const std::vec
   if (w->files_.empty()) throw_error("NOT_FOUND", "no weight files");
   for (const WeightShape& shape : weight_shapes(config)) {
     cancel.check();
-    const TensorView* t = find_in(w->files_, shape.name);
+    std::string path = paths[0];  // of the shard that has it
+    const TensorView* t = find_in(w->files_, shape.name, path);
     // A tied matrix is stored once, under either name.
-    if (!t && config.tied && shape.name == "model.embed_tokens.weight") t = find_in(w->files_, "lm_head.weight");
+    if (!t && config.tied && shape.name == "model.embed_tokens.weight") t = find_in(w->files_, "lm_head.weight", path);
     if (!t && shape.optional) continue;
-    if (!t) throw_error("BAD_FILE", "%s: no tensor %s", paths[0].c_str(), shape.name.c_str());
+    if (!t) throw_error("BAD_FILE", "%s: no tensor %s", path.c_str(), shape.name.c_str());
     const bool vector = shape.rows == 1;
     const std::vector<int64_t> expected = vector ? std::vector<int64_t>{shape.cols} : std::vector<int64_t>{shape.rows, shape.cols};
     if (t->shape != expected)
-      throw_error("BAD_SHAPE", "%s: %s has shape %s, the configuration says %s", paths[0].c_str(), shape.name.c_str(),
+      throw_error("BAD_SHAPE", "%s: %s has shape %s, the configuration says %s", path.c_str(), shape.name.c_str(),
                   shape_text(t->shape).c_str(), shape_text(expected).c_str());
-    check_float(*t);
-    if (!finite(*t)) throw_error("BAD_FILE", "%s: %s has a NaN or an infinity", paths[0].c_str(), shape.name.c_str());
+    if (t->dtype != DType::f32 && t->dtype != DType::bf16 && t->dtype != DType::f16 && t->dtype != DType::f64)
+      throw_error("UNSUPPORTED", "%s: %s has dtype %s; expected F32, BF16, F16 or F64", path.c_str(), shape.name.c_str(), t->dtype_name.c_str());
+    if (!finite(*t)) throw_error("BAD_FILE", "%s: %s has a NaN or an infinity", path.c_str(), shape.name.c_str());
 
     Held& held = w->held_[shape.name];
     held.view = {t->data, t->dtype, shape.rows, shape.cols, nullptr, nullptr};
@@ -78,16 +83,18 @@ std::unique_ptr<Weights> Weights::load(const ModelConfig& config, const std::vec
       const int64_t n = t->elements();
       float* floats = held.own.as<float>(n);
       copy_to_float(*t, floats);
-      for (int64_t i = 0; i < n; ++i)
-        if (!std::isfinite(floats[i])) throw_error("BAD_FILE", "%s: %s does not fit float32", paths[0].c_str(), shape.name.c_str());
+      const auto check_range = [&](float x, const char* type) {
+        if (!std::isfinite(x)) throw_error("BAD_FILE", "%s: %s does not fit %s", path.c_str(), shape.name.c_str(), type);
+      };
+      for (int64_t i = 0; i < n; ++i) check_range(floats[i], "float32");
       held.view.data = floats;
       held.view.type = DType::f32;
       if (bfloat16 && vector) {
-        for (int64_t i = 0; i < n; ++i) floats[i] = to_float(to_bf16(floats[i]));
+        for (int64_t i = 0; i < n; ++i) check_range(floats[i] = to_float(to_bf16(floats[i])), "bfloat16");
       } else if (bfloat16) {
         Buffer rounded;
         bf16* out = rounded.as<bf16>(n);
-        for (int64_t i = 0; i < n; ++i) out[i] = to_bf16(floats[i]);
+        for (int64_t i = 0; i < n; ++i) check_range(to_float(out[i] = to_bf16(floats[i])), "bfloat16");
         held.own = std::move(rounded);
         held.view.data = held.own.data();
         held.view.type = DType::bf16;
@@ -113,11 +120,15 @@ Weight Weights::find(const std::string& name, const Bank* bank) const {
 
 Network Weights::resolve(const Bank* bank) const {
   Network n;
-  const auto need = [&](const std::string& name, int64_t rows, int64_t cols) {
+  const auto maybe = [&](const std::string& name, int64_t rows, int64_t cols) {
     const Weight w = find(name, bank);
+    if (w && w.rows * w.cols != rows * cols) throw_error("BAD_SHAPE", "%s: found %lld x %lld, expected %lld x %lld", name.c_str(), (long long)w.rows,
+                                                         (long long)w.cols, (long long)rows, (long long)cols);
+    return w;
+  };
+  const auto need = [&](const std::string& name, int64_t rows, int64_t cols) {
+    const Weight w = maybe(name, rows, cols);
     if (!w) throw_error("NOT_FOUND", "the model has no weight %s and the bank does not train it", name.c_str());
-    if (w.rows * w.cols != rows * cols) throw_error("BAD_SHAPE", "%s: found %lld x %lld, expected %lld x %lld", name.c_str(), (long long)w.rows,
-                                                    (long long)w.cols, (long long)rows, (long long)cols);
     return w;
   };
   const ModelConfig& c = config_;
@@ -136,7 +147,7 @@ Network Weights::resolve(const Bank* bank) const {
     }
     for (int t = 0; t < kTargets; ++t) {
       layer.linear[t].weight = need(target_name(l, t) + ".weight", target_out(c, t), target_in(c, t));
-      layer.linear[t].bias = find(target_name(l, t) + ".bias", bank);
+      layer.linear[t].bias = maybe(target_name(l, t) + ".bias", 1, target_out(c, t));
     }
   }
   return n;
