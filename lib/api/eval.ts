@@ -18,9 +18,14 @@ const maxTokens = 8192;
 export async function evalCommand(
   options: PolicyOptions & { data: string[]; by?: 'annotator'; stop: { signal: AbortSignal; flag: Int32Array } },
 ): Promise<Evaluation & { policies?: Record<string, Evaluation> }> {
+  const note = (text: string) => void process.stderr.write(`${text}\n`);
+  if (options.run !== undefined) {
+    const { evalFeatures, isFeatureRun } = await import('../features/run.js');
+    if (await isFeatureRun(options.run))
+      return evalFeatures(options.run, options.data, { signal: options.stop.signal, note });
+  }
   const { model, bank, policies, beta, reference } = await openPolicies(options);
   using _model = model;
-  const note = (text: string) => void process.stderr.write(`${text}\n`);
   const groups = await openRows(options.data, model, { overLength: 'drop', signal: options.stop.signal, note });
   const bad = groups.find((g) => g.kind !== 'pair' && g.kind !== 'ranking');
   if (bad) throw new PluralignError('BAD_DATA', `${bad.origin.file}:${bad.origin.line}: eval needs pairs or rankings`);

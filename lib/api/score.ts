@@ -14,6 +14,10 @@ export interface ScoreRow {
 export async function scoreCommand(
   options: PolicyOptions & { data: string[]; stop: { signal: AbortSignal; flag: Int32Array } },
 ): Promise<{ policies: string[]; rows: ScoreRow[] }> {
+  if (options.run !== undefined) {
+    const { isFeatureRun, scoreFeatures } = await import('../features/run.js');
+    if (await isFeatureRun(options.run)) return scoreFeatures(options.run, options.data, options.stop.signal);
+  }
   const { model, bank, policies } = await openPolicies(options);
   using _model = model;
   const groups = await openRows(options.data, model, { overLength: 'error', signal: options.stop.signal });

@@ -1,8 +1,11 @@
 import { Command, CommanderError } from 'commander';
+import { adaptCommand } from './adapt.js';
 import { aggregateCommand } from './aggregate.js';
+import { assignCommand } from './assign.js';
 import { benchCommand } from './bench.js';
 import { demoCommand } from './demo.js';
 import { doctorCommand } from './doctor.js';
+import { embedCommand } from './embed.js';
 import { evalCommand } from './eval.js';
 import { generateCommand } from './generate.js';
 import { reportError } from './output.js';
@@ -20,6 +23,9 @@ export const commands: CommandFactory[] = [
   scoreCommand,
   evalCommand,
   generateCommand,
+  embedCommand,
+  adaptCommand,
+  assignCommand,
   aggregateCommand,
   reportCommand,
   benchCommand,

@@ -1,0 +1,279 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Bank } from '../lib/adapters/bank.js';
+import { adapterConfig } from '../lib/adapters/config.js';
+import { evalCommand } from '../lib/api/eval.js';
+import { scoreCommand } from '../lib/api/score.js';
+import { Random } from '../lib/base/random.js';
+import { readRows } from '../lib/data/index.js';
+import { pack } from '../lib/data/pack.js';
+import { groupsOf } from '../lib/data/tokenize.js';
+import { adapt } from '../lib/features/adapt.js';
+import { embed } from '../lib/features/embed.js';
+import { readItems } from '../lib/features/items.js';
+import { Population } from '../lib/features/population.js';
+import { Model } from '../lib/model/model.js';
+import { handleStopSignals } from '../lib/training/signals.js';
+import { train } from '../lib/training/train.js';
+import { Folder, jsonl } from './data-rows.js';
+
+const folder = new Folder();
+afterAll(() => folder.remove());
+const demoModel = fileURLToPath(new URL('../assets/demo-model', import.meta.url));
+const runtime = { dtype: 'auto', device: 'auto', threads: 1 } as const;
+
+// Tastes in one direction of ten, with either sign: one reward for all can learn nothing.
+const d = 10;
+const random = new Random(3);
+const features = Array.from({ length: 60 }, () => Array.from({ length: d }, () => random.normal()));
+const taste = Array.from({ length: d }, () => random.normal() / Math.sqrt(d));
+const reward = (item: number, size: number) => size * features[item].reduce((sum, x, j) => sum + x * taste[j], 0);
+
+function votes(annotator: string, size: number, count: number): object[] {
+  return Array.from({ length: count }, (_, v) => {
+    const ids = Array.from({ length: v % 5 === 4 ? 4 : 2 }, () => random.below(60));
+    const noisy = ids.map((id) => reward(id, size) - Math.log(-Math.log(random.uniform() + 1e-12)));
+    const order = [...ids.keys()].sort((a, b) => noisy[b] - noisy[a]);
+    if (ids.length > 2) return { responses: ids.map((id) => `i${id}`), ranking: order.slice(0, 3), annotator };
+    return {
+      chosen: `i${ids[order[0]]}`,
+      rejected: `i${ids[order[1]]}`,
+      annotator,
+      group: size > 0 ? 'plus' : 'minus',
+    };
+  });
+}
+
+const population = Array.from({ length: 20 }, (_, u) => ({
+  name: `u${u}`,
+  size: (u % 2 ? -1 : 1) * (2 + random.uniform()),
+}));
+let items: string;
+let rows: string;
+let held: string;
+const output = (name: string) => join(folder.path, name);
+
+async function run(model: string, name = model, more: object = {}) {
+  return train(
+    {
+      method: 'reward',
+      model: 'features',
+      data: { train: rows, eval: held, items },
+      features: { model: model as 'low-rank', rank: 1, ...more },
+      output: output(name),
+    },
+    { quiet: true },
+  );
+}
+
+beforeAll(() => {
+  items = folder.write('items.jsonl', jsonl(...features.map((f, i) => ({ id: `i${i}`, features: f }))));
+  rows = folder.write('rows.jsonl', jsonl(...population.flatMap(({ name, size }) => votes(name, size, 15))));
+  held = folder.write('held.jsonl', jsonl(...population.flatMap(({ name, size }) => votes(name, size, 40))));
+});
+
+describe('a run', () => {
+  it('writes everyone into one folder, and low-rank beats one for all and one for each', async () => {
+    const [global, local, shared] = [await run('global'), await run('local'), await run('low-rank')];
+    const accuracy = [global, local, shared].map((summary) => summary.eval?.overall.accuracy as number);
+    expect(accuracy[0]).toBeLessThan(0.6);
+    expect(accuracy[2]).toBeGreaterThan(accuracy[1] + 0.02);
+    expect(accuracy[2]).toBeGreaterThan(0.75);
+    const dir = output('low-rank');
+    for (const file of ['config.yaml', 'metrics.jsonl', 'summary.json', 'features.safetensors', 'report.html'])
+      expect(existsSync(join(dir, file)), file).toBe(true);
+    expect(JSON.parse(readFileSync(join(dir, 'summary.json'), 'utf8')).eval).toEqual(shared.eval);
+    expect(shared.eval?.groups && Object.keys(shared.eval.groups)).toEqual(['minus', 'plus']);
+    expect(Population.load(join(dir, 'features.safetensors')).annotators).toEqual(population.map((p) => p.name));
+  });
+
+  it.each(['lore', 'pal', 'heads'])('%s learns opposite tastes', async (model) => {
+    const summary = await run(model, model, { rank: 2, l2: 0.3 });
+    expect(summary.eval?.overall.accuracy).toBeGreaterThan(0.65);
+    const { parameters, model: read } = Population.load(join(output(model), 'features.safetensors'));
+    expect(read.name).toBe(model);
+    expect(parameters.own.length).toBe(40);
+  });
+
+  it('is evaluated and scored by its folder', async () => {
+    const stop = handleStopSignals(() => {});
+    const options = { run: output('low-rank'), adapters: [], data: [held], stop, ...runtime };
+    const evaluation = await evalCommand(options);
+    const summary = JSON.parse(readFileSync(join(output('low-rank'), 'summary.json'), 'utf8'));
+    expect(evaluation.overall.log_likelihood).toBeCloseTo(summary.eval.overall.log_likelihood, 5);
+    expect(Object.keys(evaluation.annotators).length).toBe(20);
+    const scores = await scoreCommand(options);
+    stop.dispose();
+    const [first] = (await readRows(held, { items: true })).rows;
+    if (first.kind !== 'pair') throw new Error('expected a pair');
+    const people = Population.load(join(output('low-rank'), 'features.safetensors'));
+    const weights = people.weights(0) as Float64Array;
+    const expected = [first.chosen, first.rejected].map((id) =>
+      features[Number(String(id).slice(1))].reduce((sum, x, j) => sum + Math.fround(x) * weights[j], 0),
+    );
+    scores.rows[0].rewards?.features.forEach((value, i) => {
+      expect(value).toBeCloseTo(expected[i], 6);
+    });
+  });
+
+  it('gives whoever is unknown the generic reward', async () => {
+    const people = Population.load(join(output('low-rank'), 'features.safetensors'));
+    expect([...people.own(-1)]).toEqual([0]);
+    const local = Population.load(join(output('local'), 'features.safetensors'));
+    const mean = people.model.d;
+    const expected = Array.from({ length: mean }, (_, j) => {
+      const all = local.annotators.map((_, u) => (local.weights(u) as Float64Array)[j]);
+      return all.reduce((a, b) => a + b, 0) / all.length;
+    });
+    (local.weights(-1) as Float64Array).forEach((w, j) => {
+      expect(w).toBeCloseTo(expected[j], 5);
+    });
+  });
+});
+
+describe('adapt', () => {
+  it.each(['low-rank', 'local', 'heads', 'lore', 'pal'])(
+    '%s: adds a voter and leaves the others alone',
+    async (model) => {
+      const file = join(output(model), 'features.safetensors');
+      const before = Population.load(file);
+      const votesFile = folder.write('new.jsonl', jsonl(...votes('newcomer', 2.5, 30)));
+      const result = await adapt({ run: output(model), votes: [votesFile] });
+      const after = Population.load(file);
+      expect(after.annotators).toEqual([...before.annotators, 'newcomer']);
+      expect(after.parameters.shared).toEqual(before.parameters.shared);
+      expect(after.parameters.own.slice(0, before.parameters.own.length)).toEqual(before.parameters.own);
+      expect(result.annotators.newcomer.votes).toBe(30);
+      expect(result.annotators.newcomer.accuracy).toBeGreaterThan(0.65);
+      expect(result.population).toBe(21);
+      await expect(adapt({ run: output(model), votes: [votesFile] })).rejects.toThrow(/"newcomer": in the run already/);
+      expect((await adapt({ run: output(model), votes: [votesFile], replace: true })).population).toBe(21);
+    },
+  );
+
+  it('fits a voter of the run to what the run fitted', async () => {
+    const file = join(output('low-rank'), 'features.safetensors');
+    const people = Population.load(file);
+    const trained = (await readRows(rows, { items: true })).rows.filter((row) => row.annotator === 'u3');
+    const again = folder.write(
+      'again.jsonl',
+      jsonl(...trained.map((row) => ({ ...row, prompt: undefined, origin: undefined }))),
+    );
+    const result = await adapt({ run: output('low-rank'), votes: [again], replace: true });
+    expect(result.annotators.u3.own[0]).toBeCloseTo(people.own(3)[0], 4);
+    expect(result.annotators.u3.milliseconds).toBeLessThan(50);
+  });
+
+  it('refuses nobody, unknown items and one reward for all', async () => {
+    const nobody = folder.write('nobody.jsonl', jsonl({ chosen: 'i1', rejected: 'i2' }));
+    await expect(adapt({ run: output('low-rank'), votes: [nobody] })).rejects.toThrow(/line 1: field "annotator"/);
+    const lost = folder.write('lost.jsonl', jsonl({ chosen: 'i1', rejected: 'x', annotator: 'z' }));
+    await expect(adapt({ run: output('low-rank'), votes: [lost] })).rejects.toThrow(
+      /line 1: field "rejected": found "x"/,
+    );
+    const one = folder.write('one.jsonl', jsonl({ chosen: 'i1', rejected: 'i2', annotator: 'z' }));
+    await expect(adapt({ run: output('global'), votes: [one] })).rejects.toThrow(/nothing of an annotator/);
+  });
+});
+
+describe('awkward votes', () => {
+  const tryVotes = (name: string, given: object[], more: object = {}, notes: string[] = []) =>
+    train(
+      {
+        method: 'reward',
+        model: 'features',
+        data: { train: folder.write(`${name}.jsonl`, jsonl(...given)), items },
+        features: { model: 'low-rank', rank: 8, ...more },
+        output: output(name),
+      },
+      { quiet: true, onNote: (note) => notes.push(note) },
+    );
+
+  it('takes one vote, contradictory votes, more rank than votes, and says what it did', async () => {
+    const notes: string[] = [];
+    const given = [
+      { chosen: 'i1', rejected: 'i2', annotator: 'once' },
+      { chosen: 'i3', rejected: 'i4', annotator: 'torn' },
+      { chosen: 'i4', rejected: 'i3', annotator: 'torn' },
+      { chosen: 'i5', rejected: 'i5', annotator: 'same' },
+      { chosen: 'i7', rejected: 'i8', annotator: 'o\u0301' },
+      { chosen: 'i7', rejected: 'i8', annotator: 'ó' },
+    ];
+    const summary = await tryVotes('awkward', given, {}, notes);
+    expect(summary.train.loss).toBeGreaterThan(0);
+    expect(notes.join('\n')).toMatch(/4 of 5 annotators have one vote/);
+    expect(notes.join('\n')).toMatch(/5 of 5 annotators have fewer votes than the rank 8/);
+    expect(notes.join('\n')).toMatch(/differ only in how they are spelt/);
+    expect(notes.join('\n')).toMatch(/two equal completions/);
+    const people = Population.load(join(output('awkward'), 'features.safetensors'));
+    expect([...people.parameters.own, ...people.parameters.shared].every(Number.isFinite)).toBe(true);
+  });
+
+  it('refuses votes without names, and items that are not there', async () => {
+    await expect(tryVotes('unnamed', [{ chosen: 'i1', rejected: 'i2' }])).rejects.toThrow(/no row names an annotator/);
+    const missing = [
+      { chosen: 'i1', rejected: 'i2', annotator: 'u' },
+      { chosen: 'i1', rejected: 'gone', annotator: 'u' },
+    ];
+    await expect(tryVotes('missing', missing)).rejects.toThrow(
+      /missing\.jsonl, line 2: field "rejected": found "gone"/,
+    );
+  });
+
+  it('refuses a configuration without items', async () => {
+    await expect(
+      train({ method: 'reward', model: 'features', data: { train: rows }, output: output('none') }),
+    ).rejects.toThrow(/data\.items: found nothing, expected the table of items/);
+  });
+});
+
+describe('embed', () => {
+  it('writes the rows that a reward head reads', async () => {
+    const texts = ['A cat sat.', 'Once there was a dog that ran far.', 'Rain.'];
+    const data = folder.write('texts.jsonl', jsonl(...texts.map((text, id) => ({ id, text }))));
+    const path = output('embedded.safetensors');
+    const result = await embed({ model: demoModel, data: [data], output: path, ...runtime });
+    const table = await readItems(path);
+    expect(table.ids).toEqual(['0', '1', '2']);
+    expect(result).toMatchObject({ items: 3, features: table.d, pooling: 'last' });
+
+    using model = await Model.load(demoModel, runtime);
+    const bank = Bank.create(model.shape, adapterConfig({ r: 1 }), ['x'], { seed: 1, rewardHead: true });
+    const head = bank.values(bank.adapters[0].head);
+    head.forEach((_, j) => {
+      head[j] = Math.sin(j);
+    });
+    const { groups } = await groupsOf((await readRows(data)).rows, model.tokenizer, { maxLength: 256 });
+    const { values } = await model.score(
+      pack(groups, { policies: [{ adapter: 0, grad: false }], read: 'reward' }),
+      bank,
+      'reward',
+    );
+    for (let i = 0; i < 3; i++) {
+      const dot = head.reduce((sum, w, j) => sum + w * table.features[i * table.d + j], 0);
+      expect(dot).toBeCloseTo(values[i], 3);
+    }
+    bank.dispose();
+
+    const mean = output('mean.safetensors');
+    await embed({ model: demoModel, data: [data], output: mean, pooling: 'mean', ...runtime });
+    expect((await readItems(mean)).features).not.toEqual(table.features);
+  });
+
+  it('refuses a second id and a text without one', async () => {
+    const bad = async (...given: object[]) =>
+      embed({
+        model: demoModel,
+        data: [folder.write('b.jsonl', jsonl(...given))],
+        output: output('b.safetensors'),
+        ...runtime,
+      });
+    await expect(bad({ id: 1, text: 'a' }, { id: 1, text: 'b' })).rejects.toThrow(
+      /line 2: found the id "1" a second time/,
+    );
+    await expect(bad({ text: 'a' })).rejects.toThrow(/line 1: field "id": found nothing/);
+    await expect(bad({ id: 1, chosen: 'a', rejected: 'b' })).rejects.toThrow(/expected an item/);
+  });
+});
