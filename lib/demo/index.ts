@@ -156,6 +156,7 @@ class Demo {
   async train(policy: string): Promise<void> {
     this.checkStop();
     const { stop, quiet } = this.options;
+    this.say(`     for ${policy}`);
     const summary = await train(this.config(policy), { stop, quiet });
     if (!summary.finished) throw new PluralignError('ABORTED', 'the demo was stopped');
   }
