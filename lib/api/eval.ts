@@ -20,6 +20,8 @@ export async function evalCommand(
 ): Promise<Evaluation & { policies?: Record<string, Evaluation> }> {
   const note = (text: string) => void process.stderr.write(`${text}\n`);
   if (options.run !== undefined) {
+    const { emConfig, evaluateRun } = await import('../em/run.js');
+    if (emConfig(options.run)) return evaluateRun(options.run, options.data, options.stop.signal);
     const { evalFeatures, isFeatureRun } = await import('../features/run.js');
     if (await isFeatureRun(options.run))
       return evalFeatures(options.run, options.data, { signal: options.stop.signal, note });

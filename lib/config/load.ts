@@ -9,6 +9,7 @@ import {
   adapterSchema,
   type Config,
   configSchema,
+  emSchema,
   featuresSchema,
   type LossType,
   lossSchema,
@@ -17,6 +18,7 @@ import {
   type ParsedConfig,
   type ResolvedAdapter,
   type ResolvedConfig,
+  type ResolvedEm,
   type ResolvedFeatures,
   type ResolvedLoss,
 } from './schema.js';
@@ -32,10 +34,14 @@ const methodLosses: Record<Method, readonly LossType[]> = {
   sft: ['sft'],
   dpo: ['sigmoid', ...lossTypes.filter((type) => type !== 'sigmoid' && type !== 'bradley_terry')],
   reward: rewardLosses,
+  'em-reward': ['plackett_luce', 'bradley_terry'],
 };
 
 /** Methods that can train rewards on the features of items. */
-const featureMethods: readonly Method[] = ['reward'];
+const featureMethods: readonly Method[] = ['reward', 'em-reward'];
+
+/** Methods that find types of annotators. */
+const emMethods: readonly Method[] = ['em-reward'];
 
 /** `loss.type` in full. */
 function lossTerms(type: ParsedConfig['loss']['type'], method: Method): { type: LossType; weight: number }[] {
@@ -62,12 +68,17 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
   }
   if (config.model === 'features') {
     if (!featureMethods.includes(method))
-      say(['model'], `is features, which method ${method} cannot train; expected method reward`);
-    if (data.items === null) say(['data', 'items'], 'found nothing, expected the table of items; model is features');
+      say(['model'], `is features, which method ${method} cannot train; expected ${featureMethods.join(' or ')}`);
+    // Types can be found over plain items too.
+    if (data.items === null && method !== 'em-reward')
+      say(['data', 'items'], 'found nothing, expected the table of items; model is features');
   } else {
     if (data.items !== null) say(['data', 'items'], 'is for model: features, but the model is another');
     if (config.features !== null) say(['features'], 'is for model: features, but the model is another');
+    if (method === 'em-reward') say(['model'], `found ${config.model}, expected features for method em-reward`);
   }
+  if (config.em !== null && !emMethods.includes(method))
+    say(['em'], `belongs to method ${emMethods.join(', ')}, but the method is ${method}`);
   if (method === 'pretrain') {
     if (adapter !== null && adapter !== 'full')
       say(['adapter'], 'pretrain trains all weights; leave it out or write full');
@@ -122,6 +133,12 @@ function resolveFeatures(config: ParsedConfig): ResolvedFeatures | null {
   return { ...given, l2: given.l2 ?? (config.method === 'reward' ? 1 : 0) };
 }
 
+function resolveEm(config: ParsedConfig, path: (given: string) => string): ResolvedEm | null {
+  if (!emMethods.includes(config.method)) return null;
+  const given = config.em ?? emSchema.parse({});
+  return { ...given, init: ['random', 'k-means'].includes(given.init) ? given.init : path(given.init) };
+}
+
 function resolveSource(source: Source, base: string, output: string | undefined): ResolvedConfig {
   const parsed = configSchema.safeParse(source.value ?? {});
   if (!parsed.success) throw schemaError(parsed.error.issues, source);
@@ -160,6 +177,7 @@ function resolveSource(source: Source, base: string, output: string | undefined)
     },
     reward: config.reward ?? (config.method === 'reward' ? { head_std: null } : null),
     features: resolveFeatures(config),
+    em: resolveEm(config, path),
     pretrain: config.pretrain && { ...config.pretrain, tokenizer: path(config.pretrain.tokenizer) },
     output: output === undefined ? path(config.output as string) : resolve(output),
   };

@@ -5,7 +5,7 @@ export const featureModels = ['global', 'local', 'low-rank', 'lore', 'pal', 'hea
 export type FeatureModelName = (typeof featureModels)[number];
 
 /** Methods that `train` knows. */
-export const methods = ['pretrain', 'sft', 'dpo', 'reward'] as const;
+export const methods = ['pretrain', 'sft', 'dpo', 'reward', 'em-reward'] as const;
 export type Method = (typeof methods)[number];
 
 /** Loss names; formulas and sources stand with the kernels in lib/losses. */
@@ -246,6 +246,30 @@ export const featuresSchema = section({
   l2: notNegative().nullable().default(null),
 });
 
+/** Types of annotators, found by EM (`em-reward`). */
+export const emSchema = section({
+  /** How many; a list is fitted in turn and the best kept. */
+  types: z
+    .union([wholeFrom(1), z.array(wholeFrom(1)).min(1, { error: 'at least one number of types' })], {
+      error: 'a whole number of at least 1 or a list of them',
+    })
+    .default(2),
+  /** How a list is chosen from. */
+  choose_by: choice(['bic', 'held_out']).default('bic'),
+  /** Rounds of E- and M-step of a start, at most. */
+  rounds: wholeFrom(1).default(60),
+  /** random, k-means (of mean differences), or a path to responsibilities.csv. */
+  init: text('random, k-means or a path').default('random'),
+  /** Starts; the likeliest is kept. */
+  restarts: wholeFrom(1).default(8),
+  /** Share of each type: from the responsibilities, or equal. */
+  weights: choice(['learned', 'uniform']).default('learned'),
+  /** Each annotator wholly of the likeliest type. */
+  hard: flag().default(false),
+  /** Divides the exponent of responsibilities. */
+  temperature: positive().default(1),
+});
+
 /** The configuration file. Cross-field rules stand in lib/config/load.ts. */
 export const configSchema = section({
   method: choice(methods),
@@ -261,6 +285,7 @@ export const configSchema = section({
   pretrain: pretrainSchema.nullable().default(null),
   reward: rewardSchema.nullable().default(null),
   features: featuresSchema.nullable().default(null),
+  em: emSchema.nullable().default(null),
   output: text('a path').nullable().default(null),
 });
 
@@ -276,6 +301,7 @@ export type ResolvedData = Omit<z.output<typeof dataSchema>, 'train' | 'eval'> &
   eval: string[] | null;
 };
 export type ResolvedFeatures = Omit<z.output<typeof featuresSchema>, 'l2'> & { l2: number };
+export type ResolvedEm = z.output<typeof emSchema>;
 export type ResolvedEarlyStopping = { metric: string; patience: number; mode: 'min' | 'max' };
 export type ResolvedTrain = Omit<z.output<typeof trainSchema>, 'early_stopping'> & {
   early_stopping: ResolvedEarlyStopping | null;
@@ -284,7 +310,7 @@ export type ResolvedTrain = Omit<z.output<typeof trainSchema>, 'early_stopping'>
 /** A checked configuration: every key present, every path absolute (but hf: models). It is a valid `Config` too. */
 export type ResolvedConfig = Omit<
   ParsedConfig,
-  'adapter' | 'loss' | 'data' | 'train' | 'reward' | 'features' | 'output'
+  'adapter' | 'loss' | 'data' | 'train' | 'reward' | 'features' | 'em' | 'output'
 > & {
   data: ResolvedData;
   adapter: 'full' | ResolvedAdapter;
@@ -294,5 +320,7 @@ export type ResolvedConfig = Omit<
   reward: z.output<typeof rewardSchema> | null;
   /** Null unless the model is `features`. */
   features: ResolvedFeatures | null;
+  /** Null unless the method finds types. */
+  em: ResolvedEm | null;
   output: string;
 };

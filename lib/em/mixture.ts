@@ -183,7 +183,10 @@ function begin(
     states.push(fitter.state(noisy ? randomRewards(problem, pooled, random) : pooled.slice()));
   }
   if (types === 1 || init === 'random') return;
-  if (init !== 'k-means') return mStep(init);
+  if (init !== 'k-means') {
+    mStep(init);
+    return;
+  }
   const clusters = kMeans(meanDifferences(problem, annotators), annotators, problem.d, types, random);
   mStep(states.map((_, k) => Float64Array.from(clusters, (c) => (c === k ? 1 : 0))));
 }
@@ -198,5 +201,5 @@ function reseed(problem: MixtureProblem, posterior: Posterior, empty: number): v
     .filter((u) => counts[u] > 0)
     .sort((a, b) => posterior.evidence[a] / counts[a] - posterior.evidence[b] / counts[b])
     .slice(0, Math.max(1, Math.ceil(annotators / (2 * posterior.gamma.length))));
-  for (const u of worst) posterior.gamma.forEach((gamma, k) => void (gamma[u] = k === empty ? 1 : 0));
+  for (const [k, gamma] of posterior.gamma.entries()) for (const u of worst) gamma[u] = k === empty ? 1 : 0;
 }

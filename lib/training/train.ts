@@ -309,6 +309,10 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
     const { trainFeatures } = await import('../features/train.js');
     return trainFeatures(config, options);
   }
+  if (config.method === 'em-reward') {
+    const { trainMixture } = await import('../em/train.js');
+    return trainMixture(config, options);
+  }
   const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
   const stop = options.stop instanceof AbortSignal ? stopWith(options.stop) : options.stop;
   const folder = await openRunFolder(config, { resume: options.resume });
