@@ -151,6 +151,30 @@ describe('by hand', () => {
   });
 });
 
+describe('pretrain', () => {
+  it('makes a model from nothing, and goes on from one', async () => {
+    const texts = f.rows.flatMap((row) => [{ text: `${row.prompt}${row.chosen}` }, { text: row.rejected }]);
+    const data = { train: writeRows(path('text.jsonl'), texts) };
+    const pretrain = { tokenizer: f.model, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2 };
+    const settings = {
+      steps: 12,
+      batch_size: 6,
+      learning_rate: 0.01,
+      log_every: 1,
+      schedule: 'constant' as const,
+      threads: 1,
+    };
+    const base = { method: 'pretrain' as const, data, train: settings };
+    const first = await trained({ ...base, pretrain, output: path('pretrained') });
+    const vocabulary = 280;
+    expect(Math.abs(first.steps[0].loss - Math.log(vocabulary))).toBeLessThan(0.2);
+    expect(first.steps[11].loss).toBeLessThan(first.steps[0].loss - 1);
+    const model = first.summary.paths.model!;
+    const second = await trained({ ...base, model, output: path('pretrained-on') });
+    expect(second.steps[0].loss).toBeLessThan(first.steps[10].loss);
+  });
+});
+
 describe('rows that a loss cannot use are refused, naming the first', () => {
   it.each([
     ['sigmoid', single, /single\.jsonl:1: a completion with a label/],
