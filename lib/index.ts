@@ -8,6 +8,7 @@ export { type Config, loadConfig, type ResolvedConfig, resolveConfig } from './c
 export * from './data/index.js';
 export { type Pack, type PackOptions, pack, splitByTokens } from './data/pack.js';
 export { type Evaluation, type PreferenceMetrics, summarise } from './evaluation/preference.js';
+export * from './features/index.js';
 export * from './losses/index.js';
 export { type GenerateOptions, type LoadOptions, Model, type ScoreOptions } from './model/model.js';
 export { loadTokenizer, type Tokenizer } from './model/tokenizer.js';
