@@ -5,6 +5,7 @@ import { PluralignError } from '../native/errors.js';
 import { progress } from '../training/progress.js';
 import { noReference } from '../training/scorer.js';
 import { openReference } from '../training/setup.js';
+import { stopOf } from '../training/signals.js';
 import { evaluateGroups } from '../training/step.js';
 import { openPolicies, openRows, type PolicyOptions } from './policies.js';
 
@@ -16,19 +17,19 @@ const maxTokens = 8192;
  * log-probabilities; a reward model by its rewards. `overall` is of the last adapter; with several, `policies` has each.
  */
 export async function evalCommand(
-  options: PolicyOptions & { data: string[]; by?: 'annotator'; stop: { signal: AbortSignal; flag: Int32Array } },
+  options: PolicyOptions & { data: string[]; by?: 'annotator' },
 ): Promise<Evaluation & { policies?: Record<string, Evaluation> }> {
+  const { signal, flag: abort } = stopOf(options.stop);
   const note = (text: string) => void process.stderr.write(`${text}\n`);
   if (options.run !== undefined) {
     const { emConfig, evaluateRun } = await import('../em/run.js');
-    if (emConfig(options.run)) return evaluateRun(options.run, options.data, options.stop.signal);
+    if (emConfig(options.run)) return evaluateRun(options.run, options.data, signal);
     const { evalFeatures, isFeatureRun } = await import('../features/run.js');
-    if (await isFeatureRun(options.run))
-      return evalFeatures(options.run, options.data, { signal: options.stop.signal, note });
+    if (await isFeatureRun(options.run)) return evalFeatures(options.run, options.data, { signal, note });
   }
   const { model, bank, policies, beta, reference } = await openPolicies(options);
   using _model = model;
-  const groups = await openRows(options.data, model, { overLength: 'drop', signal: options.stop.signal, note });
+  const groups = await openRows(options.data, model, { overLength: 'drop', signal, note });
   const bad = groups.find((g) => g.kind !== 'pair' && g.kind !== 'ranking');
   if (bad) throw new PluralignError('BAD_DATA', `${bad.origin.file}:${bad.origin.line}: eval needs pairs or rankings`);
   const judged = policies.length > 1 ? policies.filter((p) => p.adapter !== -1 || p.reward) : policies;
@@ -44,7 +45,7 @@ export async function evalCommand(
       objective,
       { model, bank, adapter: policy.adapter },
       objective.reference ? (alone ? noReference : against) : null,
-      { maxTokens, abort: options.stop.flag, onProgress: (done) => bar.update(k * groups.length + done) },
+      { maxTokens, abort, onProgress: (done) => bar.update(k * groups.length + done) },
     );
     results[policy.name] = summarise(rows, mean);
   }

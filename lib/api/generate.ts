@@ -1,4 +1,5 @@
 import { PluralignError } from '../native/errors.js';
+import { stopOf } from '../training/signals.js';
 import { openPolicies, type PolicyOptions } from './policies.js';
 
 /** `pluralign generate`: samples of one prompt under each adapter (or the base where none is given). */
@@ -6,13 +7,14 @@ export async function generateCommand(
   options: PolicyOptions & {
     prompt: string;
     weights?: Record<string, number>;
-    seed: number;
-    samples: number;
-    maxNewTokens: number;
-    temperature: number;
-    topK: number;
-    topP: number;
-    stop: { signal: AbortSignal; flag: Int32Array };
+    /** Sample i is drawn with seed + i; default 0. */
+    seed?: number;
+    samples?: number;
+    maxNewTokens?: number;
+    /** Default 1; 0: greedy. */
+    temperature?: number;
+    topK?: number;
+    topP?: number;
   },
 ): Promise<{ prompt: string; samples: { policy: string; seed: number; text: string; tokens: number }[] }> {
   if (options.weights)
@@ -38,11 +40,19 @@ export async function generateCommand(
   if (speakers.length === 0) throw new PluralignError('BAD_ARGUMENT', 'a reward model does not generate');
   const samples: { policy: string; seed: number; text: string; tokens: number }[] = [];
   for (const { name, adapter } of speakers) {
-    const { seed, maxNewTokens, temperature, topK, topP, stop } = options;
+    const { seed = 0, samples: count = 1, maxNewTokens = 128, temperature = 1, topK, topP } = options;
     const made = await model.generate(
-      Array.from({ length: options.samples }, () => prompt),
+      Array.from({ length: count }, () => prompt),
       bank,
-      { adapter, seed, temperature, topK, topP, maxNewTokens: Math.min(maxNewTokens, room), abort: stop.flag },
+      {
+        adapter,
+        seed,
+        temperature,
+        topK,
+        topP,
+        maxNewTokens: Math.min(maxNewTokens, room),
+        abort: stopOf(options.stop).flag,
+      },
     );
     made.forEach((ids, i) => {
       samples.push({

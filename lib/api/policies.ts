@@ -8,12 +8,16 @@ import { type LoadOptions, Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { requireRun } from '../training/run-folder.js';
 import { referenceOf } from '../training/setup.js';
+import type { Stop } from '../training/signals.js';
 
 /** What `score`, `eval` and `generate` are given: a model with adapters, or a run, which knows its own. */
 export interface PolicyOptions extends LoadOptions {
+  /** A folder or `hf:owner/name`; this or `run`. */
   model?: string;
   run?: string;
-  adapters: { name: string; dir: string }[];
+  adapters?: { name: string; dir: string }[];
+  /** ABORTED is thrown soon after it. */
+  stop?: Stop;
 }
 
 export interface Policy {
@@ -63,8 +67,10 @@ async function ofRun(run: string): Promise<RunPolicies> {
 
 /** Loads a model and its adapters into one bank. Throws what loading them throws. */
 export async function openPolicies(options: PolicyOptions): Promise<Policies> {
+  if ((options.model === undefined) === (options.run === undefined))
+    throw new PluralignError('BAD_ARGUMENT', 'expected a model or a run, and not both');
   const run = options.run === undefined ? null : await ofRun(options.run);
-  const adapters = [...(run?.adapters ?? []), ...options.adapters];
+  const adapters = [...(run?.adapters ?? []), ...(options.adapters ?? [])];
   const model = await Model.load(run?.model ?? options.model!, options);
   const { beta, reference } = run ?? { ...resolveLoss({}, 'dpo') };
   const head = model.rewardHead();

@@ -1,6 +1,7 @@
 import { pack, splitByTokens } from '../data/pack.js';
 import { sumTokens } from '../losses/index.js';
 import { progress } from '../training/progress.js';
+import { stopOf } from '../training/signals.js';
 import { openPolicies, openRows, type PolicyOptions } from './policies.js';
 
 export interface ScoreRow {
@@ -12,15 +13,16 @@ export interface ScoreRow {
 
 /** `pluralign score`: all policies in one pass over each pack. */
 export async function scoreCommand(
-  options: PolicyOptions & { data: string[]; stop: { signal: AbortSignal; flag: Int32Array } },
+  options: PolicyOptions & { data: string[] },
 ): Promise<{ policies: string[]; rows: ScoreRow[] }> {
+  const { signal, flag: abort } = stopOf(options.stop);
   if (options.run !== undefined) {
     const { isFeatureRun, scoreFeatures } = await import('../features/run.js');
-    if (await isFeatureRun(options.run)) return scoreFeatures(options.run, options.data, options.stop.signal);
+    if (await isFeatureRun(options.run)) return scoreFeatures(options.run, options.data, signal);
   }
   const { model, bank, policies } = await openPolicies(options);
   using _model = model;
-  const groups = await openRows(options.data, model, { overLength: 'error', signal: options.stop.signal });
+  const groups = await openRows(options.data, model, { overLength: 'error', signal });
   const rows: ScoreRow[] = groups.map(() => ({}));
   const bar = progress(groups.length, 'score');
   let done = 0;
@@ -29,7 +31,7 @@ export async function scoreCommand(
       const used = policies.filter((p) => p.reward === (read === 'reward'));
       if (used.length === 0) continue;
       const p = pack(run, { policies: used.map(({ adapter }) => ({ adapter, grad: false })), read });
-      const { values } = await model.score(p, bank, read, { abort: options.stop.flag });
+      const { values } = await model.score(p, bank, read, { abort });
       const sums = sumTokens(values, p.offsets);
       used.forEach(({ name }, k) => {
         const first = k * p.groupOffsets[run.length];

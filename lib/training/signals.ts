@@ -18,8 +18,13 @@ export interface StopRequest {
   dispose(): void;
 }
 
-/** A stop request that follows a signal of the caller's. */
-export function stopWith(signal: AbortSignal): Pick<StopRequest, 'signal' | 'flag'> {
+/** How a caller stops work: a signal alone, or one with its flag. */
+export type Stop = AbortSignal | Pick<StopRequest, 'signal' | 'flag'>;
+
+/** A signal with the flag that native jobs read; without a caller's, one that never comes. */
+export function stopOf(given?: Stop): Pick<StopRequest, 'signal' | 'flag'> {
+  if (given && !(given instanceof AbortSignal)) return given;
+  const signal = given ?? new AbortController().signal;
   const flag = new Int32Array(1);
   const stop = () => void Atomics.store(flag, 0, 1);
   if (signal.aborted) stop();

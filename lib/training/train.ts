@@ -15,7 +15,7 @@ import { saveResult } from './save.js';
 import { learningRateFactor } from './schedule.js';
 import type { PolicyReference, Scorer } from './scorer.js';
 import { makeBank, makeReference, openModel, type PreparedData, prepareData } from './setup.js';
-import { stopWith } from './signals.js';
+import { type Stop, stopOf } from './signals.js';
 import { fingerprint, freshState, loadState, type RunState, saveState } from './state.js';
 import { evaluateGroups, lossStep, namedRows } from './step.js';
 import { EventWriter } from './tensorboard.js';
@@ -24,7 +24,7 @@ export interface TrainOptions {
   /** Go on from the newest valid checkpoint of the run folder. */
   resume?: boolean;
   /** Stops within a step; the run is saved and can be resumed. ABORTED where it came before the first step. */
-  stop?: AbortSignal | { signal: AbortSignal; flag: Int32Array };
+  stop?: Stop;
   /** No progress and no notes on stderr. */
   quiet?: boolean;
   /** Notes about data, checkpoints and stops; default: lines on stderr. */
@@ -61,7 +61,7 @@ class Run {
     readonly bank: Bank,
     readonly data: PreparedData,
     readonly quiet: boolean,
-    readonly stop: { signal: AbortSignal; flag: Int32Array } | undefined,
+    readonly stop: { signal: AbortSignal; flag: Int32Array },
     readonly note: (text: string) => void,
   ) {
     this.objective = objectiveOf(config);
@@ -74,8 +74,8 @@ class Run {
     return { model: this.model, bank: this.bank, adapter: 0 };
   }
 
-  get abort(): Int32Array | undefined {
-    return this.stop?.flag;
+  get abort(): Int32Array {
+    return this.stop.flag;
   }
 
   get steps(): number {
@@ -262,7 +262,7 @@ async function loop(run: Run): Promise<Evaluation | null> {
     // A run that was stopped in an evaluation owes it.
     if (state.step > 0 && due().look && state.evaluated !== state.step) await settle();
     while (state.step < run.steps && !run.exhausted) {
-      if (run.stop?.signal.aborted) throw new PluralignError('ABORTED', 'stopped on request');
+      if (run.stop.signal.aborted) throw new PluralignError('ABORTED', 'stopped on request');
       const groups = [...order.batch(state.step)].map((i) => data.train[i]);
       const last = await run.step(groups);
       bar.update(state.step, { loss: last.loss, tokens: state.tokens - startTokens });
@@ -314,12 +314,12 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
     return trainMixture(config, options);
   }
   const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
-  const stop = options.stop instanceof AbortSignal ? stopWith(options.stop) : options.stop;
+  const stop = stopOf(options.stop);
   const folder = await openRunFolder(config, { resume: options.resume });
   let begun = false;
   try {
     using model = await openModel(config);
-    const data = await prepareData(config, model, { signal: stop?.signal, quiet });
+    const data = await prepareData(config, model, { signal: stop.signal, quiet });
     for (const text of data.notes) note(text);
     const bank = await makeBank(config, model);
     const run = new Run(config, folder, model, bank, data, quiet, stop, note);
