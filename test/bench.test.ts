@@ -3,9 +3,9 @@ import { bench } from '../lib/api/bench.js';
 import { requestsByAdapter } from '../lib/bench/ops.js';
 import { median } from '../lib/bench/session.js';
 import { cpu } from '../lib/kernels.js';
-import { stopWith } from '../lib/training/signals.js';
+import { stopOf } from '../lib/training/signals.js';
 
-const stop = stopWith(new AbortController().signal);
+const stop = stopOf(new AbortController().signal);
 const quick = { dtype: 'auto', device: 'auto', threads: 1, quick: true, stop } as const;
 
 vi.spyOn(process.stderr, 'write').mockReturnValue(true);
@@ -36,7 +36,7 @@ describe('bench', () => {
   });
 
   it('stops when asked, and refuses what it cannot time', async () => {
-    const stopped = stopWith(AbortSignal.abort());
+    const stopped = stopOf(AbortSignal.abort());
     await expect(bench('ops', { ...quick, stop: stopped })).rejects.toMatchObject({ code: 'ABORTED' });
     await expect(bench('train', { ...quick, stop: stopped })).rejects.toMatchObject({ code: 'ABORTED' });
     await expect(bench('ops', { ...quick, device: 'cuda' })).rejects.toMatchObject({ code: 'UNSUPPORTED' });
