@@ -1,11 +1,18 @@
 import { type BilinearGradient, bilinearLoss } from '../bilinear.js';
 import { type LbfgsOptions, lbfgs } from '../lbfgs.js';
 import type { Votes } from '../votes.js';
-import type { FeatureModelOptions, FeatureRewardModel, Features, FitReport, Parameters } from './model.js';
+import {
+  type FeatureModelOptions,
+  type FeatureRewardModel,
+  type Features,
+  type FitReport,
+  type Parameters,
+  sharedPrecision,
+} from './model.js';
 
 /**
  * Minus the log-posterior of shared and own parameters, [shared | own [N, own]] in one vector: the votes' loss, l2/2 on
- * own numbers, and the same on shared ones, which weighs no more than one more annotator. Writes the gradient.
+ * own numbers and `sharedL2`/2 on shared ones. Writes the gradient.
  */
 export function jointObjective(
   model: FeatureRewardModel,
@@ -57,8 +64,7 @@ export function jointFit(
   const x = new Float64Array(size + start.own.length);
   x.set(start.shared);
   x.set(start.own, size);
-  // Without any prior the shared part could run off along directions that no vote sees.
-  const sharedL2 = Math.max(options.l2, 1e-6);
+  const sharedL2 = sharedPrecision(options.l2);
   const { value, steps, converged } = lbfgs(
     (at, gradient) => jointObjective(model, table, votes, options.l2, at, gradient, sharedL2),
     x,

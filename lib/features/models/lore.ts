@@ -2,7 +2,7 @@ import { Random } from '../../base/random.js';
 import { project, projectBack } from '../linalg.js';
 import { fitRidge } from '../ridge.js';
 import { jointFit } from './joint.js';
-import type { FeatureRewardModel } from './model.js';
+import { type FeatureRewardModel, sharedPrecision } from './model.js';
 import { softmax, softmaxBack } from './simplex.js';
 
 /**
@@ -44,7 +44,7 @@ export function loreModel(d: number, rank: number): FeatureRewardModel {
     weights: (shared, c) => project(shared, d, k, c, 1),
     fit(table, votes, options) {
       const random = new Random(options.seed, 0x10e);
-      const { w } = fitRidge(table, votes, { l2: Math.max(options.l2, 1e-6), signal: options.signal });
+      const { w } = fitRidge(table, votes, { l2: sharedPrecision(options.l2), signal: options.signal });
       const size = Math.sqrt(w.reduce((sum, element) => sum + element * element, 0) / d) || 0.1;
       const shared = new Float64Array(d * k + k);
       for (let j = 0; j < d; j++) for (let c = 0; c < k; c++) shared[j * k + c] = w[j] + size * random.normal();

@@ -6,7 +6,7 @@ import { orthonormalise, project, projectBack } from '../linalg.js';
 import { fitLinear } from '../newton.js';
 import { fitRidge } from '../ridge.js';
 import { type Votes, votesByAnnotator } from '../votes.js';
-import type { FeatureModelOptions, FeatureRewardModel, Features } from './model.js';
+import { type FeatureModelOptions, type FeatureRewardModel, type Features, sharedPrecision } from './model.js';
 
 /**
  * P-ShareLoRA's linear case: w_u = w_0 + V z_u, V [d, k] shared with orthonormal columns, z_u the annotator's own, so
@@ -81,7 +81,7 @@ export class SubspaceFit {
   run() {
     const { table, votes, k, options } = this;
     const { d } = table;
-    const mean = fitRidge(table, votes, { l2: this.#l2, signal: options.signal }).w;
+    const mean = fitRidge(table, votes, { l2: sharedPrecision(this.#l2), signal: options.signal }).w;
     const x = new Float64Array(d * k + d);
     x.set(this.start(mean));
     x.set(mean, d * k);
@@ -145,8 +145,8 @@ export class SubspaceFit {
     projectBack(table.features, n, d, g.points, k, gv);
     projectBack(table.features, n, d, g.base, 1, gm);
     for (let j = 0; j < d; j++) {
-      value += 0.5 * l2 * mean[j] * mean[j];
-      gm[j] += l2 * mean[j];
+      value += 0.5 * sharedPrecision(l2) * mean[j] * mean[j];
+      gm[j] += sharedPrecision(l2) * mean[j];
     }
     // Prior on V z: l2 Q Σ z zᵀ; then from Q to V = Q R by R⁻ᵀ on the right.
     const moment = new Float64Array(k * k);

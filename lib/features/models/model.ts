@@ -65,6 +65,14 @@ export interface FeatureRewardModel {
   generic?(shared: Float64Array): Float64Array;
 }
 
+/**
+ * Precision of the prior on what all share: l2, but no more than 1. A strong prior on the own parameters must leave the
+ * generic reward free; without any prior the shared part could run off along directions that no vote sees.
+ */
+export function sharedPrecision(l2: number): number {
+  return Math.min(1, Math.max(l2, 1e-6));
+}
+
 export function sizeOf(layout: FeatureRewardModel['layout']): number {
   return layout.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
 }
