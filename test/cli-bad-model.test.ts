@@ -97,8 +97,7 @@ describe('a model', () => {
       /offsets|overlap|bytes|hole|contiguous/,
     ],
   ])('%s', (_, change, message) =>
-    expectBad({ model: model(change) }, new RegExp(`model/model\\.safetensors.*(${message.source})`, 'i')),
-  );
+    expectBad({ model: model(change) }, new RegExp(`model/model\\.safetensors.*(${message.source})`, 'i')));
 
   it('of another shape than its configuration says', () =>
     expectBad(

@@ -134,24 +134,27 @@ describe('a run', () => {
 });
 
 describe('adapt', () => {
-  it.each(['low-rank', 'local', 'heads', 'lore', 'pal'])(
-    '%s: adds a voter and leaves the others alone',
-    async (model) => {
-      const file = join(output(model), 'features.safetensors');
-      const before = Population.load(file);
-      const votesFile = folder.write('new.jsonl', jsonl(...votes('newcomer', 2.5, 30)));
-      const result = await adapt({ run: output(model), votes: [votesFile] });
-      const after = Population.load(file);
-      expect(after.annotators).toEqual([...before.annotators, 'newcomer']);
-      expect(after.parameters.shared).toEqual(before.parameters.shared);
-      expect(after.parameters.own.slice(0, before.parameters.own.length)).toEqual(before.parameters.own);
-      expect(result.annotators.newcomer.votes).toBe(30);
-      expect(result.annotators.newcomer.accuracy).toBeGreaterThan(0.65);
-      expect(result.population).toBe(21);
-      await expect(adapt({ run: output(model), votes: [votesFile] })).rejects.toThrow(/"newcomer": in the run already/);
-      expect((await adapt({ run: output(model), votes: [votesFile], replace: true })).population).toBe(21);
-    },
-  );
+  it.each([
+    'low-rank',
+    'local',
+    'heads',
+    'lore',
+    'pal',
+  ])('%s: adds a voter and leaves the others alone', async (model) => {
+    const file = join(output(model), 'features.safetensors');
+    const before = Population.load(file);
+    const votesFile = folder.write('new.jsonl', jsonl(...votes('newcomer', 2.5, 30)));
+    const result = await adapt({ run: output(model), votes: [votesFile] });
+    const after = Population.load(file);
+    expect(after.annotators).toEqual([...before.annotators, 'newcomer']);
+    expect(after.parameters.shared).toEqual(before.parameters.shared);
+    expect(after.parameters.own.slice(0, before.parameters.own.length)).toEqual(before.parameters.own);
+    expect(result.annotators.newcomer.votes).toBe(30);
+    expect(result.annotators.newcomer.accuracy).toBeGreaterThan(0.65);
+    expect(result.population).toBe(21);
+    await expect(adapt({ run: output(model), votes: [votesFile] })).rejects.toThrow(/"newcomer": in the run already/);
+    expect((await adapt({ run: output(model), votes: [votesFile], replace: true })).population).toBe(21);
+  });
 
   it('fits a voter of the run to what the run fitted', async () => {
     const file = join(output('low-rank'), 'features.safetensors');

@@ -113,13 +113,18 @@ describe('a path', () => {
     await expect(resolve(join(dir, 'file'))).rejects.toMatchObject({ code: 'NOT_FOUND' });
   });
 
-  test.each(['hf:tiny', 'hf:a/b/c', 'hf:../x', 'hf:a/..', 'hf:a/b@../../x', 'hf:a/b@', 'hf:'])(
-    '%s is no name',
-    async (spec) => {
-      await expect(resolve(spec)).rejects.toMatchObject({ code: 'BAD_ARGUMENT' });
-      expect(fetched).toEqual([]);
-    },
-  );
+  test.each([
+    'hf:tiny',
+    'hf:a/b/c',
+    'hf:../x',
+    'hf:a/..',
+    'hf:a/b@../../x',
+    'hf:a/b@',
+    'hf:',
+  ])('%s is no name', async (spec) => {
+    await expect(resolve(spec)).rejects.toMatchObject({ code: 'BAD_ARGUMENT' });
+    expect(fetched).toEqual([]);
+  });
 });
 
 describe('a model of the hub', () => {

@@ -203,21 +203,20 @@ describe.each(folders.filter((d) => basename(d).includes('reward')))('%s', (dir)
 });
 
 describe('generation', () => {
-  it.each(folders.filter((d) => JSON.parse(readFileSync(join(d, 'golden.json'), 'utf8')).greedy))(
-    '%s: greedy as transformers',
-    async (dir) => {
-      const { golden, model, bank } = await open(dir);
-      for (const g of golden.greedy) {
-        const { bosId } = model.tokenizer;
-        const prompt = [...(bosId === null ? [] : [bosId]), ...model.tokenizer.encode(g.prompt)];
-        const [mine] = await model.generate([Int32Array.from(prompt)], bank, {
-          maxNewTokens: g.ids.length,
-          adapter: 0,
-        });
-        expect([...mine]).toEqual(g.ids.slice(0, mine.length));
-      }
-    },
-  );
+  it.each(
+    folders.filter((d) => JSON.parse(readFileSync(join(d, 'golden.json'), 'utf8')).greedy),
+  )('%s: greedy as transformers', async (dir) => {
+    const { golden, model, bank } = await open(dir);
+    for (const g of golden.greedy) {
+      const { bosId } = model.tokenizer;
+      const prompt = [...(bosId === null ? [] : [bosId]), ...model.tokenizer.encode(g.prompt)];
+      const [mine] = await model.generate([Int32Array.from(prompt)], bank, {
+        maxNewTokens: g.ids.length,
+        adapter: 0,
+      });
+      expect([...mine]).toEqual(g.ids.slice(0, mine.length));
+    }
+  });
 
   const tiny = fileURLToPath(new URL('../../shared/models/tinystories-656k', import.meta.url));
   const golden = fileURLToPath(new URL('../../shared/reference/tinystories-656k.golden.json', import.meta.url));
@@ -239,7 +238,7 @@ describe('generation', () => {
         };
         const p = pack([group], { policies: [{ adapter: -1, grad: false }], read: 'logps' });
         const { values } = await model.score(p, null, 'logps');
-        values.forEach((v, i) => expect(Math.abs(v - c.token_logprobs[i])).toBeLessThan(1e-4));
+        for (const [i, v] of values.entries()) expect(Math.abs(v - c.token_logprobs[i])).toBeLessThan(1e-4);
         const [mine] = await model.generate([Int32Array.from(ids)], null, { maxNewTokens: c.greedy24.length });
         expect([...mine]).toEqual(c.greedy24);
         expect(model.tokenizer.decode(mine)).toBe(c.greedy24_text);

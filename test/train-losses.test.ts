@@ -83,15 +83,18 @@ describe('every loss takes two steps', () => {
     expectSteps(await run({ loss, data: { train }, train: { steps: 2 } }));
   });
 
-  it.each(['bradley_terry', 'plackett_luce', 'best', 's_dpo', 'lipo'] as const)(
-    '%s of a reward model',
-    async (type) => {
-      for (const train of [reward.prefs, lists]) {
-        const changes = { method: 'reward' as const, loss: { type }, data: { train }, train: { steps: 2 } };
-        expectSteps(await trained(goldenConfig(reward, path(`run-${count++}`), changes)));
-      }
-    },
-  );
+  it.each([
+    'bradley_terry',
+    'plackett_luce',
+    'best',
+    's_dpo',
+    'lipo',
+  ] as const)('%s of a reward model', async (type) => {
+    for (const train of [reward.prefs, lists]) {
+      const changes = { method: 'reward' as const, loss: { type }, data: { train }, train: { steps: 2 } };
+      expectSteps(await trained(goldenConfig(reward, path(`run-${count++}`), changes)));
+    }
+  });
 
   it.each(['forward_kl', 'js_divergence', 'alpha_divergence'] as const)('sigmoid with %s', async (f_divergence) => {
     expectSteps(await run({ loss: { f_divergence }, train: { steps: 2 } }));

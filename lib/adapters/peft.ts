@@ -95,10 +95,7 @@ export async function loadPeft(dir: string, model: NativeModelConfig): Promise<P
     const bad = tensor.data.findIndex((value) => !Number.isFinite(value));
     if (bad !== -1) {
       const at = `row ${Math.floor(bad / cols)}, column ${bad % cols}`;
-      throw new PluralignError(
-        'BAD_FILE',
-        `${file}: ${name} has ${tensor.data[bad]} at ${at}; the adapter is broken`,
-      );
+      throw new PluralignError('BAD_FILE', `${file}: ${name} has ${tensor.data[bad]} at ${at}; the adapter is broken`);
     }
     tensors.set(plain, tensor);
   }

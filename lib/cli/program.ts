@@ -2,7 +2,6 @@ import { Command, CommanderError } from 'commander';
 import { adaptCommand } from './adapt.js';
 import { aggregateCommand } from './aggregate.js';
 import { assignCommand } from './assign.js';
-import { assignCommand } from './assign.js';
 import { benchCommand } from './bench.js';
 import { demoCommand } from './demo.js';
 import { doctorCommand } from './doctor.js';
@@ -26,7 +25,6 @@ export const commands: CommandFactory[] = [
   generateCommand,
   embedCommand,
   adaptCommand,
-  assignCommand,
   assignCommand,
   aggregateCommand,
   reportCommand,
