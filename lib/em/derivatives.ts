@@ -1,3 +1,4 @@
+import { sigmoid } from '../features/likelihood.js';
 import type { MixtureProblem } from './problem.js';
 
 /** Votes with less responsibility than this move no parameter: their share of gradient and Hessian is below rounding of the rest. */
@@ -76,16 +77,15 @@ export class Derivatives {
 
   private sumOverFeatures(rewards: Float64Array, gamma: Float64Array, x: Float64Array): void {
     const { votes, d } = this.problem;
-    const { offsets, items, stages, weights, annotator, m } = votes;
+    const { offsets, items, stages, weights, margins, annotator, m } = votes;
     const { gradient, hessian, e, first, second } = this;
     for (let v = 0; v < m; v++) {
       const c = gamma[annotator[v]] * weights[v];
       if (!(c > negligible) || stages[v] === 0) continue;
       const from = offsets[v];
       const places = offsets[v + 1] - from;
-      this.exponentials(v, rewards);
       if (places === 2) {
-        const p = e[1] / (e[0] + e[1]);
+        const p = sigmoid(rewards[items[from + 1]] - rewards[items[from]] + margins[v]);
         const win = items[from] * d;
         const lose = items[from + 1] * d;
         for (let a = 0; a < d; a++) {
@@ -96,6 +96,7 @@ export class Derivatives {
         }
         continue;
       }
+      this.exponentials(v, rewards);
       first.fill(0);
       second.fill(0);
       let sum = 0;

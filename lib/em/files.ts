@@ -108,12 +108,12 @@ export async function readResponsibilities(path: string): Promise<Map<string, nu
     const values = columns.map((c) => {
       const value = record[c].trim() === '' ? Number.NaN : Number(record[c]);
       if (!(value >= 0) || !Number.isFinite(value))
-        throw bad(`:${info.lines}: ${head[c]}: found ${JSON.stringify(record[c])}, expected a probability`);
+        throw bad(`, line ${info.lines}: ${head[c]}: found ${JSON.stringify(record[c])}, expected a probability`);
       return value;
     });
     const sum = values.reduce((a, b) => a + b, 0);
-    if (!(sum > 0)) throw bad(`:${info.lines}: ${JSON.stringify(name)} has probability 0 for every type`);
-    if (out.has(name)) throw bad(`:${info.lines}: found ${JSON.stringify(name)} a second time`);
+    if (!(sum > 0)) throw bad(`, line ${info.lines}: ${JSON.stringify(name)} has probability 0 for every type`);
+    if (out.has(name)) throw bad(`, line ${info.lines}: found ${JSON.stringify(name)} a second time`);
     out.set(
       name,
       values.map((value) => value / sum),

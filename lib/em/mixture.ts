@@ -19,7 +19,7 @@ export interface MixtureOptions {
   temperature?: number;
   /** Prior on each type's rewards, N(0, 1/l2) on each coordinate. Default 0. */
   l2?: number;
-  /** A start ends when a round gains less than this a vote. Default 1e-10. */
+  /** A start ends when a round gains less than this a vote. Default 1e-8. */
   tolerance?: number;
   seed?: number;
   signal?: AbortSignal;
@@ -96,7 +96,7 @@ async function runStart(
   random: Random,
   index: number,
 ): Promise<Mixture> {
-  const { types, rounds = 60, temperature = 1, tolerance = 1e-10 } = options;
+  const { types, rounds = 60, temperature = 1, tolerance = 1e-8 } = options;
   const { votes } = problem;
   const annotators = votes.annotators.length;
   const note = (text: string) => options.onNote?.(`start ${index + 1}: ${text}`);

@@ -98,6 +98,13 @@ export function voteLikelihoods(votes: Votes, rewards: Float64Array, out: Float6
     const from = offsets[v];
     const to = offsets[v + 1];
     const ranked = from + stages[v];
+    if (to - from === 2 && ranked > from) {
+      const x = rewards[items[from]] - rewards[items[from + 1]] - margins[v];
+      // log σ(x), without overflow and to the last digit near 0.
+      const value = x >= 0 ? -Math.log1p(Math.exp(-x)) : x - Math.log1p(Math.exp(x));
+      out[v] = weights[v] * value;
+      continue;
+    }
     let top = Number.NEGATIVE_INFINITY;
     let sum = 0;
     let value = 0;
@@ -110,7 +117,7 @@ export function voteLikelihoods(votes: Votes, rewards: Float64Array, out: Float6
       } else sum += Math.exp(r - top);
       if (l < ranked) value += r - top - Math.log(sum);
     }
-    out[v] = weights[v] === 1 ? value : weights[v] * value;
+    out[v] = weights[v] * value;
   }
   return out;
 }
