@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { Random } from '../lib/base/random.js';
 import { itemTable } from '../lib/features/items.js';
+import { project } from '../lib/features/linalg.js';
 import { featureModel, featureModels, sizeOf } from '../lib/features/models/index.js';
 import { jointObjective } from '../lib/features/models/joint.js';
 import { SubspaceFit } from '../lib/features/models/low-rank.js';
@@ -118,10 +119,42 @@ describe('fits', () => {
     for (const g of gradient) expect(Math.abs(g)).toBeLessThan(1e-3);
   });
 
-  it('low-rank of full rank fits at least as well as any other', () => {
-    const options = { rank: d, l2: 1, seed: 1 };
-    const shared = featureModel('low-rank', d, d).fit(table, votes, { ...options, model: 'low-rank' });
-    const local = featureModel('local', d, d).fit(table, votes, { ...options, model: 'local' });
-    expect(shared.report.objective).toBeLessThan(local.report.objective + 1e-6 + 2);
+  it('ridge over many votes is the same by L-BFGS', () => {
+    const many = votesOf(4, 9);
+    const wide = 161;
+    const items = itemTable(
+      'items',
+      table.ids,
+      Float32Array.from({ length: 12 * wide }, () => random.normal()),
+      wide,
+    );
+    // More differences than Newton takes features.
+    const which = Int32Array.from([...Array(6)].flatMap(() => [...Array(many.m).keys()]));
+    const fit = fitRidge(items, many, { l2: 1, which });
+    const points = Float64Array.from(items.features);
+    const exact = fitLinear({ votes: many, which, points, k: wide, l2: 1 }, undefined, 1e-14);
+    expect(fit.steps).toBeGreaterThan(exact.steps);
+    for (let j = 0; j < wide; j++) expect(fit.w[j]).toBeCloseTo(exact.z[j], 5);
+  });
+
+  it('low-rank of full rank is a mean and one reward for each about it', () => {
+    const l2 = 1;
+    const named = { ...votes, annotator: votes.annotator.map((u) => Math.max(u, 0)) };
+    const { parameters } = featureModel('low-rank', d, d).fit(table, named, {
+      model: 'low-rank',
+      rank: d,
+      l2,
+      seed: 1,
+    });
+    const factor = parameters.shared.subarray(0, d * d);
+    const mean = parameters.shared.subarray(d * d);
+    const base = project(table.features, table.n, d, mean, 1);
+    const points = Float64Array.from(table.features);
+    for (let u = 0; u < 4; u++) {
+      const which = Int32Array.from([...named.annotator.keys()].filter((v) => named.annotator[v] === u));
+      const { z } = fitLinear({ votes: named, which, points, base, k: d, l2 }, undefined, 1e-14);
+      const own = project(factor, d, d, parameters.own.subarray(u * d, (u + 1) * d), 1);
+      for (let j = 0; j < d; j++) expect(own[j]).toBeCloseTo(z[j], 6);
+    }
   });
 });

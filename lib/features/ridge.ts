@@ -1,8 +1,9 @@
 import { PluralignError } from '../native/errors.js';
+import { bilinearLoss } from './bilinear.js';
 import { lbfgs } from './lbfgs.js';
-import { orthonormalise, project } from './linalg.js';
+import { orthonormalise, project, projectBack } from './linalg.js';
 import type { Features } from './models/model.js';
-import { fitLinear, linearObjective } from './newton.js';
+import { fitLinear } from './newton.js';
 import { subTable, type Votes } from './votes.js';
 
 export interface RidgeOptions {
@@ -23,6 +24,8 @@ export interface RidgeFit {
 
 /** Unknowns up to which Newton's cubic cost is worth its few steps. */
 const newtonSize = 160;
+/** And products of votes and squared features. */
+const newtonWork = 5e7;
 
 /**
  * One linear reward from votes: the exact mode of the log-posterior. Where there are fewer votes than features, it is
@@ -44,13 +47,30 @@ export function fitRidge(table: Features, votes: Votes, { l2, which, signal }: R
     const fit = fitLinear({ votes: local.votes, points, k: differences, l2 }, undefined, 1e-14);
     return { w: project(basis, d, differences, fit.z, 1), value: fit.value, steps: fit.steps, converged: true };
   }
-  const problem = { votes: local.votes, points: features, k: d, l2: Math.max(l2, 1e-9) };
-  if (d <= newtonSize) {
-    const fit = fitLinear(problem, undefined, 1e-14);
+  const precision = Math.max(l2, 1e-9);
+  // Newton's Hessian costs d² a vote and d³ a step; L-BFGS with items projected once costs n d + votes a step.
+  if (d <= newtonSize && differences * d * d <= newtonWork) {
+    const fit = fitLinear({ votes: local.votes, points: features, k: d, l2: precision }, undefined, 1e-14);
     return { w: fit.z, value: fit.value, steps: fit.steps, converged: true };
   }
   const w = new Float64Array(d);
-  const { value, steps, converged } = lbfgs((x, g) => linearObjective(problem, x, g), w, { signal, maxSteps: 1000 });
+  const base = new Float64Array(n);
+  const none = new Float64Array(0);
+  const { value, steps, converged } = lbfgs(
+    (x, g) => {
+      project(features, n, d, x, 1, base);
+      const gradient = { base: new Float64Array(n), points: none, users: none };
+      let sum = bilinearLoss(local.votes, { base, points: none }, none, 0, gradient);
+      for (let j = 0; j < d; j++) {
+        sum += 0.5 * precision * x[j] * x[j];
+        g[j] = precision * x[j];
+      }
+      projectBack(features, n, d, gradient.base, 1, g);
+      return sum;
+    },
+    w,
+    { signal, maxSteps: 1000 },
+  );
   return { w, value, steps, converged };
 }
 
