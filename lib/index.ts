@@ -16,8 +16,8 @@ export { fitMixture, type Mixture, type MixtureFit, type MixtureOptions } from '
 export { assignTypes } from './em/posterior.js';
 export { type MixtureProblem, mixtureProblem } from './em/problem.js';
 export { type Evaluation, type PreferenceMetrics, summarise } from './evaluation/preference.js';
-export * from './features/index.js';
 export { adjustedRandIndex } from './evaluation/rand-index.js';
+export * from './features/index.js';
 export * from './losses/index.js';
 export { type GenerateOptions, type LoadOptions, Model, type ScoreOptions } from './model/model.js';
 export { loadTokenizer, type Tokenizer } from './model/tokenizer.js';

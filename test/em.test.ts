@@ -9,6 +9,7 @@ import { Derivatives } from '../lib/em/derivatives.js';
 import { eStep } from '../lib/em/estep.js';
 import { readResponsibilities, readTypes, responsibilitiesCsv } from '../lib/em/files.js';
 import { fitMixture } from '../lib/em/mixture.js';
+import { TypeFitter, type TypeState } from '../lib/em/newton.js';
 import { assignTypes } from '../lib/em/posterior.js';
 import { likeliest } from '../lib/em/predict.js';
 import { type MixtureProblem, mixtureProblem, rewardsOf, voteLikelihoods } from '../lib/em/problem.js';
@@ -119,6 +120,25 @@ describe('the M-step', () => {
         const second = (up[b] - derivatives.gradient[b]) / (2 * step);
         expect(Math.abs(h[a * problem.d + b] - second)).toBeLessThan(1e-6 * (1 + votes.m));
       }
+    }
+  });
+
+  it('reaches the same optimum from far off, without a fall on the way', () => {
+    const { votes } = planted([utilities], { annotators: 20, sizes: [2, 4] });
+    const problem = mixtureProblem(votes, { features, n, d });
+    const fitter = new TypeFitter(problem, 0.01);
+    const all = new Float64Array(20).fill(1);
+    const near = fitter.state();
+    fitter.fit(near, all, 1e-9);
+    const total = (state: TypeState) => state.likelihoods.reduce((a, b) => a + b, 0) - fitter.penalty(state.beta);
+    for (let trial = 0; trial < 10; trial++) {
+      const far = fitter.state(Float64Array.from(normal(random, d, 30)));
+      for (let step = 0, before = total(far); step < 60; step++) {
+        fitter.fit(far, all, 1e-9, 1);
+        expect(total(far)).toBeGreaterThanOrEqual(before - 1e-9 * Math.abs(before));
+        before = total(far);
+      }
+      for (let j = 0; j < d; j++) expect(far.beta[j]).toBeCloseTo(near.beta[j], 5);
     }
   });
 

@@ -18,12 +18,12 @@ export class Derivatives {
   readonly gradient: Float64Array;
   readonly hessian: Float64Array;
   private readonly overItems: boolean;
-  private readonly itemGradient: Float64Array;
-  private readonly itemHessian: Float64Array;
-  private readonly e: Float64Array;
-  private readonly first: Float64Array;
-  private readonly second: Float64Array;
-  private readonly row: Float64Array;
+  protected readonly itemGradient: Float64Array;
+  protected readonly itemHessian: Float64Array;
+  protected readonly e: Float64Array;
+  protected readonly first: Float64Array;
+  protected readonly second: Float64Array;
+  protected readonly row: Float64Array;
 
   constructor(private readonly problem: MixtureProblem) {
     const { votes, features, n, d } = problem;

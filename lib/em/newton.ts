@@ -20,12 +20,12 @@ const longestStep = 8;
  * Σ_v γ_i w_v log p(v) − l2 |β|² / 2 does not fall.
  */
 export class TypeFitter {
-  private readonly derivatives: Derivatives;
-  private readonly trial: TypeState;
-  private readonly step: Float64Array;
-  private readonly factor: Float64Array;
+  protected readonly derivatives: Derivatives;
+  protected readonly trial: TypeState;
+  protected readonly step: Float64Array;
+  protected readonly factor: Float64Array;
   /** The largest |x| of an item. */
-  private readonly longest: number;
+  protected readonly longest: number;
 
   constructor(
     private readonly problem: MixtureProblem,
