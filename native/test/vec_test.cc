@@ -85,7 +85,8 @@ std::vector<float> patterns(int64_t n) {
 
 }  // namespace
 
-TEST(vec_exp_is_within_three_units) {
+// Measured: 1.17 units without fused multiply-adds, 0.91 with.
+TEST(vec_exp_is_within_a_unit_or_so) {
   std::vector<float> x;
   const int n = 400'003;
   for (int i = 0; i < n; ++i) x.push_back(float(-100 + 190.0 * i / (n - 1)));
@@ -109,7 +110,7 @@ TEST(vec_exp_is_within_three_units) {
       const float rounded = float(exact);
       most = std::max(most, std::abs(double(y[i]) - exact) / (double(std::nextafter(rounded, kInfinity)) - double(rounded)));
     }
-    if (!CHECK(most < 3)) std::printf("  %s: %.3f units in the last place\n", where, most);
+    if (!CHECK(most < 1.3)) std::printf("  %s: %.3f units in the last place\n", where, most);
     CHECK(not_zero == 0);
     CHECK(over == 0);
   });

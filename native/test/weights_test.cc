@@ -207,6 +207,31 @@ TEST(weights_of_a_bank_must_fit_too) {
   }
 }
 
+TEST(weights_may_be_trained_in_part) {
+  Tiny all(TinyOptions{0, true, false, true, true, 0});
+  const TensorsFile file(tensors_of(all, DType::f32));
+  const Bank whole = all.bank();
+  Machine machine(Isa::generic, 1);
+  const TinyPack p = forest_pack(true);
+  const auto run = [&](const Bank& bank) {
+    Model model(all.config, Weights::load(all.config, {file.path()}, false, Cancel()), false);
+    score(model, machine.context, p, &bank, {false, true, false, 0});
+    model.backward(machine.context, bank, p.gradient.data(), int64_t(p.gradient.size()), Cancel());
+  };
+  run(whole);
+  for (const auto& [name, index] : all.weights) {
+    Tiny one(all.options);
+    one.weights = {{name, index}};
+    const Bank bank = one.bank();
+    run(bank);
+    CHECK_BITS(name, one.gradient_of(index, index + 1), all.gradient_of(index, index + 1));
+    for (const auto& [other, i] : all.weights)
+      if (other != name)
+        for (float g : one.gradient_of(i, i + 1))
+          if (!CHECK(g == 0)) return;
+  }
+}
+
 TEST(weights_loading_stops_on_request) {
   const Tiny tiny(TinyOptions{});
   const TensorsFile file(tensors_of(tiny, DType::f32));
