@@ -2,7 +2,7 @@ import type { Group, Row } from '../data/types.js';
 import { type Evaluation, summarise } from '../evaluation/preference.js';
 import type { VoteData } from '../features/data.js';
 import { sigmoid, voteLoss } from '../features/likelihood.js';
-import type { RowOutcome } from '../training/objective.js';
+import type { RowOutcome } from '../methods/objective.js';
 
 /** What a type says of items, and who is of which type. */
 export interface Prediction {

@@ -1,4 +1,4 @@
-import type { RowOutcome } from '../training/objective.js';
+import type { RowOutcome } from '../methods/objective.js';
 
 // Types, not interfaces: a printer may take them as records.
 export type PreferenceMetrics = {

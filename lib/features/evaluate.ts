@@ -1,7 +1,7 @@
 import type { Group, Row } from '../data/types.js';
 import { type Evaluation, summarise } from '../evaluation/preference.js';
+import type { RowOutcome } from '../methods/objective.js';
 import { pairOutcome, rankingOutcome } from '../methods/preferences.js';
-import type { RowOutcome } from '../training/objective.js';
 import type { VoteData } from './data.js';
 import { voteLoss } from './likelihood.js';
 import type { Scorer } from './population.js';

@@ -20,7 +20,7 @@ import {
   wpoWeights,
 } from '../losses/index.js';
 import { PluralignError } from '../native/errors.js';
-import type { LossOutcome, Objective, RowOutcome, Scores, Totals } from '../training/objective.js';
+import type { LossOutcome, Objective, RowOutcome, Scores, Totals } from './objective.js';
 import { byKind, meanOf, pairOutcome, pick, rankingOutcome, rankingScores, weightOf } from './preferences.js';
 
 const divergences = {

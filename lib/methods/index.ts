@@ -1,7 +1,7 @@
 import type { ResolvedConfig } from '../config/index.js';
 import type { Group, Row } from '../data/types.js';
-import type { Objective } from '../training/objective.js';
 import { DpoObjective } from './dpo.js';
+import type { Objective } from './objective.js';
 import { RewardObjective } from './reward.js';
 import { SftObjective } from './sft.js';
 

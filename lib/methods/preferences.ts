@@ -1,6 +1,6 @@
 import type { Group } from '../data/types.js';
 import { packRankings, type RankingScores } from '../losses/index.js';
-import type { RowOutcome, Scores } from '../training/objective.js';
+import type { RowOutcome, Scores } from './objective.js';
 
 /** log σ(x) without overflow. */
 export const logSigmoid = (x: number): number => (x >= 0 ? -Math.log1p(Math.exp(-x)) : x - Math.log1p(Math.exp(x)));

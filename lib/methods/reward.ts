@@ -2,7 +2,7 @@ import type { ResolvedLoss } from '../config/index.js';
 import type { Group } from '../data/types.js';
 import { type RankingLossType, rankingLoss, rewardLoss, rewardMetrics } from '../losses/index.js';
 import { PluralignError } from '../native/errors.js';
-import type { LossOutcome, Objective, Scores, Totals } from '../training/objective.js';
+import type { LossOutcome, Objective, Scores, Totals } from './objective.js';
 import { byKind, meanOf, pairOutcome, pick, rankingOutcome, rankingScores, weightOf } from './preferences.js';
 
 /**

@@ -1,7 +1,7 @@
 import type { Group } from '../data/types.js';
 import { sftLoss, spreadGradient, sumTokens } from '../losses/index.js';
 import { PluralignError } from '../native/errors.js';
-import type { LossOutcome, Objective, Scores, Totals } from '../training/objective.js';
+import type { LossOutcome, Objective, Scores, Totals } from './objective.js';
 import { weightOf } from './preferences.js';
 
 /** Next-token likelihood of completions (or of plain text), the mean over all tokens of the step. Also `pretrain`. */

@@ -1,8 +1,8 @@
 import type { Bank } from '../adapters/bank.js';
 import { type Pack, pack, splitByTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
+import type { Objective, Scores } from '../methods/objective.js';
 import type { Model } from '../model/model.js';
-import type { Objective, Scores } from './objective.js';
 
 /** A policy to score with: an adapter of a bank on a model, or the model alone. */
 export interface Scorer {

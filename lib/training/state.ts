@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto';
 import type { Bank } from '../adapters/bank.js';
 import type { Group } from '../data/types.js';
+import type { Objective } from '../methods/objective.js';
 import { PluralignError } from '../native/errors.js';
 import { type Checkpoint, saveCheckpoint } from './checkpoint.js';
 import { RunningMeans } from './metrics.js';
-import type { Objective } from './objective.js';
 
 /** The best evaluation so far, for early stopping. */
 export interface Best {

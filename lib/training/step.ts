@@ -1,8 +1,8 @@
 import type { Bank } from '../adapters/bank.js';
 import { splitByTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
+import type { LossOutcome, Objective, RowOutcome, Scores } from '../methods/objective.js';
 import { PluralignError } from '../native/errors.js';
-import type { LossOutcome, Objective, RowOutcome, Scores } from './objective.js';
 import { joinScores, type Reference, type Scorer, scoreGroups } from './scorer.js';
 
 export interface StepOptions {
