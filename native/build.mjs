@@ -96,7 +96,7 @@ function compile(args, start) {
     return 1;
   }
   // make leaves the binary alone where a source was touched without a change; one edited during the build is still newer.
-  utimesSync(binary, new Date(start), new Date(start));
+  if (args.length === 0) utimesSync(binary, new Date(start), new Date(start));
   console.log(`native: built build/Release/pluralign.node in ${((Date.now() - start) / 1000).toFixed(0)} s`);
   return 0;
 }

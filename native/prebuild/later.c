@@ -17,7 +17,19 @@ uint32_t arc4random(void) {
   return value;
 }
 
+// 2.38: headers turn the names of C into these, which also read 0b numbers.
+#define ISOC23(type, name)                                               \
+  extern type name##_before(const char*, char**, int) __asm__(#name);    \
+  type __isoc23_##name(const char* text, char** end, int base) {         \
+    return name##_before(text, end, base);                               \
+  }
+ISOC23(long, strtol)
+ISOC23(unsigned long, strtoul)
+ISOC23(long long, strtoll)
+ISOC23(unsigned long long, strtoull)
+
 // 2.33: inline functions over these before.
+#if __GLIBC_PREREQ(2, 33)
 extern int __fxstat64(int version, int file, struct stat64* result);
 extern int __xstat64(int version, const char* path, struct stat64* result);
 extern int __lxstat64(int version, const char* path, struct stat64* result);
@@ -29,7 +41,9 @@ extern int __lxstat64(int version, const char* path, struct stat64* result);
 int fstat64(int file, struct stat64* result) { return __fxstat64(STAT_VERSION, file, result); }
 int stat64(const char* path, struct stat64* result) { return __xstat64(STAT_VERSION, path, result); }
 int lstat64(const char* path, struct stat64* result) { return __lxstat64(STAT_VERSION, path, result); }
+#endif
 
+#if __GLIBC_PREREQ(2, 35)
 // 2.35: the unwinder asks for the module of an address and does not fall back to dl_iterate_phdr, which knows it too.
 struct search {
   uintptr_t address;
@@ -64,3 +78,4 @@ int _dl_find_object(void* address, struct dl_find_object* result) {
   struct search search = {(uintptr_t)address, result};
   return dl_iterate_phdr(visit, &search) == 1 ? 0 : -1;
 }
+#endif
