@@ -60,9 +60,9 @@ export function temporaryName(path: string): string {
 }
 
 /** Writes to a temporary name in the same folder, fsyncs and renames: readers see the old file or the whole new one. */
-export async function writeFileAtomic(
+export async function writeAtomic(
   path: string,
-  data: string | Uint8Array,
+  write: (handle: fsp.FileHandle) => Promise<void>,
   options: { fs?: FileSystem } = {},
 ): Promise<void> {
   const fs = options.fs ?? fsp;
@@ -70,7 +70,7 @@ export async function writeFileAtomic(
   try {
     const handle = await fs.open(temporary, 'wx');
     try {
-      await handle.writeFile(data);
+      await write(handle);
       await handle.sync();
     } finally {
       await handle.close();
@@ -81,4 +81,13 @@ export async function writeFileAtomic(
     await fs.rm(temporary, { force: true }).catch(() => {});
     throw ioError('write', path, error);
   }
+}
+
+/** `writeAtomic` of data that is at hand. */
+export function writeFileAtomic(
+  path: string,
+  data: string | Uint8Array,
+  options: { fs?: FileSystem } = {},
+): Promise<void> {
+  return writeAtomic(path, (handle) => handle.writeFile(data), options);
 }

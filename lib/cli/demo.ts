@@ -2,14 +2,7 @@ import { Command } from 'commander';
 import type { StopRequest } from '../training/signals.js';
 import { formatRecords, printableLine } from './format.js';
 import { emit, withQuietStdout } from './output.js';
-import {
-  addJsonOption,
-  addRuntimeOptions,
-  implementation,
-  type RuntimeOptions,
-  runtimeOptions,
-  withStop,
-} from './shared.js';
+import { addJsonOption, addRuntimeOptions, type RuntimeOptions, runtimeOptions, withStop } from './shared.js';
 
 export interface DemoOptions extends RuntimeOptions {
   stop: StopRequest;
@@ -57,7 +50,7 @@ function human(result: DemoResult): string {
   return lines.join('\n');
 }
 
-export function demoCommand(load = () => implementation<DemoApi>('../demo/index.js')): Command {
+export function demoCommand(load = () => import('../demo/index.js')): Command {
   const command = new Command('demo')
     .description('the whole idea in about a minute, on embedded data')
     .action(async (options: Record<string, unknown> & { json?: boolean }) => {

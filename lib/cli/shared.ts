@@ -40,14 +40,6 @@ export function packageVersion(): string {
   return (JSON.parse(text) as { version: string }).version;
 }
 
-/**
- * Imports a module by a path relative to this folder, on first use, so that `--help` loads nothing but commander.
- * `Api` states what the command expects of it.
- */
-export async function implementation<Api>(path: string): Promise<Api> {
-  return (await import(new URL(path, import.meta.url).href)) as Api;
-}
-
 export function integer(minimum: number): (text: string) => number {
   return (text) => {
     const value = Number(text);

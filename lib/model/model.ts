@@ -57,6 +57,8 @@ function refuseCuda(device: LoadOptions['device']): void {
 
 /** A decoder on the CPU: scores packs, goes backward through them, generates. Calls run one after another, off the main thread. */
 export class Model implements Disposable {
+  #fileOf: Map<string, string> | undefined;
+
   private constructor(
     /** Folder it was read from; null for a model made from nothing. */
     readonly dir: string | null,
@@ -111,11 +113,15 @@ export class Model implements Disposable {
   /** A base weight as float32. */
   weight(name: string): Float32Array {
     if (this.dir === null) throw new PluralignError('NOT_FOUND', `a model made from nothing has no weight ${name}`);
+    // The first file that holds a name, headers read once.
+    this.#fileOf ??= new Map(
+      weightFiles(this.dir)
+        .reverse()
+        .flatMap((file) => safetensorsInfo(file).tensors.map((t) => [t.name, file] as const)),
+    );
     const names = this.config.tied && name === 'model.embed_tokens.weight' ? [name, 'lm_head.weight'] : [name];
-    for (const file of weightFiles(this.dir)) {
-      const found = names.find((n) => safetensorsInfo(file).tensors.some((t) => t.name === n));
-      if (found) return addon().safetensorsTensor(file, found);
-    }
+    const found = names.find((n) => this.#fileOf!.has(n));
+    if (found) return addon().safetensorsTensor(this.#fileOf.get(found)!, found);
     throw new PluralignError('NOT_FOUND', `${this.dir}: no tensor ${name}`);
   }
 

@@ -1,6 +1,5 @@
-import * as fsp from 'node:fs/promises';
-import { dirname } from 'node:path';
-import { type FileSystem, ioError, syncFolder, temporaryName } from '../base/files.js';
+import type * as fsp from 'node:fs/promises';
+import { type FileSystem, writeAtomic } from '../base/files.js';
 import type { SafetensorsInfo } from '../native/addon.js';
 import { PluralignError } from '../native/errors.js';
 import { addon } from '../native/loader.js';
@@ -145,23 +144,14 @@ export async function writeSafetensors(
   metadata: Record<string, string> = {},
   options: { fs?: FileSystem } = {},
 ): Promise<void> {
-  const fs = options.fs ?? fsp;
   const planned = plan(path, tensors);
   const header = headerOf(path, planned, metadata);
-  const temporary = temporaryName(path);
-  try {
-    const handle = await fs.open(temporary, 'wx');
-    try {
+  await writeAtomic(
+    path,
+    async (handle) => {
       await writeAll(handle, header);
       for (const tensor of planned) await writeTensor(handle, tensor);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await fs.rename(temporary, path);
-    await syncFolder(dirname(path), fs);
-  } catch (error) {
-    await fs.rm(temporary, { force: true }).catch(() => {});
-    throw ioError('write', path, error);
-  }
+    },
+    options,
+  );
 }

@@ -65,11 +65,8 @@ void Decoder::layer_backward(const Pass& pass, int64_t layer, Saved& saved, floa
   rotate(pass, layer, saved, rotated);
   float* drotated = drotated_.as<float>(rows * qkv);
   std::fill(drotated, drotated + rows * qkv, 0.f);
-  const AttentionShape shape{config_.heads, config_.kv_heads, config_.head_dim, float(1.0 / std::sqrt(double(config_.head_dim))), config_.window};
-  attention_backward(pass.context, shape, segments(pass, layer, rotated, drotated), pass.plan.trees, rotated, qkv, dattended, drotated);
-  const RopeShape rope_shape{config_.heads, config_.kv_heads, config_.head_dim, w.q_norm ? w.q_norm.floats() : nullptr,
-                             w.k_norm ? w.k_norm.floats() : nullptr, eps};
-  rope_backward(pass.context, rope_shape, rope_, storage_, drotated, saved.qkv.data(), pass.plan.positions.data(), rows, w.q_norm.grad, w.k_norm.grad);
+  attention_backward(pass.context, attention_shape(), segments(pass, layer, rotated, drotated), pass.plan.trees, rotated, qkv, dattended, drotated);
+  rope_backward(pass.context, rope_shape(w), rope_, storage_, drotated, saved.qkv.data(), pass.plan.positions.data(), rows, w.q_norm.grad, w.k_norm.grad);
   rmsnorm(pass.context, storage_, normed, input_rstd, input, w.input_norm.floats(), rows, d, eps);
   const bool below = to_input || w.input_norm.grad;
   linear_backward(pass, layer, kQ, normed, saved, drotated, qkv, below ? dnormed : nullptr, false);

@@ -62,6 +62,8 @@ class Decoder {
   size_t element() const { return storage_ == kF32 ? 4 : 2; }
   void layer_forward(const Pass& pass, int64_t layer, Saved& saved, float* x);
   void layer_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx, bool to_input);
+  AttentionShape attention_shape() const;
+  RopeShape rope_shape(const LayerWeights& weights) const;
   void rotate(const Pass& pass, int64_t layer, const Saved& saved, float* out);
   void attend(const Pass& pass, int64_t layer, Saved& saved, const float* rotated);
   std::vector<AttentionSegment> segments(const Pass& pass, int64_t layer, const float* rotated, float* gradient) const;

@@ -36,11 +36,17 @@ void Decoder::linear(const Pass& pass, int64_t layer, int target, const void* x,
   lora_forward(pass.context, call, y, ldy, residual);
 }
 
+AttentionShape Decoder::attention_shape() const {
+  return {config_.heads, config_.kv_heads, config_.head_dim, float(1.0 / std::sqrt(double(config_.head_dim))), config_.window};
+}
+
+RopeShape Decoder::rope_shape(const LayerWeights& w) const {
+  return {config_.heads, config_.kv_heads, config_.head_dim, w.q_norm ? w.q_norm.floats() : nullptr,
+          w.k_norm ? w.k_norm.floats() : nullptr, float(config_.eps)};
+}
+
 void Decoder::rotate(const Pass& pass, int64_t layer, const Saved& saved, float* out) {
-  const LayerWeights& w = pass.network.layers[size_t(layer)];
-  const RopeShape shape{config_.heads, config_.kv_heads, config_.head_dim, w.q_norm ? w.q_norm.floats() : nullptr,
-                        w.k_norm ? w.k_norm.floats() : nullptr, float(config_.eps)};
-  rope(pass.context, shape, rope_, storage_, out, saved.qkv.data(), pass.plan.positions.data(), pass.plan.rows);
+  rope(pass.context, rope_shape(pass.network.layers[size_t(layer)]), rope_, storage_, out, saved.qkv.data(), pass.plan.positions.data(), pass.plan.rows);
 }
 
 std::vector<AttentionSegment> Decoder::segments(const Pass& pass, int64_t layer, const float* rotated, float* gradient) const {
@@ -69,9 +75,8 @@ std::vector<AttentionSegment> Decoder::segments(const Pass& pass, int64_t layer,
 }
 
 void Decoder::attend(const Pass& pass, int64_t layer, Saved& saved, const float* rotated) {
-  const AttentionShape shape{config_.heads, config_.kv_heads, config_.head_dim, float(1.0 / std::sqrt(double(config_.head_dim))), config_.window};
   const int64_t rows = pass.plan.rows;
-  attention(pass.context, shape, segments(pass, layer, rotated, nullptr), rotated, config_.qkv_width(), storage_,
+  attention(pass.context, attention_shape(), segments(pass, layer, rotated, nullptr), rotated, config_.qkv_width(), storage_,
             saved.attended.get(size_t(rows * config_.q_width()) * element()));
 }
 
