@@ -10,7 +10,7 @@ export { scoreCommand as scoreRows } from './api/score.js';
 export { Random } from './base/random.js';
 export { type Config, loadConfig, type ResolvedConfig, resolveConfig } from './config/index.js';
 export * from './data/index.js';
-export { type Pack, type PackOptions, pack, splitByTokens } from './data/pack.js';
+export { type Forest, type Pack, type PackOptions, pack, packTrees, splitByTokens, type Tree } from './data/pack.js';
 export { bic, type Criterion, chooseTypes, collapsedTypes } from './em/choose.js';
 export { fitMixture, type Mixture, type MixtureFit, type MixtureOptions } from './em/mixture.js';
 export { assignTypes } from './em/posterior.js';

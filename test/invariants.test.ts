@@ -2,7 +2,7 @@
 // order do not matter.
 import { describe, expect, it } from 'vitest';
 import { Bank } from '../lib/adapters/bank.js';
-import { pack } from '../lib/data/pack.js';
+import { pack, packTrees, type Tree } from '../lib/data/pack.js';
 import { newConfig, parseModelConfig } from '../lib/model/config.js';
 import { Model } from '../lib/model/model.js';
 import {
@@ -138,6 +138,36 @@ describe('packs', () => {
       await model.backward(p, bank, gradient);
     }
     expect(distance(bank.gradients, whole)).toBeLessThan(1e-6);
+  });
+
+  it('of trees under policies of their own score and back-propagate as each tree alone', async () => {
+    using model = await tinyModel('qwen3');
+    const bank = randomBank(model, ['u', 'v']);
+    const groups = randomGroups(4, model.config.vocabSize);
+    const tree = (group: number, adapter: number, grad: boolean): Tree => ({ group: groups[group], adapter, grad });
+    const trees = [
+      tree(0, 1, true),
+      tree(2, -1, false),
+      tree(1, 0, true),
+      tree(0, 0, false),
+      tree(3, 1, true),
+      tree(0, 0, true),
+    ];
+    const together = packTrees(trees, { read: 'logps' });
+    const { values } = await model.score(together, bank, 'logps', { keep: true });
+    const pull = values.map((_, i) => Math.cos(i));
+    bank.zeroGrad();
+    await model.backward(together, bank, pull);
+    const gradients = bank.gradients.slice();
+    bank.zeroGrad();
+    for (const [i, one] of trees.entries()) {
+      const [from, to] = [together.treeOffsets[i], together.treeOffsets[i + 1]].map((c) => together.offsets[c]);
+      const alone = packTrees([one], { read: 'logps' });
+      const own = await model.score(alone, bank, 'logps', { keep: one.grad });
+      expect(own.values).toEqual(values.slice(from, to));
+      if (one.grad) await model.backward(alone, bank, pull.subarray(from, to));
+    }
+    expect(distance(gradients, bank.gradients)).toBeLessThan(1e-6);
   });
 
   it('of different sizes, one after another, do not disturb each other', async () => {

@@ -8,6 +8,11 @@ export interface Policy {
   grad: boolean;
 }
 
+/** One group under one policy: a prompt with its completions as branches. */
+export interface Tree<T extends Group = Group> extends Policy {
+  group: T;
+}
+
 export interface PackOptions {
   policies: readonly Policy[];
   /** `logps`: every completion token. `reward`: the last token of every completion. */
@@ -16,18 +21,25 @@ export interface PackOptions {
   sharePrompts?: boolean;
 }
 
-/**
- * A batch as one forest, with the way from the addon's readouts to completions and back. Completions are counted policy
- * by policy (as given), in each policy group by group, in each group in row order.
- */
-export interface Pack {
-  groups: readonly Group[];
-  policies: readonly Policy[];
+/** A batch as one forest, with the way from the addon's readouts to completions and back. */
+export interface Forest {
+  trees: readonly Tree[];
   native: NativePack;
-  /** First value of each completion and the end of the last, [completions + 1]. */
+  /** First value of each completion and the end of the last, [completions + 1]; completions in the trees' order as given. */
   offsets: Int32Array;
   /** Readout of each value, [readouts]: values of one completion stand together, readouts ascend by row. */
   readouts: Int32Array;
+  /** First completion of each tree and the end of the last, [trees + 1]. */
+  treeOffsets: Int32Array;
+}
+
+/**
+ * Every group under every policy. Completions are counted policy by policy (as given), in each policy group by group, in
+ * each group in row order.
+ */
+export interface Pack extends Forest {
+  groups: readonly Group[];
+  policies: readonly Policy[];
   /** First completion of each group under the first policy and the end of the last, [groups + 1]. */
   groupOffsets: Int32Array;
 }
@@ -39,31 +51,42 @@ export function tokensOf(group: Group): number {
 
 const segmentKey = (group: number, segment: number) => Math.imul(group + 1, 0x9e3779b1) + segment;
 
-/** Packs groups under the given policies. Prompts and completions must have at least one token each. */
+/** Packs every group under every policy. Prompts and completions must have at least one token each. */
 export function pack(groups: readonly Group[], options: PackOptions): Pack {
-  const { policies, read, sharePrompts = true } = options;
-  const perPolicy = groups.reduce((sum, g) => sum + g.completions.length, 0);
-  const groupOffsets = new Int32Array(groups.length + 1);
-  groups.forEach((g, i) => {
-    groupOffsets[i + 1] = groupOffsets[i] + g.completions.length;
-  });
-  const lengths = groups.flatMap((g) => g.completions.map((c) => (read === 'logps' ? c.length : 1)));
-  const offsets = new Int32Array(perPolicy * policies.length + 1);
-  for (let c = 0; c < offsets.length - 1; c++) offsets[c + 1] = offsets[c] + lengths[c % perPolicy];
+  const { policies } = options;
+  const trees = policies.flatMap((policy) => groups.map((group) => ({ group, ...policy })));
+  const forest = packTrees(trees, options);
+  return { ...forest, groups, policies, groupOffsets: forest.treeOffsets.subarray(0, groups.length + 1) };
+}
 
-  const tokens = groups.reduce(
-    (sum, g) => sum + (sharePrompts ? tokensOf(g) : tokensOf(g) + g.prompt.length * (g.completions.length - 1)),
-    0,
-  );
-  const segments = groups.reduce((sum, g) => sum + g.completions.length + (sharePrompts ? 1 : g.completions.length), 0);
+/** Packs any trees: the same group may stand under several policies, and each group under a policy of its own. */
+export function packTrees(trees: readonly Tree[], options: Omit<PackOptions, 'policies'>): Forest {
+  const { read, sharePrompts = true } = options;
+  const treeOffsets = new Int32Array(trees.length + 1);
+  trees.forEach(({ group }, i) => {
+    treeOffsets[i + 1] = treeOffsets[i] + group.completions.length;
+  });
+  const offsets = new Int32Array(treeOffsets[trees.length] + 1);
+  let tokens = 0;
+  let segments = 0;
+  let at = 0;
+  for (const { group } of trees) {
+    for (const c of group.completions) {
+      offsets[at + 1] = offsets[at] + (read === 'logps' ? c.length : 1);
+      at++;
+    }
+    const copies = sharePrompts ? 1 : group.completions.length;
+    tokens += tokensOf(group) + group.prompt.length * (copies - 1);
+    segments += group.completions.length + copies;
+  }
   const total = offsets[offsets.length - 1];
   const native: NativePack = {
-    tokens: new Int32Array(tokens * policies.length),
-    segmentStarts: new Int32Array(segments * policies.length + 1),
-    parents: new Int32Array(segments * policies.length),
-    adapters: new Int32Array(segments * policies.length),
-    needsGrad: new Uint8Array(segments * policies.length),
-    keys: new Uint32Array(segments * policies.length),
+    tokens: new Int32Array(tokens),
+    segmentStarts: new Int32Array(segments + 1),
+    parents: new Int32Array(segments),
+    adapters: new Int32Array(segments),
+    needsGrad: new Uint8Array(segments),
+    keys: new Uint32Array(segments),
     rows: new Int32Array(total),
     targets: new Int32Array(total),
   };
@@ -71,51 +94,48 @@ export function pack(groups: readonly Group[], options: PackOptions): Pack {
   let token = 0;
   let segment = 0;
   let readout = 0;
+  const add = (ids: Int32Array, parent: number, key: number, { adapter, grad }: Policy): number => {
+    native.tokens.set(ids, token);
+    native.parents[segment] = parent;
+    native.adapters[segment] = adapter;
+    native.needsGrad[segment] = grad ? 1 : 0;
+    native.keys[segment] = key;
+    token += ids.length;
+    native.segmentStarts[segment + 1] = token;
+    return segment++;
+  };
+  const readAt = (row: number, target: number, value: number): void => {
+    native.rows[readout] = row;
+    native.targets[readout] = target;
+    readouts[value] = readout++;
+  };
 
   // Gradients first, then by adapter, as the addon wants its segments.
-  const order = policies
+  const order = trees
     .map((_, i) => i)
-    .sort((a, b) => Number(policies[b].grad) - Number(policies[a].grad) || policies[a].adapter - policies[b].adapter);
-  for (const p of order) {
-    const { adapter, grad } = policies[p];
-    const add = (ids: Int32Array, parent: number, key: number): number => {
-      native.tokens.set(ids, token);
-      native.parents[segment] = parent;
-      native.adapters[segment] = adapter;
-      native.needsGrad[segment] = grad ? 1 : 0;
-      native.keys[segment] = key;
-      token += ids.length;
-      native.segmentStarts[segment + 1] = token;
-      return segment++;
+    .sort((a, b) => Number(trees[b].grad) - Number(trees[a].grad) || trees[a].adapter - trees[b].adapter);
+  for (const t of order) {
+    const { group } = trees[t];
+    const branch = (completion: number, parent: number): void => {
+      const ids = group.completions[completion];
+      const start = token;
+      add(ids, parent, segmentKey(group.index, completion + 1), trees[t]);
+      const value = offsets[treeOffsets[t] + completion];
+      if (read === 'reward') readAt(token - 1, 0, value);
+      else for (let i = 1; i < ids.length; i++) readAt(start + i - 1, ids[i], value + i);
     };
-    const readAt = (row: number, target: number, value: number): void => {
-      native.rows[readout] = row;
-      native.targets[readout] = target;
-      readouts[value] = readout++;
+    // The prompt's last row predicts the first token of each of its children.
+    const root = (from: number, to: number): number => {
+      const parent = add(group.prompt, -1, segmentKey(group.index, 0), trees[t]);
+      if (read === 'logps')
+        for (let c = from; c < to; c++) readAt(token - 1, group.completions[c][0], offsets[treeOffsets[t] + c]);
+      return parent;
     };
-    groups.forEach((group, g) => {
-      const first = p * perPolicy + groupOffsets[g];
-      const branch = (completion: number, parent: number): void => {
-        const ids = group.completions[completion];
-        const start = token;
-        add(ids, parent, segmentKey(group.index, completion + 1));
-        const value = offsets[first + completion];
-        if (read === 'reward') readAt(token - 1, 0, value);
-        else for (let t = 1; t < ids.length; t++) readAt(start + t - 1, ids[t], value + t);
-      };
-      // The prompt's last row predicts the first token of each of its children.
-      const root = (from: number, to: number): number => {
-        const parent = add(group.prompt, -1, segmentKey(group.index, 0));
-        if (read === 'logps')
-          for (let c = from; c < to; c++) readAt(token - 1, group.completions[c][0], offsets[first + c]);
-        return parent;
-      };
-      const count = group.completions.length;
-      const shared = sharePrompts ? root(0, count) : -1;
-      for (let c = 0; c < count; c++) branch(c, sharePrompts ? shared : root(c, c + 1));
-    });
+    const count = group.completions.length;
+    const shared = sharePrompts ? root(0, count) : -1;
+    for (let c = 0; c < count; c++) branch(c, sharePrompts ? shared : root(c, c + 1));
   }
-  return { groups, policies, native, offsets, readouts, groupOffsets };
+  return { trees, native, offsets, readouts, treeOffsets };
 }
 
 /** Splits groups, in their order, into runs of at most `maxTokens` tokens over all policies (one group at least). */
@@ -135,12 +155,12 @@ export function splitByTokens<T extends Group>(groups: readonly T[], policies: n
 }
 
 /** Readouts → values by completion, [readouts]. */
-export function toCompletions(p: Pack, readouts: Float32Array): Float32Array {
+export function toCompletions(p: Forest, readouts: Float32Array): Float32Array {
   return Float32Array.from(p.readouts, (r) => readouts[r]);
 }
 
 /** Values by completion → readouts, the way back of `toCompletions`. */
-export function toReadouts(p: Pack, values: Float32Array): Float32Array {
+export function toReadouts(p: Forest, values: Float32Array): Float32Array {
   const out = new Float32Array(values.length);
   p.readouts.forEach((r, i) => {
     out[r] = values[i];

@@ -1,6 +1,6 @@
 import { availableParallelism } from 'node:os';
 import type { Bank } from '../adapters/bank.js';
-import { type Pack, toCompletions, toReadouts } from '../data/pack.js';
+import { type Forest, toCompletions, toReadouts } from '../data/pack.js';
 import type { DType, NativeModel, NativeModelConfig } from '../native/addon.js';
 import { PluralignError } from '../native/errors.js';
 import { addon } from '../native/loader.js';
@@ -140,7 +140,7 @@ export class Model implements Disposable {
    * completion. Values stand by completion (`pack.offsets`).
    */
   async score(
-    pack: Pack,
+    pack: Forest,
     bank: Bank | null,
     read: 'logps' | 'reward',
     options: ScoreOptions = {},
@@ -164,7 +164,7 @@ export class Model implements Disposable {
   }
 
   /** Adds to the bank's gradients, given d loss / d value by completion. Once after each `score` with `keep`. */
-  async backward(pack: Pack, bank: Bank, gradient: Float32Array, abort?: Int32Array): Promise<void> {
+  async backward(pack: Forest, bank: Bank, gradient: Float32Array, abort?: Int32Array): Promise<void> {
     await this.native.backward(bank.native(), toReadouts(pack, gradient), abort);
   }
 
