@@ -22,7 +22,7 @@ export async function evalCommand(
   const { signal, flag: abort } = stopOf(options.stop);
   const note = (text: string) => void process.stderr.write(`${text}\n`);
   if (options.run !== undefined) {
-    const { emConfig, evaluateRun } = await import('../em/run.js');
+    const { emConfig, evaluateRun } = await import('../em/features/run.js');
     if (emConfig(options.run)) return evaluateRun(options.run, options.data, signal);
     const { evalFeatures, isFeatureRun } = await import('../features/run.js');
     if (await isFeatureRun(options.run)) return evalFeatures(options.run, options.data, { signal, note });

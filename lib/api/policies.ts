@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
 import { loadConfig, resolveLoss, runConfigPath } from '../config/index.js';
@@ -59,10 +59,19 @@ async function ofRun(run: string): Promise<RunPolicies> {
     );
   const { beta } = config.loss;
   let reference = referenceOf(config);
-  if (!full) return { model: config.model!, adapters: [{ name, dir }], beta, reference };
+  if (!full) return { model: config.model!, adapters: adaptersOf(dir), beta, reference };
   // Where all weights were trained, the base is the model that training started from.
   if (reference === 'base' && config.method === 'dpo') reference = config.model!;
   return { model: dir, adapters: [], beta, reference };
+}
+
+/** A PEFT folder, or a folder of them, in the order of their names (`type_2` before `type_10`). */
+function adaptersOf(dir: string): { name: string; dir: string }[] {
+  if (existsSync(join(dir, 'adapter_config.json'))) return [{ name: 'adapter', dir }];
+  return readdirSync(dir)
+    .filter((name) => existsSync(join(dir, name, 'adapter_config.json')))
+    .sort((a, b) => a.localeCompare(b, 'en', { numeric: true }))
+    .map((name) => ({ name, dir: join(dir, name) }));
 }
 
 /** Loads a model and its adapters into one bank. Throws what loading them throws. */

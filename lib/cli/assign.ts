@@ -19,13 +19,13 @@ export function assignCommand(): Command {
     .action(async (options: Options) => {
       await withStop(
         async ({ signal }) => {
-          const { assignVotes } = await import('../em/run.js');
+          const { assignVotes } = await import('../em/features/run.js');
           const lines = await assignVotes(options.run, options.votes, signal);
           if (options.output !== undefined) {
             const { writeResponsibilities } = await import('../em/files.js');
             await writeResponsibilities(options.output, lines);
           }
-          const { likeliest } = await import('../em/predict.js');
+          const { likeliest } = await import('../em/outcome.js');
           return {
             annotators: Object.fromEntries(
               lines.map(({ annotator, probabilities, votes }) => {

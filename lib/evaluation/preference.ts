@@ -20,6 +20,8 @@ export type Evaluation = {
     loss?: number;
     /** Mean accuracy of the tenth of annotators (one at least) that fare worst; with two annotators or more. */
     worst_decile_accuracy?: number;
+    /** Of a run over types: how well annotators' types agree with the groups that rows name. */
+    adjusted_rand_index?: number;
   };
   /** By annotator, where rows name them. */
   annotators: Record<string, PreferenceMetrics>;

@@ -310,7 +310,7 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
     return trainFeatures(config, options);
   }
   if (config.method === 'em-reward') {
-    const { trainMixture } = await import('../em/train.js');
+    const { trainMixture } = await import('../em/features/train.js');
     return trainMixture(config, options);
   }
   const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));

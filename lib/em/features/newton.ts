@@ -1,4 +1,4 @@
-import { cholesky, choleskySolve } from '../features/linalg.js';
+import { cholesky, choleskySolve } from '../../features/linalg.js';
 import { Derivatives } from './derivatives.js';
 import { type MixtureProblem, rewardsOf, voteLikelihoods } from './problem.js';
 

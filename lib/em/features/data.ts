@@ -1,9 +1,9 @@
-import type { ResolvedConfig } from '../config/index.js';
-import { type DataReport, dataNotes, readRows, splitRows } from '../data/index.js';
-import type { Row } from '../data/types.js';
-import type { VoteData } from '../features/data.js';
-import { type ItemTable, itemNotes, readItems } from '../features/items.js';
-import { votesOf } from '../features/votes.js';
+import type { ResolvedConfig } from '../../config/index.js';
+import { type DataReport, dataNotes, readRows, splitRows } from '../../data/index.js';
+import type { Row } from '../../data/types.js';
+import type { VoteData } from '../../features/data.js';
+import { type ItemTable, itemNotes, readItems } from '../../features/items.js';
+import { votesOf } from '../../features/votes.js';
 
 export interface EmData {
   /** Without `data.items`: the ids that rows name, and no features (d = 0). */

@@ -1,43 +1,20 @@
-import type { ResolvedConfig, ResolvedEm } from '../config/schema.js';
-import { PluralignError } from '../native/errors.js';
-import { MetricsWriter } from '../training/metrics.js';
-import { openRunFolder } from '../training/run-folder.js';
-import type { TrainOptions, TrainSummary } from '../training/train.js';
-import { bic, type Choice, chooseTypes, collapsedTypes, parameterCount } from './choose.js';
+import type { ResolvedConfig, ResolvedEm } from '../../config/schema.js';
+import { PluralignError } from '../../native/errors.js';
+import { MetricsWriter } from '../../training/metrics.js';
+import { openRunFolder } from '../../training/run-folder.js';
+import type { TrainOptions } from '../../training/train.js';
+import { bic } from '../criteria.js';
+import { responsibilitiesPath, typesPath, writeResponsibilities, writeTypes } from '../files.js';
+import { startFrom } from '../from-file.js';
+import { likeliest } from '../outcome.js';
+import type { EmSummary } from '../summary.js';
+import { type Choice, chooseTypes, collapsedTypes, parameterCount } from './choose.js';
 import { emData } from './data.js';
 import { describeTypes } from './describe.js';
-import { readResponsibilities, responsibilitiesPath, typesPath, writeResponsibilities, writeTypes } from './files.js';
 import { fitMixture, type MixtureOptions } from './mixture.js';
 import { itemRewards, responsibilitiesOf } from './posterior.js';
-import { evaluateMixture, likeliest, type Prediction } from './predict.js';
+import { evaluateMixture, type Prediction } from './predict.js';
 import { type MixtureProblem, mixtureProblem } from './problem.js';
-
-/** summary.json of a run over types: what EM found, beside the usual. */
-export interface EmSummary extends TrainSummary {
-  em: {
-    types: number;
-    weights: number[];
-    /** A vote, on average; and of one type for all. */
-    log_likelihood: number;
-    one_type_log_likelihood: number;
-    bic: number;
-    one_type_bic: number;
-    one_type_is_enough: boolean;
-    /** Pairs of types that have become one, from 1. */
-    collapsed: [number, number][];
-    mean_certainty: number;
-    starts: {
-      log_likelihood: number;
-      rounds: number;
-      converged: boolean;
-      reseeded: number;
-      weights: number[];
-      kept: boolean;
-    }[];
-    criteria?: Choice['criteria'];
-    description: ReturnType<typeof describeTypes>;
-  };
-}
 
 /**
  * EM over reward models on features (`method: em-reward`, `model: features`). Writes the run folder: config.yaml,
@@ -147,7 +124,7 @@ export async function trainMixture(config: ResolvedConfig, options: TrainOptions
     if (criteria) summary.em.criteria = criteria;
     if (evaluation) summary.eval = evaluation;
     await folder.writeSummary(summary);
-    const { writeReport } = await import('../report/index.js');
+    const { writeReport } = await import('../../report/index.js');
     await writeReport(folder.dir);
     return summary;
   } finally {
@@ -196,26 +173,4 @@ async function fitted(
   const types = Array.isArray(em.types) ? em.types[0] : em.types;
   const init = named ? (em.init as 'random' | 'k-means') : await startFrom(em.init, types, problem.votes.annotators);
   return { fit: await fitMixture(problem, { ...options, types, init }), types };
-}
-
-/** Responsibilities of a file, in the votes' order of annotators. */
-async function startFrom(path: string, types: number, annotators: readonly string[]): Promise<Float64Array[]> {
-  const given = await readResponsibilities(path);
-  const columns = [...given.values()][0]?.length ?? 0;
-  if (columns !== types)
-    throw new PluralignError('BAD_CONFIG', `${path}: found ${columns} types, expected ${types} as in em.types`);
-  const names = new Set(annotators);
-  const unknown = [...given.keys()].filter((name) => !names.has(name));
-  if (unknown.length > 0)
-    throw new PluralignError(
-      'BAD_DATA',
-      `${path}: ${unknown.length} names have no votes, the first ${JSON.stringify(unknown[0])}; expected annotators of the data`,
-    );
-  const missing = annotators.filter((name) => !given.has(name));
-  if (missing.length > 0)
-    throw new PluralignError(
-      'BAD_DATA',
-      `${path}: ${missing.length} annotators have no line, the first ${JSON.stringify(missing[0])}; expected one for each`,
-    );
-  return Array.from({ length: types }, (_, k) => Float64Array.from(annotators, (name) => given.get(name)![k]));
 }

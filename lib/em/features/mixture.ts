@@ -1,9 +1,10 @@
-import { Random } from '../base/random.js';
-import { PluralignError } from '../native/errors.js';
-import { eStep, type Posterior } from './estep.js';
+import { Random } from '../../base/random.js';
+import { PluralignError } from '../../native/errors.js';
+import { eStep, type Posterior } from '../estep.js';
+import { kMeans } from '../kmeans.js';
 import { TypeFitter, type TypeState } from './newton.js';
 import type { MixtureProblem } from './problem.js';
-import { kMeans, meanDifferences, randomRewards } from './start.js';
+import { meanDifferences, randomRewards } from './start.js';
 
 export interface MixtureOptions {
   types: number;

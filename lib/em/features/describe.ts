@@ -1,20 +1,7 @@
-import type { VoteData } from '../features/data.js';
-import { voteLoss } from '../features/likelihood.js';
+import type { VoteData } from '../../features/data.js';
+import { voteLoss } from '../../features/likelihood.js';
+import type { TypeDescription } from '../summary.js';
 import { type MixtureProblem, spreads } from './problem.js';
-
-export interface TypeDescription {
-  type: number;
-  weight: number;
-  /** Annotators whose most probable type it is. */
-  annotators: number;
-  /** Items with the highest and the lowest reward. */
-  likes: string[];
-  dislikes: string[];
-  /** Features in which it differs most from the mean of the types, in reward per standard deviation; none for plain items. */
-  features: { feature: number; difference: number }[];
-  /** Rows that this type finds likely and some other does not, by the difference of their log-likelihoods. */
-  rows: { row: number; file: string; line: number; difference: number }[];
-}
 
 const shown = 5;
 

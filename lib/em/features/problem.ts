@@ -1,5 +1,5 @@
-import type { ItemTable } from '../features/items.js';
-import type { Votes } from '../features/votes.js';
+import type { ItemTable } from '../../features/items.js';
+import type { Votes } from '../../features/votes.js';
 
 /** Votes over items whose rewards are linear: r_k(i) = x_i · β_k. */
 export interface MixtureProblem {

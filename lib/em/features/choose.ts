@@ -1,29 +1,15 @@
-import { Random } from '../base/random.js';
-import { sigmoid } from '../features/likelihood.js';
-import type { Votes } from '../features/votes.js';
-import { eStep } from './estep.js';
+import { Random } from '../../base/random.js';
+import { sigmoid } from '../../features/likelihood.js';
+import type { Votes } from '../../features/votes.js';
+import { alike, bic } from '../criteria.js';
+import { eStep } from '../estep.js';
+import type { Criterion } from '../summary.js';
 import { fitMixture, type MixtureFit, type MixtureOptions } from './mixture.js';
 import { type MixtureProblem, rewardsOf, voteLikelihoods, withVotes } from './problem.js';
 
 /** Free numbers of a mixture: what votes can tell of each type's rewards, and the types' weights. */
 export function parameterCount(problem: MixtureProblem, types: number, weights: 'learned' | 'uniform'): number {
   return types * problem.rank + (weights === 'learned' ? types - 1 : 0);
-}
-
-/** Schwarz's criterion −2 ℓ + p log n, n the number of votes; the smallest is best. */
-export function bic(logLikelihood: number, parameters: number, votes: number): number {
-  return -2 * logLikelihood + parameters * Math.log(Math.max(1, votes));
-}
-
-/** One line of the choice of K. */
-export interface Criterion {
-  types: number;
-  /** A vote, on average. */
-  log_likelihood: number;
-  parameters: number;
-  bic: number;
-  /** A vote of annotators who were left out of the fit, on average. */
-  held_out_log_likelihood: number;
 }
 
 export interface Choice {
@@ -122,9 +108,6 @@ function votesOfAnnotators(votes: Votes, keep: (annotator: number) => boolean): 
     m: which.length,
   };
 }
-
-/** Types whose choices between the votes' items differ less than this, in probability and on average, are one. */
-export const alike = 0.01;
 
 /** Pairs of types that have become one: [k, l], and the mean difference of their probabilities for the votes' pairs. */
 export function collapsedTypes(

@@ -1,4 +1,4 @@
-import { sigmoid } from '../features/likelihood.js';
+import { sigmoid } from '../../features/likelihood.js';
 import type { MixtureProblem } from './problem.js';
 
 /** Votes with less responsibility than this move no parameter: their share of gradient and Hessian is below rounding of the rest. */

@@ -1,6 +1,6 @@
-import type { Votes } from '../features/votes.js';
-import { eStep } from './estep.js';
-import type { Responsibility } from './files.js';
+import type { Votes } from '../../features/votes.js';
+import { eStep } from '../estep.js';
+import type { Responsibility } from '../files.js';
 import { type MixtureProblem, rewardsOf, voteLikelihoods } from './problem.js';
 
 /** Rewards of all items under each type, K arrays [n]. */

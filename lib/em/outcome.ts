@@ -1,0 +1,106 @@
+import { type Evaluation, summarise } from '../evaluation/preference.js';
+import { adjustedRandIndex } from '../evaluation/rand-index.js';
+import { sigmoid, voteLoss } from '../features/likelihood.js';
+import type { RowOutcome } from '../methods/objective.js';
+
+/** A vote as every type sees it. */
+export interface TypedVote {
+  group: RowOutcome['group'];
+  /** Rewards of its places under each type, best first and those not ranked last, K arrays [places]. */
+  rewards: readonly Float64Array[];
+  /** Choices made one after another; 1 for a pair. */
+  stages: number;
+}
+
+/** −log p_k(vote) under one type, without the row's weight. */
+export function voteLossOf(rewards: Float64Array, stages: number): number {
+  return voteLoss(rewards, stages, 0, new Float64Array(rewards.length));
+}
+
+/**
+ * A vote under the mixture of its annotator's types: it has probability Σ_k γ_k p_k(vote), and of two items the one with
+ * Σ_k γ_k σ(r_k(a) − r_k(b)) above 1/2 is expected first. The margin is that probability's log-odds for a pair, the expected
+ * reward of the best minus the mean of the rest for a ranking.
+ */
+export function mixtureOutcome({ group, rewards, stages }: TypedVote, gamma: ArrayLike<number>): RowOutcome {
+  const count = rewards[0].length;
+  const first = (a: number, b: number) => rewards.reduce((sum, own, k) => sum + gamma[k] * sigmoid(own[a] - own[b]), 0);
+  const losses = rewards.map((own) => voteLossOf(own, stages));
+  const least = Math.min(...losses);
+  const logLikelihood = Math.log(losses.reduce((sum, loss, k) => sum + gamma[k] * Math.exp(least - loss), 0)) - least;
+  let pairs = 0;
+  let right = 0;
+  for (let a = 0; a < stages; a++) {
+    for (let b = a + 1; b < count; b++) {
+      pairs++;
+      if (first(a, b) > 0.5) right++;
+    }
+  }
+  const p = group.kind === 'pair' ? first(0, 1) : 0;
+  const margin =
+    group.kind === 'pair'
+      ? Math.log(p) - Math.log1p(-p)
+      : rewards.reduce((sum, own, k) => sum + gamma[k] * lead(own), 0);
+  return { group, accuracy: pairs > 0 ? right / pairs : 1, margin, logLikelihood };
+}
+
+function lead(rewards: Float64Array): number {
+  const sum = rewards.reduce((a, b) => a + b, 0);
+  return rewards[0] - (sum - rewards[0]) / Math.max(1, rewards.length - 1);
+}
+
+export type TypedEvaluation = Evaluation & {
+  /** By type, annotators counting to their most probable one. */
+  types?: Evaluation['annotators'];
+};
+
+/**
+ * Overall, per annotator and per type, as `eval` prints it. `known`: responsibilities by name; others get `weights`.
+ * Where rows name groups, also how well the annotators' types agree with them.
+ */
+export function evaluateVotes(
+  votes: readonly TypedVote[],
+  weights: ArrayLike<number>,
+  known: ReadonlyMap<string, ArrayLike<number>>,
+): TypedEvaluation {
+  const gammaOf = (name: string | undefined) => (name === undefined ? undefined : known.get(name));
+  const rows = votes.map((vote) => mixtureOutcome(vote, gammaOf(vote.group.annotator) ?? weights));
+  const evaluation: TypedEvaluation = summarise(rows);
+  evaluation.overall.loss = -evaluation.overall.log_likelihood;
+  const typed = rows.map((row): RowOutcome => {
+    const gamma = gammaOf(row.group.annotator);
+    return { ...row, group: { ...row.group, annotator: gamma && `type_${likeliest(gamma) + 1}` } };
+  });
+  const { annotators: types } = summarise(typed);
+  if (Object.keys(types).length > 0) evaluation.types = types;
+  const agreement = agreementWithGroups(
+    votes.map((vote) => vote.group),
+    known,
+  );
+  if (agreement !== undefined) evaluation.overall.adjusted_rand_index = agreement;
+  return evaluation;
+}
+
+/** Adjusted Rand index of annotators' types and the groups that their rows name; undefined where none does. */
+export function agreementWithGroups(
+  rows: readonly { annotator?: string; group?: string }[],
+  known: ReadonlyMap<string, ArrayLike<number>>,
+): number | undefined {
+  const groups = new Map<string, string>();
+  for (const { annotator, group } of rows) {
+    if (annotator !== undefined && group !== undefined && known.has(annotator)) groups.set(annotator, group);
+  }
+  if (groups.size < 2) return undefined;
+  const names = [...groups.keys()];
+  return adjustedRandIndex(
+    names.map((name) => groups.get(name)!),
+    names.map((name) => likeliest(known.get(name)!)),
+  );
+}
+
+/** Index of the largest probability; the first of equal ones. */
+export function likeliest(gamma: ArrayLike<number>): number {
+  let best = 0;
+  for (let k = 1; k < gamma.length; k++) if (gamma[k] > gamma[best]) best = k;
+  return best;
+}
