@@ -417,6 +417,19 @@ describe('readRows', () => {
       readRows(folder.write('kind.jsonl', jsonl({ text: 'a' })), { kinds: ['pair', 'ranking'] }),
     );
     expect(kind.message).toMatch(/line 1: found a text row.*expected a pair .* or a ranking/);
+    const tied = folder.write(
+      'tied.jsonl',
+      jsonl(
+        { prompt: 'p', chosen: 'a', rejected: 'b', tie: true },
+        { prompt: 'p', chosen: 'a', rejected: 'b', tie: 0 },
+      ),
+    );
+    expect((await failure(readRows(tied))).message).toMatch(/line 1: field "tie": found true.*leave them out/);
+    const { rows, report } = await readRows(tied, { ties: true });
+    expect(rows.map((row) => row.kind === 'pair' && row.tie)).toEqual([true, undefined]);
+    expect([report.ties, report.duplicates]).toEqual([1, 0]);
+    const both = folder.write('both.jsonl', jsonl({ prompt: 'p', chosen: 'a', rejected: 'b', tie: true, margin: 1 }));
+    expect((await failure(readRows(both, { ties: true }))).message).toMatch(/field "margin": found 1, expected none/);
     expect(
       (await failure(readRows(folder.write('s.jsonl', jsonl({ text: 'a' })), { signal: AbortSignal.abort() }))).code,
     ).toBe('ABORTED');

@@ -12,6 +12,8 @@ export interface ReadRowsOptions extends RowOptions {
   dedupe?: boolean;
   /** Kinds of rows that the caller can use; others are bad rows. Default: all. */
   kinds?: readonly Row['kind'][];
+  /** The caller knows what to do with a pair that is a tie; else such a row is a bad one. */
+  ties?: boolean;
   signal?: AbortSignal;
 }
 
@@ -28,6 +30,8 @@ export interface DataReport {
   duplicates: number;
   /** Of these, how many were left out (`dedupe`). */
   removedDuplicates: number;
+  /** Kept pairs that are ties. */
+  ties: number;
   /** Kept rows with two equal completions. */
   identical: number;
   /** Kept rows with an empty completion. */
@@ -67,7 +71,7 @@ export async function readRows(
     let parsed: ReturnType<typeof parseRow>;
     try {
       parsed = parseRow(record, rows.length, options);
-      checkKind(parsed.row, options.kinds);
+      checkKind(parsed.row, options);
     } catch (error) {
       if (!(error instanceof PluralignError) || options.onBadRow !== 'skip') throw error;
       report.bad += 1;
@@ -87,6 +91,7 @@ export async function readRows(
     keys.add(key);
     rows.push(row);
     report.kinds[row.kind] += 1;
+    if (row.kind === 'pair' && row.tie) report.ties += 1;
     if (parsed.identical) report.identical += 1;
     if (parsed.emptyCompletion) report.emptyCompletions += 1;
     if (row.annotator === undefined) report.withoutAnnotator += 1;
@@ -132,6 +137,7 @@ function emptyReport(files: string[]): DataReport {
     badRows: [],
     duplicates: 0,
     removedDuplicates: 0,
+    ties: 0,
     identical: 0,
     emptyCompletions: 0,
     kinds: { pair: 0, ranking: 0, unpaired: 0, text: 0 },
@@ -149,7 +155,12 @@ const kindFields: Record<Row['kind'], string> = {
   text: 'a text row (text, messages, or prompt and completion)',
 };
 
-function checkKind(row: Row, kinds: readonly Row['kind'][] | undefined): void {
+function checkKind(row: Row, { kinds, ties }: ReadRowsOptions): void {
+  if (row.kind === 'pair' && row.tie && !ties)
+    throw badData(
+      row.origin,
+      'field "tie": found true, expected a decided vote; ties have no use here, leave them out',
+    );
   if (!kinds || kinds.includes(row.kind)) return;
   const expected = kinds.map((kind) => kindFields[kind]).join(' or ');
   throw badData(row.origin, `found ${kindFields[row.kind]}, expected ${expected}`);

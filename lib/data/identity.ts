@@ -11,7 +11,7 @@ export function contents(row: Row): string {
   const shared = [row.kind, row.annotator ?? null, row.group ?? null, row.weight, row.prompt];
   switch (row.kind) {
     case 'pair':
-      return JSON.stringify([...shared, row.chosen, row.rejected, row.margin ?? null]);
+      return JSON.stringify([...shared, row.chosen, row.rejected, row.margin ?? null, row.tie ?? false]);
     case 'ranking':
       return JSON.stringify([...shared, row.responses, row.ranking]);
     case 'unpaired':

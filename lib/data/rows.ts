@@ -9,6 +9,7 @@ export const rowFields: ReadonlySet<string> = new Set([
   'chosen',
   'rejected',
   'margin',
+  'tie',
   'responses',
   'ranking',
   'completion',
@@ -84,10 +85,13 @@ export function parseRow(record: RawRecord, index: number, options: RowOptions =
     const texts = ['chosen', 'rejected'].map((field) => (options.items ? itemName(fields, field) : fields.text(field)));
     const { prompt, completions, promptUsed } = completionsOf(fields, texts, ['chosen', 'rejected'], options);
     if (promptUsed) use('prompt');
-    use('chosen', 'rejected', 'margin');
+    use('chosen', 'rejected', 'margin', 'tie');
     const [chosen, rejected] = completions;
     const margin = fields.number('margin', 'a finite number');
-    return done({ kind: 'pair', ...base, prompt, chosen, rejected, margin }, completions);
+    const tie = fields.has('tie') && fields.boolean('tie') ? true : undefined;
+    if (tie && margin !== undefined)
+      fields.fail('margin', margin, 'none beside a tie, which says that neither is better');
+    return done({ kind: 'pair', ...base, prompt, chosen, rejected, margin, tie }, completions);
   }
 
   if (isRanking) {

@@ -145,6 +145,7 @@ function groupOf(row: Row, prompt: Int32Array, completions: Int32Array[]): Group
   if (row.kind === 'pair') {
     group.ranking = [0, 1];
     if (row.margin !== undefined) group.margin = row.margin;
+    if (row.tie) group.tie = true;
   }
   if (row.kind === 'ranking') group.ranking = [...row.ranking];
   if (row.kind === 'unpaired') group.label = row.label;

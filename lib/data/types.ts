@@ -32,6 +32,8 @@ export interface PairRow extends RowBase {
   chosen: Text;
   rejected: Text;
   margin?: number;
+  /** The vote calls the two equal; which stands as chosen says nothing. */
+  tie?: true;
 }
 
 /** `ranking` lists indices of `responses`, best first; shorter than `responses`: top-m. */
@@ -74,6 +76,8 @@ export interface Group {
   ranking?: number[];
   label?: boolean;
   margin?: number;
+  /** A pair that the vote calls equal. */
+  tie?: true;
   annotator?: string;
   group?: string;
   weight: number;

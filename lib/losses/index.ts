@@ -8,5 +8,6 @@ export * from './ranking.js';
 export * from './reward.js';
 export type { RunningMean } from './running.js';
 export * from './sft.js';
+export * from './ties.js';
 export * from './tokens.js';
 export * from './unpaired.js';

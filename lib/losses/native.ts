@@ -11,6 +11,10 @@ interface NativePreference {
     scores: object,
     options: object,
   ): { loss: number; rowLosses: Float64Array; dChosen: Float64Array; dRejected: Float64Array };
+  ties(
+    scores: object,
+    options: object,
+  ): { loss: number; rowLosses: Float64Array; dDifferences: Float64Array; dLogNu: number };
   ranking(scores: object, options: object): { loss: number; rowLosses: Float64Array; dScores: Float64Array };
   unpaired(scores: object, options: object): { loss: number; rowLosses: Float64Array; dLogps: Float64Array };
   sft(scores: object, options: object): { loss: number; rowLosses: Float64Array; dLogps: Float64Array };

@@ -197,6 +197,25 @@ Napi::Value unpaired(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value ties(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const Napi::Object scores = object_at(info, 0), options = object_at(info, 1);
+    const size_t n = length_of(scores, "differences", napi_float64_array);
+    if (length_of(scores, "tied", napi_uint8_array) != n) throw_error("BAD_SHAPE", "tied must have %zu elements", n);
+    Result result(info.Env());
+    double* losses = result.array("rowLosses", n);
+    double* gradient = result.array("dDifferences", n);
+    double d_log_nu = 0;
+    const auto model = static_cast<pref::TieModel>(code(options, "type", 2));
+    const double loss = pref::tie_loss(static_cast<int64_t>(n), doubles(scores, "differences", n),
+                                       n ? scores.Get("tied").As<Napi::Uint8Array>().Data() : nullptr,
+                                       doubles(scores, "weights", n, true), model, number(options, "nu", 1),
+                                       number(options, "normaliser", 0), losses, gradient, &d_log_nu);
+    result.object.Set("dLogNu", d_log_nu);
+    return result.with_loss(loss);
+  });
+}
+
 Napi::Value sft(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const Napi::Object scores = object_at(info, 0), options = object_at(info, 1);
@@ -218,6 +237,7 @@ void register_preference(Napi::Env env, Napi::Object exports) {
   out.Set("reward", Napi::Function::New(env, reward));
   out.Set("ranking", Napi::Function::New(env, ranking));
   out.Set("unpaired", Napi::Function::New(env, unpaired));
+  out.Set("ties", Napi::Function::New(env, ties));
   out.Set("sft", Napi::Function::New(env, sft));
   exports.Set("preference", out);
 }

@@ -120,6 +120,37 @@ TEST(preference_reward_gradients) {
   check_differences(data.rejected, d_rejected, loss);
 }
 
+TEST(preference_tie_gradients) {
+  const uint8_t tied[] = {0, 1, 0, 1, 1, 0, 0};
+  for (TieModel model : {TieModel::rao_kupper, TieModel::davidson}) {
+    PairData data(7, 4);
+    Values log_nu{0.6}, kept_slope(1);
+    auto loss = [&] {
+      return tie_loss(7, data.chosen.data(), tied, data.weights.data(), model, std::exp(log_nu[0]), 0, data.row.data(),
+                      data.d_chosen.data(), kept_slope.data());
+    };
+    loss();
+    const Values gradient = data.d_chosen, slope = kept_slope;
+    check_differences(data.chosen, gradient, loss);
+    check_differences(log_nu, slope, loss);
+  }
+}
+
+TEST(preference_tie_probabilities_sum_to_one) {
+  const uint8_t decided = 0, tie = 1;
+  for (TieModel model : {TieModel::rao_kupper, TieModel::davidson})
+    for (double nu : {1.0001, 1.5, 20.0})
+      for (double d : {-700.0, -3.0, 0.0, 0.4, 700.0}) {
+        const double back = -d;
+        double row, slope, parameter;
+        const auto p = [&](const double& x, const uint8_t& t) {
+          return std::exp(-tie_loss(1, &x, &t, nullptr, model, nu, 0, &row, &slope, &parameter));
+        };
+        CHECK_NEAR(p(d, decided) + p(back, decided) + p(d, tie), 1, 1e-12);
+        CHECK(std::isfinite(slope) && std::isfinite(parameter));
+      }
+}
+
 TEST(preference_ranking_gradients) {
   // A full ranking, the best of four, one response alone, none ranked.
   const std::vector<int32_t> offsets{0, 5, 9, 10, 12}, starts{0, 5, 6, 7, 7}, ranking{3, 0, 4, 1, 2, 2, 0};

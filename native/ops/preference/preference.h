@@ -83,6 +83,17 @@ double pair_loss(const Pairs& pairs, std::span<const PairTerm> terms, const Pair
 double reward_loss(int64_t rows, const double* chosen, const double* rejected, const double* margins, const double* weights,
                    double centring, double normaliser, double* row_losses, double* d_chosen, double* d_rejected);
 
+// Votes that may call two completions equal; d is the difference of their rewards, the first's minus the other's.
+enum class TieModel : int32_t {
+  rao_kupper,  // ν > 1: P(first) = σ(d − log ν), P(tie) = (ν² − 1) σ(d − log ν) σ(−d − log ν). Rao & Kupper 1967, eq. 2.3
+  davidson,    // ν > 0: P(first) : P(other) : P(tie) = 1 : e^{−d} : ν e^{−d/2}. Davidson 1970, eq. 2.4
+};
+
+// l_i = −log P of what the vote says: the first is better, or (where `tied` is not 0) neither is. Arrays [rows]; d_log_nu is
+// one number, dL/d log ν, for those who learn ν.
+double tie_loss(int64_t rows, const double* differences, const uint8_t* tied, const double* weights, TieModel model, double nu,
+                double normaliser, double* row_losses, double* d_differences, double* d_log_nu);
+
 enum class RankingLoss : int32_t {
   plackett_luce,  // Σ_k [logsumexp_{j not yet ranked} s_j − s_(k)], k over the ranking (its last term is 0 if it is full)
   best,           // the first of these terms: softmax of the best against all; S-DPO is the same function
