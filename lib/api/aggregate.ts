@@ -68,13 +68,3 @@ export async function aggregateMatrix(
   }
   return result;
 }
-
-/** `pluralign aggregate RUN`: not there yet; it needs policies for each type. */
-export async function aggregateRun(run: string): Promise<Aggregate> {
-  const { requireRun } = await import('../training/run-folder.js');
-  await requireRun(run);
-  throw new PluralignError(
-    'UNSUPPORTED',
-    `${run}: this version aggregates from a matrix only; give --matrix FILE with {"L":[[…]],"beta":…}`,
-  );
-}

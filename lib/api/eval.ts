@@ -7,7 +7,7 @@ import { noReference } from '../training/scorer.js';
 import { openReference } from '../training/setup.js';
 import { stopOf } from '../training/signals.js';
 import { evaluateGroups } from '../training/step.js';
-import { openPolicies, openRows, type PolicyOptions } from './policies.js';
+import { isBase, openPolicies, openRows, type PolicyOptions } from './policies.js';
 
 const maxTokens = 8192;
 
@@ -32,18 +32,18 @@ export async function evalCommand(
   const groups = await openRows(options.data, model, { overLength: 'drop', signal, note });
   const bad = groups.find((g) => g.kind !== 'pair' && g.kind !== 'ranking');
   if (bad) throw new PluralignError('BAD_DATA', `${bad.origin.file}:${bad.origin.line}: eval needs pairs or rankings`);
-  const judged = policies.length > 1 ? policies.filter((p) => p.adapter !== -1 || p.reward) : policies;
+  const judged = policies.length > 1 ? policies.filter((p) => !isBase(p)) : policies;
   using against = await openReference(reference, model, maxTokens, true, options);
   const results: Record<string, Evaluation> = {};
   const bar = progress(groups.length * judged.length, 'evaluate');
   for (const [k, policy] of judged.entries()) {
     const method = policy.reward ? 'reward' : 'dpo';
     const objective = objectiveOf({ method, loss: resolveLoss({ beta }, method) });
-    const alone = policy.adapter === -1 && reference === 'base';
+    const alone = isBase(policy) && reference === 'base';
     const { rows, loss: mean } = await evaluateGroups(
       groups,
       objective,
-      { model, bank, adapter: policy.adapter },
+      { model, bank, adapter: policy.adapter, mixture: policy.mixture },
       objective.reference ? (alone ? noReference : against) : null,
       { maxTokens, abort, onProgress: (done) => bar.update(k * groups.length + done) },
     );

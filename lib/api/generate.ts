@@ -1,6 +1,7 @@
+import { drawComponent } from '../aggregation/mixture-file.js';
 import { PluralignError } from '../native/errors.js';
 import { stopOf } from '../training/signals.js';
-import { openPolicies, type PolicyOptions } from './policies.js';
+import { isBase, openPolicies, type PolicyOptions } from './policies.js';
 
 /** `pluralign generate`: samples of one prompt under each adapter (or the base where none is given). */
 export async function generateCommand(
@@ -25,6 +26,7 @@ export async function generateCommand(
   const { model, bank, policies } = await openPolicies(options);
   using _model = model;
   const { tokenizer, config } = model;
+  const abort = stopOf(options.stop).flag;
   const prompt = Int32Array.from([
     ...(tokenizer.bosId === null ? [] : [tokenizer.bosId]),
     ...tokenizer.encode(options.prompt),
@@ -36,24 +38,22 @@ export async function generateCommand(
       'BAD_ARGUMENT',
       `--prompt has ${prompt.length} tokens, the model takes ${config.maxPositions}`,
     );
-  const speakers = policies.filter((p) => !p.reward && (policies.length === 1 || p.adapter !== -1));
+  const speakers = policies.filter((p) => !p.reward && (policies.length === 1 || !isBase(p)));
   if (speakers.length === 0) throw new PluralignError('BAD_ARGUMENT', 'a reward model does not generate');
   const samples: { policy: string; seed: number; text: string; tokens: number }[] = [];
-  for (const { name, adapter } of speakers) {
+  for (const { name, adapter, mixture } of speakers) {
     const { seed = 0, samples: count = 1, maxNewTokens = 128, temperature = 1, topK, topP } = options;
-    const made = await model.generate(
-      Array.from({ length: count }, () => prompt),
-      bank,
-      {
-        adapter,
-        seed,
-        temperature,
-        topK,
-        topP,
-        maxNewTokens: Math.min(maxNewTokens, room),
-        abort: stopOf(options.stop).flag,
-      },
-    );
+    const settings = { temperature, topK, topP, maxNewTokens: Math.min(maxNewTokens, room), abort };
+    const made: Int32Array[] = [];
+    if (mixture) {
+      for (let i = 0; i < count; i++) {
+        const speaker = mixture.adapters[drawComponent(mixture.weights, seed + i)];
+        made.push(...(await model.generate([prompt], bank, { ...settings, adapter: speaker, seed: seed + i })));
+      }
+    } else {
+      const prompts = Array.from({ length: count }, () => prompt);
+      made.push(...(await model.generate(prompts, bank, { ...settings, adapter, seed })));
+    }
     made.forEach((ids, i) => {
       samples.push({
         policy: name,

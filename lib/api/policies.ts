@@ -1,12 +1,14 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
+import { isMixture, readMixture } from '../aggregation/mixture-file.js';
 import { loadConfig, resolveLoss, runConfigPath } from '../config/index.js';
 import { groupsOf, readRows, tokenNotes } from '../data/index.js';
 import type { Group } from '../data/types.js';
 import { type LoadOptions, Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { requireRun } from '../training/run-folder.js';
+import type { Mixture } from '../training/scorer.js';
 import { referenceOf } from '../training/setup.js';
 import type { Stop } from '../training/signals.js';
 
@@ -22,8 +24,11 @@ export interface PolicyOptions extends LoadOptions {
 
 export interface Policy {
   name: string;
-  /** Index in the bank; -1: the base. */
+  /** Index in the bank; -1: the base, or a mixture. */
   adapter: number;
+  mixture: Mixture | null;
+  /** Folder of its files; null: the base. */
+  dir: string | null;
   /** It has a reward head. */
   reward: boolean;
 }
@@ -86,17 +91,47 @@ export async function openPolicies(options: PolicyOptions): Promise<Policies> {
   if (adapters.length === 0 && head) {
     const bank = Bank.full([], () => new Float32Array(), { rewardHead: { hiddenSize: head.length, seed: 0 } });
     bank.values(bank.adapters[0].head).set(head);
-    return { model, bank, policies: [{ name: 'base', adapter: 0, reward: true }], beta, reference };
+    return {
+      model,
+      bank,
+      policies: [{ name: 'base', adapter: 0, mixture: null, dir: model.dir, reward: true }],
+      beta,
+      reference,
+    };
   }
-  const bank = adapters.length > 0 ? await Bank.fromPeft(model.shape, adapters) : null;
-  const policies: Policy[] = adapters.map(({ name }, adapter) => ({
-    name,
-    adapter,
-    reward: bank!.adapters[adapter].head !== -1,
-  }));
+  const sources: { name: string; dir: string }[] = [];
+  const policies = adapters.map(({ name, dir }): Policy => {
+    if (!isMixture(dir)) {
+      sources.push({ name, dir });
+      return { name, adapter: sources.length - 1, mixture: null, dir, reward: false };
+    }
+    const parts = readMixture(dir);
+    const first = sources.length;
+    for (const part of parts) sources.push({ name: `${name}/${part.name}`, dir: part.dir });
+    const mixture = { adapters: parts.map((_, k) => first + k), weights: parts.map((part) => part.weight) };
+    return { name, adapter: -1, mixture, dir, reward: false };
+  });
+  const bank = sources.length > 0 ? await Bank.fromPeft(model.shape, sources) : null;
+  for (const policy of policies) policy.reward = policy.adapter !== -1 && bank!.adapters[policy.adapter].head !== -1;
+  const classifier = policies.flatMap((p) => p.mixture?.adapters ?? []).find((a) => bank!.adapters[a].head !== -1);
+  if (classifier !== undefined)
+    throw new PluralignError(
+      'BAD_ARGUMENT',
+      `${sources[classifier].dir} is a reward model, which cannot speak in a mixture`,
+    );
   if (policies.length === 0 || policies.some((p) => !p.reward))
-    policies.unshift({ name: 'base', adapter: -1, reward: false });
+    policies.unshift({ name: 'base', adapter: -1, mixture: null, dir: null, reward: false });
   return { model, bank, policies, beta, reference };
+}
+
+/** The base without any adapter. */
+export function isBase(policy: Policy): boolean {
+  return policy.adapter === -1 && policy.mixture === null;
+}
+
+/** The adapters that a policy speaks with; -1: the base. */
+export function adaptersOf(policy: Policy): readonly number[] {
+  return policy.mixture?.adapters ?? [policy.adapter];
 }
 
 /** Rows as token groups. An over-length row is an error, since results stand in the order of rows. */

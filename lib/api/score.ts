@@ -1,8 +1,9 @@
+import { mixtureLogp } from '../aggregation/mixture-file.js';
 import { pack, splitByTokens } from '../data/pack.js';
 import { sumTokens } from '../losses/index.js';
 import { progress } from '../training/progress.js';
 import { stopOf } from '../training/signals.js';
-import { openPolicies, openRows, type PolicyOptions } from './policies.js';
+import { adaptersOf, openPolicies, openRows, type PolicyOptions } from './policies.js';
 
 export interface ScoreRow {
   /** Natural log-probability of every completion in row order, summed over its tokens with the closing EOS. */
@@ -30,18 +31,27 @@ export async function scoreCommand(
     for (const read of ['logps', 'reward'] as const) {
       const used = policies.filter((p) => p.reward === (read === 'reward'));
       if (used.length === 0) continue;
-      const p = pack(run, { policies: used.map(({ adapter }) => ({ adapter, grad: false })), read });
+      const adapters = [...new Set(used.flatMap(adaptersOf))];
+      const p = pack(run, { policies: adapters.map((adapter) => ({ adapter, grad: false })), read });
       const { values } = await model.score(p, bank, read, { abort });
       const sums = sumTokens(values, p.offsets);
-      used.forEach(({ name }, k) => {
-        const first = k * p.groupOffsets[run.length];
-        run.forEach((_, g) => {
+      const count = p.groupOffsets[run.length];
+      const of = (adapter: number, c: number) => sums[adapters.indexOf(adapter) * count + c];
+      for (const policy of used) {
+        const value = (c: number) =>
+          policy.mixture
+            ? mixtureLogp(
+                policy.mixture.adapters.map((adapter) => of(adapter, c)),
+                policy.mixture.weights,
+              )
+            : of(policy.adapter, c);
+        run.forEach((group, g) => {
           const row = rows[done + g];
           const key = read === 'reward' ? 'rewards' : 'logps';
           row[key] ??= {};
-          row[key][name] = [...sums.subarray(first + p.groupOffsets[g], first + p.groupOffsets[g + 1])];
+          row[key][policy.name] = group.completions.map((_, i) => value(p.groupOffsets[g] + i));
         });
-      });
+      }
     }
     done += run.length;
     bar.update(done);

@@ -1,15 +1,36 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { type Rule, rules } from '../aggregation/rules.js';
+import { type Aggregate, type Rule, rules } from '../aggregation/rules.js';
+import type { Regrets } from '../aggregation/side-by-side.js';
+import type { RunAggregate } from '../api/aggregate-run.js';
 import { PluralignError } from '../native/errors.js';
+import { formatTable } from './format.js';
 import { emit } from './output.js';
-import { addJsonOption } from './shared.js';
+import {
+  type AdapterReference,
+  addJsonOption,
+  addRuntimeOptions,
+  collectAdapter,
+  integer,
+  real,
+  runtimeOptions,
+  withStop,
+} from './shared.js';
 
 interface Options {
   matrix?: string;
+  model?: string;
+  adapter: AdapterReference[];
   rule: Rule;
   alpha?: number;
   solver?: 'lp' | 'hedge';
   output?: string;
+  data?: string[];
+  prompts?: number;
+  samples?: number;
+  maxNewTokens?: number;
+  temperature?: number;
+  seed?: number;
+  compare?: AdapterReference[];
   json?: boolean;
 }
 
@@ -27,28 +48,71 @@ export function aggregateCommand(): Command {
       '--matrix <file>',
       'JSON with "L" (reward of type k under the policy of type j) and "beta", in place of a run',
     )
+    .option('--model <dir>', 'in place of a run: the model whose adapters are aggregated')
+    .option('--adapter <[name=]dir>', 'with --model: an adapter; given for each type', collectAdapter, [])
     .addOption(new Option('--rule <name>', 'how to weigh the types').choices(rules).default('min-max-regret'))
     .option('--alpha <number>', 'α of rule alpha: 0 the mean, -inf the worst type (default: -1)', alphaOf)
     .addOption(new Option('--solver <name>', 'for the worst-case rules (default: lp)').choices(['lp', 'hedge']))
-    .option('--output <dir>', 'folder for the mixture')
+    .option('--output <dir>', 'folder for the mixture; score, eval and generate take it as an --adapter')
+    .option('--data <rows...>', "rows whose prompts are answered (default: the run's training rows)")
+    .option('--prompts <n>', 'prompts at most (default: 512)', integer(1))
+    .option('--samples <n>', 'answers of each policy to a prompt (default: 1)', integer(1))
+    .option('--max-new-tokens <n>', 'tokens of an answer at most (default: 128)', integer(1))
+    .option('--temperature <t>', 'of the answers (default: 1)', real(0))
+    .option('--seed <n>', 'of prompts and answers (default: 0)', integer(0))
+    .option(
+      '--compare <[name=]dir>',
+      'another adapter whose regrets are wanted; may be given several times',
+      collectAdapter,
+      [],
+    )
     .action(async (run: string | undefined, options: Options) => {
-      const { alpha, rule, solver } = options;
-      if ((run === undefined) === (options.matrix === undefined)) {
-        const found = run === undefined ? 'neither' : 'both';
-        throw new PluralignError('BAD_ARGUMENT', `expected RUN or --matrix FILE, found ${found}`);
+      const { alpha, rule, solver, output, matrix } = options;
+      const given = [run, matrix, options.model].filter((source) => source !== undefined).length;
+      if (given !== 1)
+        throw new PluralignError('BAD_ARGUMENT', `expected RUN, --model DIR or --matrix FILE, found ${given} of them`);
+      if (matrix !== undefined) {
+        const { aggregateMatrix } = await import('../api/aggregate.js');
+        emit(options, await aggregateMatrix(matrix, { rule, alpha, solver, output }), describeMatrix);
+        return;
       }
-      const { aggregateMatrix, aggregateRun } = await import('../api/aggregate.js');
-      const result =
-        options.matrix !== undefined
-          ? await aggregateMatrix(options.matrix, { rule, alpha, solver, output: options.output })
-          : await aggregateRun(run!);
-      emit(options, result, (r) =>
-        [
-          `${r.rule}: worst regret ${r.worst_regret.toPrecision(4)}`,
-          ...r.weights.map((w, k) => `  policy ${k + 1}  weight ${w.toFixed(4)}`),
-          ...r.regrets.map((regret, k) => `  type ${k + 1}    regret ${regret.toPrecision(4)}`),
-        ].join('\n'),
+      const { aggregatePolicies } = await import('../api/aggregate-run.js');
+      const { adapter: adapters, ...rest } = options;
+      const runtime = runtimeOptions({ ...options });
+      await withStop(
+        (stop) => aggregatePolicies({ ...rest, ...runtime, run, adapters, stop }),
+        (result) => emit(options, result, describeRun),
       );
     });
-  return addJsonOption(command);
+  return addJsonOption(addRuntimeOptions(command));
+}
+
+function describeMatrix(r: Aggregate): string {
+  return [
+    `${r.rule}: worst regret ${r.worst_regret.toPrecision(4)}`,
+    ...r.weights.map((w, k) => `  policy ${k + 1}  weight ${w.toFixed(4)}`),
+    ...r.regrets.map((regret, k) => `  type ${k + 1}    regret ${regret.toPrecision(4)}`),
+  ].join('\n');
+}
+
+function describeRun(r: RunAggregate): string {
+  const cell = (regret: number, [low, high]: [number, number]) =>
+    `${regret.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}]`;
+  const line = (name: string, weights: readonly number[] | null, regrets: Regrets) => [
+    name,
+    weights ? weights.map((w) => w.toFixed(3)).join(' ') : '',
+    ...regrets.regrets.map((regret, k) => cell(regret, regrets.regret_intervals[k])),
+    cell(regrets.worst_regret, regrets.worst_regret_interval),
+  ];
+  const { sampling, others } = r;
+  return [
+    formatTable(
+      ['policy', 'weights', ...r.types.map((type) => `regret of ${type}`), 'worst'],
+      [
+        ...r.rules.map((rule) => line(rule.rule === r.rule ? `${rule.rule} *` : rule.rule, rule.weights, rule)),
+        ...others.map((other) => line(other.name, null, other)),
+      ],
+    ),
+    `* chosen. ${sampling.prompts} prompts × ${sampling.per_prompt}, 95 % bootstrap intervals over prompts`,
+  ].join('\n');
 }

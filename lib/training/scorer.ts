@@ -1,8 +1,10 @@
 import type { Bank } from '../adapters/bank.js';
+import { mixtureLogp } from '../aggregation/mixture-file.js';
 import { type Pack, pack, splitByTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { Objective, Scores } from '../methods/objective.js';
 import type { Model } from '../model/model.js';
+import { PluralignError } from '../native/errors.js';
 
 /** A policy to score with: an adapter of a bank on a model, or the model alone. */
 export interface Scorer {
@@ -10,6 +12,14 @@ export interface Scorer {
   bank: Bank | null;
   /** -1: the base. */
   adapter: number;
+  /** In place of `adapter`: each sequence is spoken by one of several adapters, drawn by these shares. */
+  mixture?: Mixture | null;
+}
+
+/** A sequence-level mixture of adapters, [K] each. */
+export interface Mixture {
+  adapters: readonly number[];
+  weights: readonly number[];
 }
 
 /** What a loss compares with: log-probability of every completion, group by group. */
@@ -71,6 +81,7 @@ export async function scoreGroups(
   options: ScoreGroupsOptions = {},
 ): Promise<{ scores: Scores; pack: Pack }> {
   const { keep = false, ...rest } = options;
+  if (policy.mixture) return scoreMixture(groups, objective, policy, policy.mixture, reference, rest);
   const p = pack(groups, { policies: [{ adapter: policy.adapter, grad: keep }], read: objective.read });
   const { values, squares } = await policy.model.score(p, policy.bank, objective.read, {
     ...rest,
@@ -78,6 +89,40 @@ export async function scoreGroups(
     squares: objective.squares,
   });
   const scores: Scores = { groups, groupOffsets: p.groupOffsets, offsets: p.offsets, values, squares };
+  if (reference) scores.reference = await reference.sums(groups, objective, options.abort);
+  return { scores, pack: p };
+}
+
+/** Under a mixture a completion has one log-probability and its tokens have none, so each counts as one value. */
+async function scoreMixture(
+  groups: readonly Group[],
+  objective: Objective,
+  { model, bank }: Scorer,
+  { adapters, weights }: Mixture,
+  reference: Reference | null,
+  options: Omit<ScoreGroupsOptions, 'keep'>,
+): Promise<{ scores: Scores; pack: Pack }> {
+  if (objective.read === 'reward')
+    throw new PluralignError('BAD_ARGUMENT', 'a mixture of policies has log-probabilities, but no reward');
+  const p = pack(groups, { policies: adapters.map((adapter) => ({ adapter, grad: false })), read: 'logps' });
+  const { values } = await model.score(p, bank, 'logps', options);
+  const count = p.groupOffsets[groups.length];
+  const offsets = p.offsets.subarray(0, count + 1);
+  const each = adapters.map((_, k) => {
+    const [from, to] = [p.offsets[k * count], p.offsets[(k + 1) * count]];
+    return objective.sums(groups, values.subarray(from, to), offsets);
+  });
+  const scores: Scores = {
+    groups,
+    groupOffsets: p.groupOffsets,
+    offsets: Int32Array.from({ length: count + 1 }, (_, c) => c),
+    values: Float32Array.from({ length: count }, (_, c) =>
+      mixtureLogp(
+        each.map((sums) => sums[c]),
+        weights,
+      ),
+    ),
+  };
   if (reference) scores.reference = await reference.sums(groups, objective, options.abort);
   return { scores, pack: p };
 }
