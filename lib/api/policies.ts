@@ -130,7 +130,7 @@ export function isBase(policy: Policy): boolean {
 }
 
 /** The adapters that a policy speaks with; -1: the base. */
-export function adaptersOf(policy: Policy): readonly number[] {
+export function speakersOf(policy: Policy): readonly number[] {
   return policy.mixture?.adapters ?? [policy.adapter];
 }
 

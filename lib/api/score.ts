@@ -3,7 +3,7 @@ import { pack, splitByTokens } from '../data/pack.js';
 import { sumTokens } from '../losses/index.js';
 import { progress } from '../training/progress.js';
 import { stopOf } from '../training/signals.js';
-import { adaptersOf, openPolicies, openRows, type PolicyOptions } from './policies.js';
+import { openPolicies, openRows, type PolicyOptions, speakersOf } from './policies.js';
 
 export interface ScoreRow {
   /** Natural log-probability of every completion in row order, summed over its tokens with the closing EOS. */
@@ -31,7 +31,7 @@ export async function scoreCommand(
     for (const read of ['logps', 'reward'] as const) {
       const used = policies.filter((p) => p.reward === (read === 'reward'));
       if (used.length === 0) continue;
-      const adapters = [...new Set(used.flatMap(adaptersOf))];
+      const adapters = [...new Set(used.flatMap(speakersOf))];
       const p = pack(run, { policies: adapters.map((adapter) => ({ adapter, grad: false })), read });
       const { values } = await model.score(p, bank, read, { abort });
       const sums = sumTokens(values, p.offsets);
