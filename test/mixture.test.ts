@@ -8,6 +8,7 @@ import { drawPrompts, sampleLogRatios } from '../lib/aggregation/sample.js';
 import { sideBySide } from '../lib/aggregation/side-by-side.js';
 import { Random } from '../lib/base/random.js';
 import { Model, savePeft } from '../lib/index.js';
+import { aggregationSection } from '../lib/report/aggregation.js';
 import { randomBank } from './support/engine.js';
 import { fixture, program, scratch } from './support/runs.js';
 
@@ -210,5 +211,35 @@ describe('a mixture of policies', () => {
       'found a mixture',
     );
     expect(() => drawPrompts([], 10, 5, 0)).toThrow('found no prompt of at most 10 tokens');
+  });
+});
+
+describe('the report', () => {
+  it('shows every aggregator, least worst regret first, with names escaped', () => {
+    const regrets = (a: number, b: number) => ({
+      regrets: [a, b],
+      regret_intervals: [
+        [a - 0.1, a + 0.1],
+        [b - 0.1, b + 0.1],
+      ] as [number, number][],
+      worst_regret: Math.max(a, b),
+      worst_regret_interval: [0, 1] as [number, number],
+    });
+    const found = {
+      types: ['short', '<b>long</b>'],
+      sampling: { prompts: 8, per_prompt: 1 },
+      rules: [
+        { rule: 'mean', weights: [1, 0], ...regrets(0, 2) },
+        { rule: 'min-max-regret', weights: [0.5, 0.5], ...regrets(0.9, 1) },
+      ],
+      others: [{ name: 'one', ...regrets(-0.25, 1.5) }],
+    };
+    const text = String(aggregationSection(found));
+    const order = ['min-max-regret', 'one', 'mean'].map((name) => text.indexOf(`<bdi>${name}</bdi>`));
+    expect(order).toEqual([...order].sort((a, b) => a - b));
+    expect(order[0]).toBeGreaterThan(0);
+    expect(text).toContain('&lt;b&gt;long&lt;/b&gt;');
+    expect(text.match(/<rect class="type-1"/g)).toHaveLength(3);
+    expect(aggregationSection(null)).toBeNull();
   });
 });

@@ -99,6 +99,10 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
       say(['loss', 'type'], 'exo_pair needs loss.label_smoothing above 0 (its authors use 1e-3)');
     }
   }
+  if (config.loss.group_robust !== null && method !== 'dpo' && method !== 'reward')
+    say(['loss', 'group_robust'], `belongs to methods dpo and reward, but the method is ${method}`);
+  if (config.loss.modpo !== null && method !== 'dpo')
+    say(['loss', 'modpo'], `belongs to method dpo, but the method is ${method}`);
   return wrong;
 }
 
@@ -166,6 +170,10 @@ function resolveSource(source: Source, base: string, output: string | undefined)
       ...loss,
       type: lossTerms(loss.type, config.method),
       reference: ['base', 'init_from'].includes(loss.reference) ? loss.reference : path(loss.reference),
+      modpo: loss.modpo && {
+        ...loss.modpo,
+        rewards: loss.modpo.rewards.map((reward) => ({ ...reward, adapter: path(reward.adapter) })),
+      },
     },
     train: {
       ...train,

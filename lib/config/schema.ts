@@ -164,6 +164,26 @@ export const lossSchema = section({
   margin: number().default(0),
   /** c of c (r_w + r_l)², which keeps rewards around zero. */
   centring: notNegative().default(0),
+  /** Train for the worst of the known groups (`group` in the rows); null: for the mean row. */
+  group_robust: section({
+    /** η of the exponentiated gradient on the groups' weights. */
+    step_size: positive().default(0.01),
+    /** c of c/√n_g, which pulls towards small groups. */
+    adjustment: notNegative().default(0),
+  })
+    .nullable()
+    .default(null),
+  /** Multi-objective DPO: this wish's votes beside frozen rewards of other wishes; null: off. */
+  modpo: section({
+    /** w_0, of the votes. */
+    weight: positive().default(0.5),
+    /** Adapters with a reward head, or policies whose β log π/π_ref is the reward. */
+    rewards: z
+      .array(section({ adapter: text('a path'), weight: number() }), { error: 'a list of { adapter, weight }' })
+      .min(1, { error: 'at least one { adapter, weight }' }),
+  })
+    .nullable()
+    .default(null),
 });
 
 const trainSchema = section({

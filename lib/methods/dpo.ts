@@ -61,6 +61,8 @@ export class DpoObjective implements Objective {
     this.reference = alone !== undefined || pairTypes.some((t) => t.reference);
     this.coupled = alone ? unpairedLossTypes[alone].coupled : pairTypes.some((t) => t.coupled);
     this.squares = loss.use_weighting;
+    if (loss.modpo && !this.reference)
+      throw new PluralignError('BAD_CONFIG', `loss.modpo: needs a loss with a reference, found ${names.join(' + ')}`);
   }
 
   /** Every listwise loss but LiPO is the sigmoid loss on a pair, and LiPO a multiple of it. */

@@ -1,6 +1,7 @@
 import type { ResolvedConfig } from '../config/index.js';
 import type { Group, Row } from '../data/types.js';
 import { DpoObjective } from './dpo.js';
+import { GroupRobustObjective } from './group-robust.js';
 import type { Objective } from './objective.js';
 import { RewardObjective } from './reward.js';
 import { SftObjective } from './sft.js';
@@ -13,11 +14,18 @@ export interface MethodObjective extends Objective {
 
 /** The objective of a configuration. */
 export function objectiveOf(config: Pick<ResolvedConfig, 'method' | 'loss'>): MethodObjective {
-  switch (config.method) {
+  const { group_robust } = config.loss;
+  const objective = plainObjective(config);
+  return group_robust ? new GroupRobustObjective(objective, group_robust) : objective;
+}
+
+function plainObjective({ method, loss }: Pick<ResolvedConfig, 'method' | 'loss'>): MethodObjective {
+  switch (method) {
     case 'dpo':
-      return new DpoObjective(config.loss);
+      // MODPO's implicit reward is 1/w_0 of DPO's; its other wishes' rewards come with the reference.
+      return new DpoObjective(loss.modpo ? { ...loss, beta: loss.beta / loss.modpo.weight } : loss);
     case 'reward':
-      return new RewardObjective(config.loss);
+      return new RewardObjective(loss);
     default:
       return new SftObjective();
   }

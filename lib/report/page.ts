@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
+import { aggregationSection } from './aggregation.js';
 import { annotatorSection } from './annotators.js';
 import { type Chart, makeCharts } from './charts.js';
 import { clientScript } from './client.js';
@@ -52,7 +53,7 @@ ${chartGrid(charts.other, all)}</details></section>`;
 ${run.notes.map((note) => html`<p class="note">${note}</p>`)}</header>${tiles(run)}
 <section><h2>Training</h2>${training}</section>${evaluation}
 ${annotatorSection(summary?.eval, summary?.eval_before)}${groupSections(summary?.eval, summary?.eval_before)}
-${metricsSection(summary)}${samplesSection(summary)}
+${aggregationSection(run.aggregation)}${metricsSection(summary)}${samplesSection(summary)}
 <div class="two">${dataSection(summary)}${configSection(run.config)}</div>${other}
 <footer>Written by pluralign ${version}. Charts: uPlot (MIT licence, in the page’s source).</footer></main>`;
   const script = `/*\n${library.licence.trim().replaceAll('*/', '* /')}\n*/\n${library.script}`;

@@ -25,6 +25,21 @@ export interface Summary {
   samples?: Record<string, unknown>[];
 }
 
+/** A policy's regrets by type, with their 95 % intervals. */
+export interface PolicyRegrets {
+  regrets: number[];
+  regret_intervals: [number, number][];
+  worst_regret: number;
+  worst_regret_interval: [number, number];
+}
+
+export interface Aggregation {
+  types: string[];
+  sampling: { prompts: number; per_prompt: number };
+  rules: (PolicyRegrets & { rule: string; weights: number[] })[];
+  others: (PolicyRegrets & { name: string })[];
+}
+
 /** A run folder, read. */
 export interface RunData {
   dir: string;
@@ -32,6 +47,8 @@ export interface RunData {
   metrics: Metrics[];
   summary: Summary | null;
   config: string | null;
+  /** What `aggregate` found of a run over types: aggregation.json. */
+  aggregation: Aggregation | null;
   /** Things a reader should know, in plain words. */
   notes: string[];
 }
@@ -84,10 +101,11 @@ export async function readRun(runDir: string): Promise<RunData> {
     throw new PluralignError('NOT_FOUND', `${runDir}: ${found ? 'not a folder' : 'not there'}; expected a run folder`);
   }
   const metricsFile = join(dir, 'metrics.jsonl');
-  const [metricsText, summaryText, config] = await Promise.all([
+  const [metricsText, summaryText, config, aggregationText] = await Promise.all([
     readOptional(metricsFile),
     readOptional(join(dir, 'summary.json')),
     readOptional(join(dir, 'config.yaml')),
+    readOptional(join(dir, 'aggregation.json')),
   ]);
   if (metricsText === null) {
     throw new PluralignError('NOT_FOUND', `${metricsFile}: not there; expected the run folder that \`train\` wrote`);
@@ -108,5 +126,6 @@ export async function readRun(runDir: string): Promise<RunData> {
     summary = value as Summary;
   }
   if (config === null) notes.push('The run has no config.yaml.');
-  return { dir, metrics, summary, config, notes };
+  const aggregation = aggregationText === null ? null : (JSON.parse(aggregationText).shown as Aggregation);
+  return { dir, metrics, summary, config, aggregation, notes };
 }

@@ -1,3 +1,6 @@
+/** Types are told apart by these, on either ground (Okabe and Ito's palette, adjusted for both). */
+const typeColours = ['#2f7ed8', '#e08a00', '#1b9e77', '#c25596', '#8a6fd1', '#b5a100', '#d1495b', '#5b8c99'];
+
 /** The page's style sheet: a light and a dark scheme, and paper. */
 export const style = `
 :root {
@@ -59,6 +62,7 @@ pre { background: var(--code); border: 1px solid var(--edge); border-radius: 8px
 .bar-name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .bar { display: block; width: 100%; overflow: visible; }
 .bar-after { fill: var(--accent); } .bar-before { fill: var(--before); }
+${typeColours.map((c, k) => `.type-${k} { fill: ${c}; } .type-key-${k} { background: ${c}; }`).join('\n')}
 .whisker { stroke: var(--text); stroke-width: 1; opacity: .65; }
 .half { stroke: var(--half); stroke-dasharray: 3 3; }
 .ticks { position: relative; height: 24px; border-top: 1px solid var(--edge); font-size: 12px; color: var(--muted); }

@@ -21,8 +21,9 @@ import { newConfig, parseModelConfig } from '../model/config.js';
 import { type LoadOptions, Model } from '../model/model.js';
 import { loadTokenizer } from '../model/tokenizer.js';
 import { PluralignError } from '../native/errors.js';
+import { MarginReference } from './modpo.js';
 import { progress } from './progress.js';
-import { PolicyReference } from './scorer.js';
+import { PolicyReference, type Reference } from './scorer.js';
 
 /** Name of the adapter that a run trains. */
 export const adapterName = 'default';
@@ -235,9 +236,12 @@ export function referenceOf(config: Pick<ResolvedConfig, 'loss' | 'adapter'>): s
 }
 
 /** The policy that the loss compares with: the base, the adapter training started from, another adapter, or another model. */
-export function makeReference(config: ResolvedConfig, model: Model): Promise<PolicyReference> {
+export async function makeReference(config: ResolvedConfig, model: Model): Promise<Reference & Disposable> {
   const { train, loss } = config;
-  return openReference(referenceOf(config), model, train.max_tokens_per_pack, loss.cache_reference, train);
+  const maxTokens = train.max_tokens_per_pack;
+  const plain = await openReference(referenceOf(config), model, maxTokens, loss.cache_reference, train);
+  if (!loss.modpo) return plain;
+  return MarginReference.open(plain, model, loss.modpo.rewards, loss.beta, maxTokens);
 }
 
 /** A reference as `referenceOf` names it. */

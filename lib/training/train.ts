@@ -13,7 +13,7 @@ import { progress } from './progress.js';
 import { openRunFolder, type RunFolder } from './run-folder.js';
 import { saveResult } from './save.js';
 import { learningRateFactor } from './schedule.js';
-import type { PolicyReference, Scorer } from './scorer.js';
+import type { Reference, Scorer } from './scorer.js';
 import { makeBank, makeReference, openModel, type PreparedData, prepareData } from './setup.js';
 import { type Stop, stopOf } from './signals.js';
 import { fingerprint, freshState, loadState, type RunState, saveState } from './state.js';
@@ -48,7 +48,7 @@ export interface TrainSummary {
 /** A run in flight: what the parts of the loop share. */
 class Run {
   readonly objective: MethodObjective;
-  reference: PolicyReference | null = null;
+  reference: (Reference & Disposable) | null = null;
   state: RunState = freshState();
   stopped = false;
   private started = performance.now();
