@@ -13,7 +13,7 @@ export * from './losses/index.js';
 export { PluralignError } from './native/errors.js';
 
 export interface CpuInfo {
-  /** Instruction set that the operators run on: `reference`, `generic`, `avx2`, `avx512`. PLURALIGN_ISA chooses another. */
+  /** Instruction set that the operators run on: `reference`, `generic`, `avx2`, `avx512`, `avx512bf16`, `amx`. PLURALIGN_ISA chooses another. */
   isa: string;
   /** Instruction sets that this processor can run. */
   supported: string[];

@@ -33,9 +33,6 @@ export interface Diagnosis {
   status: 0 | 1 | 2;
 }
 
-/** What each instruction set asks of the processor (native/base/cpu.cc). */
-const needs: Record<string, string[]> = { avx2: ['avx2', 'fma'], avx512: ['avx512', 'fma'] };
-
 function libc(): string | null {
   if (process.platform !== 'linux') return null;
   const report = process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined;
@@ -54,15 +51,6 @@ function loadedPath(): string | null {
     }
   }
   return null;
-}
-
-function unsupported(cpu: ReturnType<Addon['cpu']>): { name: string; why: string }[] {
-  return Object.entries(needs)
-    .filter(([name]) => !cpu.supported.includes(name))
-    .map(([name, features]) => {
-      const missing = features.filter((f) => !cpu.features.includes(f));
-      return { name, why: `this processor or system has no ${missing.join(' and ') || name}` };
-    });
 }
 
 /** Looks at the machine and loads the addon as any command would; never throws. */
@@ -95,7 +83,7 @@ export function diagnose(load: () => Addon = addon): Diagnosis {
       used: cpu.isa,
       forced: process.env.PLURALIGN_ISA || null,
       supported: cpu.supported,
-      unsupported: unsupported(cpu),
+      unsupported: cpu.unsupported,
     };
   } catch (error) {
     diagnosis.errors.push((error as Error).message);

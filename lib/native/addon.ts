@@ -156,7 +156,7 @@ export interface SafetensorsInfo {
 export interface Addon {
   /** The class of every error that native code throws or rejects with from now on, made as `new type(code, message)`. */
   useErrorClass(type: new (code: string, message: string) => Error): void;
-  cpu(): { isa: string; supported: string[]; features: string[] };
+  cpu(): { isa: string; supported: string[]; unsupported: { name: string; why: string }[]; features: string[] };
 
   /** Opens, validates and (for float32: once) packs the weights. `files`: safetensors paths. Rejects with typed codes. */
   loadModel(

@@ -11,11 +11,21 @@ Napi::Value cpu(const Napi::CallbackInfo& info) {
   return guarded(env, [&]() -> Napi::Value {
     Napi::Object out = Napi::Object::New(env);
     out.Set("isa", isa_name(choose_isa()));
-    Napi::Array supported = Napi::Array::New(env), features = Napi::Array::New(env);
-    for (Isa isa : {Isa::reference, Isa::generic, Isa::avx2, Isa::avx512})
-      if (isa_supported(isa)) supported.Set(supported.Length(), isa_name(isa));
+    Napi::Array supported = Napi::Array::New(env), unsupported = Napi::Array::New(env), features = Napi::Array::New(env);
+    for (int i = 0; i < kIsas; ++i) {
+      const std::string why = isa_obstacle(Isa(i));
+      if (why.empty()) {
+        supported.Set(supported.Length(), isa_name(Isa(i)));
+        continue;
+      }
+      Napi::Object one = Napi::Object::New(env);
+      one.Set("name", isa_name(Isa(i)));
+      one.Set("why", why);
+      unsupported.Set(unsupported.Length(), one);
+    }
     for (const auto& f : cpu_features()) features.Set(features.Length(), f);
     out.Set("supported", supported);
+    out.Set("unsupported", unsupported);
     out.Set("features", features);
     return out;
   });

@@ -148,7 +148,7 @@ Napi::Value time_gemm(const Napi::CallbackInfo& info) {
              random_buffer(c, type, m * n, 3), type, n};
       PackedOperand panels;
       if (packed) {
-        pack_right(context.kernels, panels, g.b, n, k);
+        pack_right(context.kernels, panels, g.b, n, k, runs_in_bf16(context.kernels, type, type, false));
         g.packed = &panels;
       }
       return measure(plan, cancel, [&] { gemm(context, g); });

@@ -21,18 +21,21 @@ void Decoder::linear_backward(const Pass& pass, int64_t layer, int target, const
   if (dx) {
     Gemm g{rows, in, out, matrix(dy, DType::f32, ldy), matrix(l.weight.data, l.weight.type, in), dx, DType::f32, in};
     g.accumulate = accumulate;
+    g.bfloat16 = storage_ == kBf16;
     gemm(pass.context, g);
   }
   if (l.weight.grad) {
     Gemm g{out, in, rows, transposed(dy, DType::f32, ldy), matrix(x, type(), in), l.weight.grad, DType::f32, in};
     g.accumulate = true;
+    g.bfloat16 = storage_ == kBf16;
     gemm(pass.context, g);
   }
   if (l.bias.grad)
     for (int64_t r = 0; r < rows; ++r) pass.context.kernels.axpy(l.bias.grad, dy + r * ldy, 1.f, out);
   const auto adapted = ranges(pass, layer, target);
   if (adapted.empty()) return;
-  const LoraCall call{adapted, in, out, storage_, x, low_rank(pass, saved, target), pass.bank->largest_rank(), pass.plan.row_keys.data()};
+  const LoraCall call{adapted, in, out, storage_, x, low_rank(pass, saved, target), pass.bank->largest_rank(), pass.plan.row_keys.data(),
+                      storage_ == kBf16};
   lora_backward(pass.context, call, dy, ldy, dx);
 }
 

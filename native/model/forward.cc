@@ -29,10 +29,12 @@ void Decoder::linear(const Pass& pass, int64_t layer, int target, const void* x,
   g.bias = l.bias ? l.bias.floats() : nullptr;
   g.accumulate = residual;
   g.packed = l.weight.packed;
+  g.bfloat16 = storage_ == kBf16;
   gemm(pass.context, g);
   const auto adapted = ranges(pass, layer, target);
   if (adapted.empty()) return;
-  const LoraCall call{adapted, in, out, storage_, x, low_rank(pass, saved, target), pass.bank->largest_rank(), pass.plan.row_keys.data()};
+  const LoraCall call{adapted, in, out, storage_, x, low_rank(pass, saved, target), pass.bank->largest_rank(), pass.plan.row_keys.data(),
+                      storage_ == kBf16};
   lora_forward(pass.context, call, y, ldy, residual);
 }
 

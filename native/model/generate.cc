@@ -67,6 +67,7 @@ std::vector<std::vector<int32_t>> Model::generate(Context& context, const std::v
     Gemm g{n, vocabulary, config_.hidden, matrix(free_.hidden(), free_.type(), config_.hidden),
            transposed(network.head.data, network.head.type, config_.hidden), logits.data(), DType::f32, vocabulary};
     g.packed = network.head.packed;
+    g.bfloat16 = free_.storage() == kBf16;
     gemm(context, g);
 
     std::vector<int32_t> next_slots;

@@ -56,6 +56,7 @@ std::unique_ptr<Weights> Weights::none(const ModelConfig& config) {
 
 std::unique_ptr<Weights> Weights::load(const ModelConfig& config, const std::vector<std::string>& paths, bool bfloat16, const Cancel& cancel) {
   std::unique_ptr<Weights> w(new Weights(config));
+  if (bfloat16) w->activations_ = DType::bf16;
   for (const std::string& path : paths) w->files_.push_back(SafetensorsFile::open(path));
   if (w->files_.empty()) throw_error("NOT_FOUND", "no weight files");
   for (const WeightShape& shape : weight_shapes(config)) {
@@ -160,7 +161,7 @@ void Weights::pack(const Kernels& kernels, const Cancel& cancel) {
     const Weight& w = held.view;
     if (w.rows == 1) continue;
     cancel.check();
-    pack_right(kernels, packed[name], transposed(w.data, w.type, w.cols), w.rows, w.cols);
+    pack_right(kernels, packed[name], transposed(w.data, w.type, w.cols), w.rows, w.cols, runs_in_bf16(kernels, activations_, w.type, activations_ == DType::bf16));
   }
   packed_ = std::move(packed);
 }

@@ -63,6 +63,7 @@ class Weights {
   Weight find(const std::string& name, const Bank* bank) const;
 
   ModelConfig config_;
+  DType activations_ = DType::f32;
   std::vector<std::shared_ptr<SafetensorsFile>> files_;
   std::map<std::string, Held> held_;
   std::map<std::string, PackedOperand> packed_;

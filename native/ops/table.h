@@ -21,6 +21,29 @@ struct AdamWStep {
   double correction1, correction2;  // 1 - beta^t
 };
 
+// One block of a product of bfloat16, C[m × n] = alpha · Σ_terms A B (+ bias of the columns) (+ C), summed in float32. Panels
+// hold 16 rows of A or 16 columns of B, k in blocks of 32, zero padded: A [panel][block][16 rows][32], B
+// [panel][block][16 pairs of k][16 columns][2], which is what both a tile of AMX and `vdpbf16ps` want.
+struct Bf16Block {
+  struct Term {
+    const bf16 *a, *b;         // a: panel of the block's row `begin`
+    int64_t a_panel, b_panel;  // elements from one panel to the next
+    int64_t k;
+    int64_t begin, end;        // rows of the block that it adds to, multiples of 32 (or the last)
+  };
+  int64_t m, n;
+  const Term* terms;
+  int64_t term_count;
+  void* c;
+  DType c_type;
+  int64_t ldc;
+  float alpha;
+  const float* bias;
+  bool accumulate;
+  float* stage;  // room for m rounded up to 32, times 32
+};
+constexpr int64_t kBf16Panel = 16, kBf16K = 32, kBf16Rows = 32;
+
 // Vector code of one instruction set. Row kernels work on rows [0, rows) of contiguous matrices unless a stride is named.
 // Every reduction runs in an order that depends on the row alone.
 struct Kernels {
@@ -34,6 +57,14 @@ struct Kernels {
   // C[m × n] = alpha · A B (+ bias of the columns) (+ C). a_step, b_step: floats from one panel to the next.
   void (*panels)(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_step, const float* b, int64_t b_step, void* c,
                  DType c_type, int64_t ldc, float alpha, const float* bias, bool accumulate) = nullptr;
+
+  // Products of bfloat16; null where the set has none and takes the panels above. Sums run over terms and k in order.
+  // Packs [rows × k] into panels of A or of B, rounding `scale` times what is no bfloat16 (scale must be 1 for one).
+  void (*pack_bf16[2])(bf16* dst, const void* src, DType type, int64_t rows, int64_t k, int64_t row_stride, int64_t k_stride,
+                       float scale) = {};
+  void (*multiply_bf16)(const Bf16Block& block) = nullptr;
+  int64_t bf16_columns = 0;  // columns of C that are worked on at a time
+  int64_t bf16_rows_bytes = 0;  // of A, that should stay in the second-level cache
 
   // norm: see ops/norm/norm.h
   void (*rmsnorm[2])(void* y, float* rstd, const float* x, const float* weight, int64_t rows, int64_t width, float eps) = {};
@@ -60,6 +91,7 @@ struct Kernels {
   double (*squared_norm)(const float* x, int64_t n) = nullptr;
   // bench: n rounds of independent multiply-adds in registers; gives the floating-point operations done.
   double (*multiply_adds)(int64_t n, volatile float* sink) = nullptr;
+  double (*multiply_adds_bf16)(int64_t n, volatile float* sink) = nullptr;  // null where the set has no such products
 };
 
 const Kernels& kernels_of(Isa isa);
@@ -106,7 +138,7 @@ struct Context {
   Context(const Kernels& k, Pool& p) : kernels(k), pool(p), local(size_t(p.size())) {}
   const Kernels& kernels;
   Pool& pool;
-  Buffer packed_a, head;
+  Buffer packed_a, packed_b, head;
   struct Local { Buffer slot[14]; };
   std::vector<Local> local;
 };

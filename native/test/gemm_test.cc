@@ -1,5 +1,5 @@
 // Products against gemm_reference, and what a row of C must not depend on.
-#include "ops/gemm/gemm.h"
+#include "ops/gemm/bf16.h"
 
 #include "support.h"
 
@@ -14,7 +14,7 @@ struct Shape {
 
 struct Options {
   DType a = DType::f32, b = DType::f32, c = DType::f32;
-  bool a_transposed = false, b_transposed = false, bias = false, accumulate = false, packed = false;
+  bool a_transposed = false, b_transposed = false, bias = false, accumulate = false, packed = false, rounds = false;
   float alpha = 1;
   int64_t gap = 0;  // between the rows of each matrix
 };
@@ -38,14 +38,16 @@ struct Product {
     g.alpha = options.alpha;
     g.bias = options.bias ? bias.data() : nullptr;
     g.accumulate = options.accumulate;
+    g.bfloat16 = options.rounds;
     return g;
   }
+  bool in_bf16(const Kernels& kernels) const { return runs_in_bf16(kernels, options.a, options.b, options.rounds); }
   Typed run(Context& context, int64_t r0, int64_t r1) const {
     Typed out = c;
     Gemm g = rows(out, r0, r1);
     PackedOperand packed;
     if (options.packed) {
-      pack_right(context.kernels, packed, right(), shape.n, shape.k);
+      pack_right(context.kernels, packed, right(), shape.n, shape.k, in_bf16(context.kernels));
       g.b = {nullptr, DType::f32, 0, 0};
       g.packed = &packed;
     }
@@ -56,7 +58,7 @@ struct Product {
   std::string name() const {
     return "[" + std::to_string(shape.m) + " x " + std::to_string(shape.n) + " x " + std::to_string(shape.k) + "] types " +
            std::to_string(int(options.a)) + std::to_string(int(options.b)) + std::to_string(int(options.c)) + (options.a_transposed ? " aT" : "") +
-           (options.b_transposed ? " bT" : "") + (options.bias ? " bias" : "") + (options.accumulate ? " +=" : "") + (options.packed ? " packed" : "");
+           (options.b_transposed ? " bT" : "") + (options.bias ? " bias" : "") + (options.accumulate ? " +=" : "") + (options.packed ? " packed" : "") + (options.rounds ? " rounds" : "");
   }
 
   Shape shape;
@@ -77,19 +79,30 @@ Options any_options(Random& random) {
   o.bias = random.coin();
   o.accumulate = random.coin();
   o.packed = random.coin();
+  o.rounds = random.coin();
   o.alpha = random.coin() ? 1.f : -0.37f;
   o.gap = random.coin() ? 0 : 3;
   return o;
 }
 
-Typed reference(const Product& p) {
-  Typed expected = p.c;
-  gemm_reference(p.rows(expected, 0, p.shape.m));
-  return expected;
-}
+Typed rounded(const Typed& x) { return Typed(DType::bf16, {x.values.begin(), x.values.end()}); }
 
-void compare(Context& context, const Product& p, const Typed& expected) {
+// Of the operands as they are, and of the operands rounded to bfloat16.
+struct Expected {
+  explicit Expected(const Product& p) : exact(p.c), rounds(p.c) {
+    gemm_reference(p.rows(exact, 0, p.shape.m));
+    Product q = p;
+    q.a = rounded(p.a);
+    q.b = rounded(p.b);
+    gemm_reference(q.rows(rounds, 0, p.shape.m));
+  }
+  Typed exact, rounds;
+};
+Expected reference(const Product& p) { return Expected(p); }
+
+void compare(Context& context, const Product& p, const Expected& both) {
   const Typed actual = p.run(context);
+  const Typed& expected = p.in_bf16(context.kernels) ? both.rounds : both.exact;
   // A tie may fall to either side: one unit of bfloat16.
   CHECK_CLOSE(name_of(context) + " " + p.name(), actual.now(), expected.now(), 5e-6 * (1 + std::sqrt(double(p.shape.k))), p.options.c == DType::bf16 ? 0.0079 : 1e-6);
   // Between the rows nothing is written.
@@ -124,7 +137,7 @@ TEST(gemm_large_shapes_match_the_reference) {
   for (const Shape& s : kLarge)
     for (int round = 0; round < 3; ++round) {
       const Product p(s, any_options(random), unsigned(random.bits()));
-      const Typed expected = reference(p);
+      const Expected expected = reference(p);
       on_every_machine([&](Context& context) { compare(context, p, expected); });
     }
 }
@@ -239,5 +252,78 @@ TEST(gemm_panels_are_zero_padded) {
               CHECK_CLOSE(std::string(isa_name(isa)) + " " + std::to_string(rows) + " x " + std::to_string(k), packed, expected, 0, 0);
             }
     }
+  }
+}
+
+TEST(gemm_panels_of_bfloat16_are_zero_padded) {
+  for (Isa isa : instruction_sets()) {
+    const Kernels& kr = kernels_of(isa);
+    if (!kr.multiply_bf16) continue;
+    Random random(10);
+    for (int side = 0; side < 2; ++side)
+      for (int64_t rows : {1, 15, 16, 17, 35})
+        for (int64_t k : {1, 2, 31, 32, 33, 70})
+          for (DType type : {DType::f32, DType::bf16, DType::f16})
+            for (bool by_row : {true, false}) {
+              const Typed x(type, random.normals(rows * k));
+              const float scale = type == DType::bf16 ? 1.f : 0.3f;
+              const int64_t row_stride = by_row ? k : 1, k_stride = by_row ? 1 : rows, blocks = (k + 31) / 32, panels = (rows + 15) / 16;
+              std::vector<uint16_t> packed(size_t(panels * blocks * 512), 0x7fc0);
+              kr.pack_bf16[side](reinterpret_cast<bf16*>(packed.data()), x.data(), type, rows, k, row_stride, k_stride, scale);
+              std::vector<uint16_t> expected(packed.size(), 0);
+              for (int64_t i = 0; i < rows; ++i)
+                for (int64_t q = 0; q < k; ++q) {
+                  const int64_t at = (i / 16 * blocks + q / 32) * 512, in_a = i % 16 * 32 + q % 32, in_b = q % 32 / 2 * 32 + i % 16 * 2 + q % 2;
+                  expected[size_t(at + (side ? in_b : in_a))] = to_bf16(float(x.values[size_t(i * row_stride + q * k_stride)]) * scale).bits;
+                }
+              CHECK_BITS(std::string(isa_name(isa)) + " side " + std::to_string(side) + " " + std::to_string(rows) + " x " + std::to_string(k), packed, expected);
+            }
+  }
+}
+
+TEST(gemm_of_bfloat16_adds_terms_over_their_rows) {
+  on_every_machine([](Context& context) {
+    if (!context.kernels.multiply_bf16) return;
+    Random random(14);
+    const int64_t m = 101, n = 61;
+    struct Part { int64_t k, begin, end; };
+    const Part parts[] = {{700, 0, m}, {5, 32, 96}, {40, 0, 64}, {16, 96, m}};
+    std::vector<Typed> a, b;
+    std::vector<std::vector<bf16>> panels;
+    std::vector<Bf16Term> terms;
+    std::vector<double> expected(size_t(m * n), 0);
+    panels.reserve(8);
+    for (const Part& p : parts) {
+      const int64_t rows = p.end - p.begin;
+      a.emplace_back(DType::bf16, random.normals(rows * p.k));
+      b.emplace_back(DType::bf16, random.normals(n * p.k));
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < n; ++j)
+          for (int64_t q = 0; q < p.k; ++q) expected[size_t((p.begin + i) * n + j)] += a.back().values[size_t(i * p.k + q)] * b.back().values[size_t(j * p.k + q)];
+      bf16* left = panels.emplace_back(size_t(bf16_panels(rows, p.k))).data();
+      bf16* right = panels.emplace_back(size_t(bf16_panels(n, p.k))).data();
+      const Bf16Packing packings[] = {{left, Side::left, matrix(a.back().data(), DType::bf16, p.k), rows, p.k},
+                                      {right, Side::right, transposed(b.back().data(), DType::bf16, p.k), n, p.k}};
+      pack_bf16(context, packings, 2);
+      terms.push_back({left, right, p.k, p.begin, p.end});
+    }
+    std::vector<float> c(size_t(m * n), kNaN), d(size_t(m * n), kNaN);
+    Bf16Product products[2] = {{m, n, terms.data(), 4, c.data(), DType::f32, n}, {m, n, terms.data(), 4, d.data(), DType::f32, n}};
+    multiply_bf16(context, products, 2);
+    CHECK_CLOSE(name_of(context), c, expected, 1e-4, 1e-6);
+    CHECK_BITS(name_of(context), c, d);
+  });
+}
+
+TEST(gemm_on_amx_runs_on_tiles) {
+  for (Isa isa : instruction_sets()) {
+    if (isa != Isa::amx) continue;
+    const int64_t before = emulated_instructions();
+    Options o;
+    o.a = o.b = DType::bf16;
+    Machine machine(isa, 1);
+    Product({33, 33, 33}, o, 1).run(machine.context);
+    // Four blocks of C, two blocks of k: 2 + 4 + 4 + 8 dots among others.
+    CHECK(isa_supported(Isa::amx) || emulated_instructions() - before > 18);
   }
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "amx_emulator.h"
 #include "check.h"
 #include "ops/table.h"
 
@@ -15,10 +16,11 @@ namespace pluralign::test {
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+// Those of this processor, and AMX where the rest of it is there: its tiles are then emulated.
 inline std::vector<Isa> instruction_sets() {
   std::vector<Isa> sets;
-  for (Isa isa : {Isa::reference, Isa::generic, Isa::avx2, Isa::avx512})
-    if (isa_supported(isa)) sets.push_back(isa);
+  for (int i = 0; i < kIsas; ++i)
+    if (isa_supported(Isa(i)) || (Isa(i) == Isa::amx && isa_supported(Isa::avx512bf16) && emulate_amx())) sets.push_back(Isa(i));
   return sets;
 }
 

@@ -1,5 +1,7 @@
 #include "gemm.h"
 
+#include "bf16.h"
+
 namespace pluralign {
 namespace {
 
@@ -52,9 +54,11 @@ void block(Context& context, int thread, const Gemm& g, const float* a, int64_t 
 
 }  // namespace
 
-void pack_right(const Kernels& kernels, PackedOperand& out, const Operand& b, int64_t n, int64_t k) {
+void pack_right(const Kernels& kernels, PackedOperand& out, const Operand& b, int64_t n, int64_t k, bool bfloat16) {
   out.n = n;
   out.k = k;
+  out.bfloat16 = bfloat16;
+  if (bfloat16) return kernels.pack_bf16[1](out.panels.as<bf16>(bf16_panels(n, k)), b.data, b.type, n, k, b.col_stride, b.row_stride, 1.f);
   float* dst = out.panels.as<float>(ceil_div(n, kernels.nr) * kernels.nr * k);
   kernels.pack_b(dst, b.data, b.type, n, k, b.col_stride, b.row_stride);
 }
@@ -62,6 +66,7 @@ void pack_right(const Kernels& kernels, PackedOperand& out, const Operand& b, in
 void gemm(Context& context, const Gemm& g) {
   if (g.m <= 0 || g.n <= 0) return;
   const Kernels& kr = context.kernels;
+  if (g.packed ? g.packed->bfloat16 : runs_in_bf16(kr, g.a.type, g.b.type, g.bfloat16)) return gemm_bf16(context, g);
   const int64_t mr = kr.mr, nr = kr.nr, m_panels = ceil_div(g.m, mr);
   const bool small = double(g.m) * double(g.n) * double(g.k) < 2e5;
 

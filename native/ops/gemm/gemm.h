@@ -15,10 +15,11 @@ struct Operand {
 inline Operand matrix(const void* data, DType type, int64_t ld) { return {data, type, ld, 1}; }
 inline Operand transposed(const void* data, DType type, int64_t ld) { return {data, type, 1, ld}; }
 
-// A constant right operand packed once (see Kernels::pack_b), whole k.
+// A constant right operand packed once (see Kernels::pack_b, or pack_bf16), whole k.
 struct PackedOperand {
   Buffer panels;
   int64_t n = 0, k = 0;
+  bool bfloat16 = false;
 };
 
 struct Gemm {
@@ -31,15 +32,21 @@ struct Gemm {
   const float* bias = nullptr;          // [n], added after alpha
   bool accumulate = false;              // add to what C holds
   const PackedOperand* packed = nullptr;  // b, packed; b itself is then not read
+  bool bfloat16 = false;                  // operands may be rounded to bfloat16, as in a model that computes in it
 };
 
-// Sums over k run in one order (blocks of kGemmBlockK, in sequence), whatever m, n, packing and threads: a row of C does
-// not depend on the other rows. Accumulates in float32. Empty m or n: nothing; empty k: alpha · 0.
+// Products of two bfloat16 operands, and those that may be rounded, run in bfloat16 where the instruction set has that.
+inline bool runs_in_bf16(const Kernels& kernels, DType a, DType b, bool rounds) {
+  return kernels.multiply_bf16 && (rounds || (a == DType::bf16 && b == DType::bf16));
+}
+
+// Sums over k run in one order, whatever m, n, packing and threads: a row of C does not depend on the other rows.
+// Accumulates in float32; subnormal bfloat16 may count as zero. Empty m or n: nothing; empty k: alpha · 0.
 void gemm(Context& context, const Gemm& g);
 void gemm_reference(const Gemm& g);
 
-// Serial: for use inside a parallel region.
-void pack_right(const Kernels& kernels, PackedOperand& out, const Operand& b, int64_t n, int64_t k);
+// `bfloat16`: for products that run in it (see runs_in_bf16), and only for those. Serial.
+void pack_right(const Kernels& kernels, PackedOperand& out, const Operand& b, int64_t n, int64_t k, bool bfloat16);
 
 constexpr int64_t kGemmBlockK = 1024;
 

@@ -13,6 +13,7 @@ const void* weight_rows(const Head& h, int64_t row) {
 // logits [rows × n] of vocabulary entries [v0, v0 + n).
 void logits_of(Context& context, const Head& h, int64_t r0, int64_t rows, int64_t v0, int64_t n, float* logits) {
   Gemm g{rows, n, h.width, h.hidden, transposed(weight_rows(h, v0), h.weight_type, h.width), logits, DType::f32, n};
+  g.bfloat16 = h.hidden.type == DType::bf16;
   g.a.data = static_cast<const char*>(h.hidden.data) + r0 * h.hidden.row_stride * int64_t(dtype_size(h.hidden.type));
   gemm(context, g);
 }
@@ -66,11 +67,13 @@ void head_backward(Context& context, const Head& h, const Partition* partition, 
       Gemm to_hidden{rows, h.width, n, matrix(logits, DType::f32, n), matrix(weight_rows(h, v0), h.weight_type, h.width),
                      dhidden + r0 * h.width, DType::f32, h.width};
       to_hidden.accumulate = true;
+      to_hidden.bfloat16 = h.hidden.type == DType::bf16;
       gemm(context, to_hidden);
       if (dweight) {
         Gemm to_weight{n, h.width, rows, transposed(logits, DType::f32, n), h.hidden, dweight + v0 * h.width, DType::f32, h.width};
         to_weight.b.data = static_cast<const char*>(h.hidden.data) + r0 * h.hidden.row_stride * int64_t(dtype_size(h.hidden.type));
         to_weight.accumulate = true;
+        to_weight.bfloat16 = h.hidden.type == DType::bf16;
         gemm(context, to_weight);
       }
     }

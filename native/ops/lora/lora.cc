@@ -55,6 +55,11 @@ Operand through_core(Context& context, const LoraModule& m, const float* h, int6
   return matrix(out, DType::f32, m.r);
 }
 
+void product(Context& context, const LoraCall& c, Gemm g) {
+  g.bfloat16 = c.bfloat16;
+  gemm(context, g);
+}
+
 }  // namespace
 
 void lora_forward(Context& context, const LoraCall& c, void* y, int64_t ldy, bool y_f32) {
@@ -62,13 +67,13 @@ void lora_forward(Context& context, const LoraCall& c, void* y, int64_t ldy, boo
   for (const LoraRange& r : c.ranges) {
     const LoraModule& m = *r.module;
     float* h = c.h + r.row * c.h_stride;
-    gemm(context, {r.rows, m.r, c.in, input(context, c, r, dropped), transposed(m.a, DType::f32, c.in), h, DType::f32, c.h_stride});
+    product(context, c, {r.rows, m.r, c.in, input(context, c, r, dropped), transposed(m.a, DType::f32, c.in), h, DType::f32, c.h_stride});
     const DType type = y_f32 ? DType::f32 : type_of(c.storage);
     Gemm up{r.rows, c.out, m.r, through_core(context, m, h, c.h_stride, r.rows, core), transposed(m.b, DType::f32, m.r),
             static_cast<char*>(y) + r.row * ldy * int64_t(dtype_size(type)), type, ldy};
     up.alpha = m.scale;
     up.accumulate = true;
-    gemm(context, up);
+    product(context, c, up);
   }
 }
 
@@ -83,12 +88,12 @@ void lora_backward(Context& context, const LoraCall& c, const float* dy, int64_t
       Gemm to_b{c.out, m.r, r.rows, transposed(d, DType::f32, ldy), through_core(context, m, h, c.h_stride, r.rows, core), m.db, DType::f32, m.r};
       to_b.alpha = m.scale;
       to_b.accumulate = true;
-      gemm(context, to_b);
+      product(context, c, to_b);
     }
     float* dc = dcore_rows.as<float>(r.rows * m.r);  // gradient of what enters B
     Gemm to_core{r.rows, m.r, c.out, g, matrix(m.b, DType::f32, m.r), dc, DType::f32, m.r};
     to_core.alpha = m.scale;
-    gemm(context, to_core);
+    product(context, c, to_core);
     float* dh = dc;
     if (m.core_rows == 1) {
       dh = dh_rows.as<float>(r.rows * m.r);
@@ -102,26 +107,26 @@ void lora_backward(Context& context, const LoraCall& c, const float* dy, int64_t
       if (m.dcore) {
         Gemm own{m.r, m.r, r.rows, transposed(dc, DType::f32, m.r), matrix(h, DType::f32, c.h_stride), m.dcore, DType::f32, m.r};
         own.accumulate = true;
-        gemm(context, own);
+        product(context, c, own);
       }
-      gemm(context, {r.rows, m.r, m.r, matrix(dc, DType::f32, m.r), matrix(m.core, DType::f32, m.r), dh, DType::f32, m.r});
+      product(context, c, {r.rows, m.r, m.r, matrix(dc, DType::f32, m.r), matrix(m.core, DType::f32, m.r), dh, DType::f32, m.r});
     }
     if (m.da) {
       Gemm to_a{m.r, c.in, r.rows, transposed(dh, DType::f32, m.r), input(context, c, r, dropped), m.da, DType::f32, c.in};
       to_a.accumulate = true;
-      gemm(context, to_a);
+      product(context, c, to_a);
     }
     if (!dx) continue;
     Gemm down{r.rows, c.in, m.r, matrix(dh, DType::f32, m.r), matrix(m.a, DType::f32, c.in), dx + r.row * c.in, DType::f32, c.in};
     if (drops(r)) {
       float* masked = dx_rows.as<float>(r.rows * c.in);
       down.c = masked;
-      gemm(context, down);
+      product(context, c, down);
       drop(context, masked, c, r);
       context.kernels.axpy(dx + r.row * c.in, masked, 1.f, r.rows * c.in);
     } else {
       down.accumulate = true;
-      gemm(context, down);
+      product(context, c, down);
     }
   }
 }

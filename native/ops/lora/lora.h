@@ -29,6 +29,7 @@ struct LoraCall {
   float* h;                  // [rows × h_stride], x Aᵀ kept for the backward pass
   int64_t h_stride;
   const uint64_t* row_keys;  // [rows], for dropout; may be null where no module drops
+  bool bfloat16 = false;     // operands may be rounded to bfloat16 where the instruction set gains by it; h stays float32
 };
 
 // Adds to y [rows × ldy] in `storage` or, where y_f32, in float32.

@@ -1,0 +1,36 @@
+// Products of bfloat16 by AVX512_BF16; everything else of this set is avx512's. Standard headers come before the target is
+// raised, so that no inline function of theirs is compiled for a processor that may not be there.
+#include "ops/isa/headers.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#define PLURALIGN_TARGET "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target(PLURALIGN_TARGET))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of its own headers
+#pragma GCC target("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#endif
+
+namespace pluralign::isa_avx512bf16 {
+
+#define PLURALIGN_W 16
+#include "ops/isa/vec.inl"
+#include "ops/gemm/bf16_pack.inl"
+#include "ops/gemm/bf16_finish.inl"
+#include "ops/gemm/bf16_pairs.inl"
+
+void fill(Kernels& k) {
+  fill_bf16_pack(k);
+  fill_bf16_pairs(k);
+}
+
+}  // namespace pluralign::isa_avx512bf16
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
