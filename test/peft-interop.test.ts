@@ -50,7 +50,7 @@ describe.skipIf(!python)('PEFT scores what was trained here alike (PLURALIGN_PYT
     ['llama3-rope', 'dpo', null],
     ['qwen3', 'dpo', { r: 3, targets: ['q_proj', 'down_proj'], rslora: true, rank_pattern: { q_proj: 5 } }],
     ['patterns', 'dpo', null],
-    ['mistral', 'dpo', { share: 'core' as const, r: 4 }],
+    ['mistral', 'dpo', { share: 'core' as const, per: 'all' as const, r: 4 }],
     ['reward', 'reward', null],
     ['reward', 'reward', { r: 4 }],
   ] as const)('%s, %s, %j', async (name, method, settings) => {

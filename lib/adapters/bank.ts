@@ -53,6 +53,8 @@ export class Bank {
   #disposed = false;
   readonly #factorIndex: Map<string, number>;
   readonly #adapterIndex: Map<string, number>;
+  readonly #shared: number[] = [];
+  readonly #own: number[][];
 
   private constructor(layout: Layout) {
     this.factors = layout.factors;
@@ -60,6 +62,10 @@ export class Bank {
     this.steps = new Int32Array(layout.factors.length);
     this.#factorIndex = new Map(layout.factors.map((factor, i) => [factor.name, i]));
     this.#adapterIndex = new Map(layout.adapters.map((adapter, i) => [adapter.name, i]));
+    this.#own = layout.adapters.map(() => []);
+    layout.factors.forEach(({ owner }, i) => {
+      (owner === -1 ? this.#shared : this.#own[owner]).push(i);
+    });
     this.parameters = allocate(layout.elements);
     this.gradients = allocate(layout.elements);
   }
@@ -138,6 +144,33 @@ export class Bank {
     if (index !== undefined) return index;
     const some = [...this.#adapterIndex.keys()].slice(0, 10).join(', ');
     throw new PluralignError('NOT_FOUND', `no adapter ${JSON.stringify(name)} in this bank; it has ${some || 'none'}`);
+  }
+
+  /**
+   * Factors that only this adapter uses, in the order of the buffer; the k-th of one adapter is the k-th of every other of
+   * the same configuration.
+   */
+  own(adapter: number): readonly number[] {
+    return this.#own[adapter];
+  }
+
+  /** Factors that belong to no single adapter. */
+  get shared(): readonly number[] {
+    return this.#shared;
+  }
+
+  /** Gives one adapter the values of another's own factors; both must be of one configuration. */
+  copyOwn(from: number, to: number): void {
+    this.#own[to].forEach((factor, k) => {
+      this.values(factor).set(this.values(this.#own[from][k]));
+    });
+  }
+
+  /** Forgets AdamW's moments and step counts. */
+  resetOptimizer(): void {
+    this.#m?.fill(0);
+    this.#v?.fill(0);
+    this.steps.fill(0);
   }
 
   /** Index of a factor. Throws `NOT_FOUND`. */
@@ -349,12 +382,11 @@ export class Bank {
 
   /** Factors that a step changes, in the order of the buffer. */
   #taking(active?: Iterable<number>): number[] {
-    const users = active === undefined ? null : new Set(active);
-    const taking: number[] = [];
-    this.factors.forEach((factor, i) => {
-      if (factor.trainable && (factor.owner === -1 || users === null || users.has(factor.owner))) taking.push(i);
-    });
-    return taking;
+    const all =
+      active === undefined
+        ? [...this.factors.keys()]
+        : [...this.#shared, ...[...new Set(active)].flatMap((u) => this.#own[u])].sort((a, b) => a - b);
+    return all.filter((i) => this.factors[i].trainable);
   }
 
   #spans(taking: readonly number[]): Int32Array {

@@ -44,6 +44,7 @@ export class Layout {
   readonly adapters: BankAdapter[] = [];
   elements = 0;
   readonly #index = new Map<string, number>();
+  readonly #names = new Set<string>();
 
   /** Index of the factor of that name, made where it is not there yet. */
   factor(name: string, role: Role, rows: number, cols: number, owner: number, decay = true): number {
@@ -97,12 +98,13 @@ export class Layout {
   }
 
   #reserve(name: string): number {
-    if (name === '' || this.adapters.some((adapter) => adapter.name === name)) {
+    if (name === '' || this.#names.has(name)) {
       throw new PluralignError(
         'BAD_ARGUMENT',
         `adapter name ${JSON.stringify(name)} is ${name === '' ? 'empty' : 'given twice'}; each adapter needs a name of its own`,
       );
     }
+    this.#names.add(name);
     this.adapters.push({ name, config: null, targets: [], modules: [], head: -1 });
     return this.adapters.length - 1;
   }

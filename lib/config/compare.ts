@@ -42,6 +42,8 @@ const harmless = new Set([
  */
 export function mayChangeOnResume(difference: ConfigDifference, now: ResolvedConfig): boolean {
   if (harmless.has(difference.path) || /^train\.early_stopping(\.|$)/.test(difference.path)) return true;
+  // Where the phase for all ends depends on the length too.
+  if (now.adapter !== 'full' && now.adapter.init !== 'shared') return false;
   if (difference.path !== 'train.epochs' && difference.path !== 'train.steps') return false;
   return now.train.schedule === 'constant' && now.train.warmup === 0;
 }

@@ -43,6 +43,16 @@ const featureMethods: readonly Method[] = ['reward', 'em-reward'];
 /** Methods that find types of annotators. */
 const emMethods: readonly Method[] = ['em-reward'];
 
+/** Methods that can train an adapter for each annotator. */
+const voterMethods: readonly Method[] = ['dpo', 'reward'];
+
+function isPerAnnotator({ per, share }: { per: 'all' | 'annotator' | null; share: string }, method: Method): boolean {
+  return voterMethods.includes(method) && (per ?? (share === 'none' ? 'all' : 'annotator')) === 'annotator';
+}
+
+/** Shares of the steps in the phase that trains one adapter for all. */
+const initShares = { shared: null, 'warm-up': 0.2, global: 0.4 };
+
 /** `loss.type` in full. */
 function lossTerms(type: ParsedConfig['loss']['type'], method: Method): { type: LossType; weight: number }[] {
   const given = type ?? methodLosses[method][0];
@@ -92,6 +102,25 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
   if (config.loss.reference === 'init_from' && (adapter === 'full' || !adapter?.init_from)) {
     say(['loss', 'reference'], 'is init_from, but adapter.init_from is not given');
   }
+  if (adapter !== null && adapter !== 'full') {
+    const voters = isPerAnnotator(adapter, method);
+    const no = voterMethods.includes(method) ? 'adapter.per: annotator' : `method ${voterMethods.join(' or ')}`;
+    if (adapter.per === 'annotator' && !voterMethods.includes(method))
+      say(['adapter', 'per'], `annotator needs method ${voterMethods.join(' or ')}, but the method is ${method}`);
+    if (adapter.init !== 'shared' && !voters) say(['adapter', 'init'], `${adapter.init} needs ${no}`);
+    if (adapter.init_share !== null && adapter.init === 'shared')
+      say(['adapter', 'init_share'], 'belongs to adapter.init: warm-up or global');
+    if (adapter.penalty > 0 && !voters) say(['adapter', 'penalty'], `needs ${no}`);
+  }
+  if (config.loss.ties !== 'drop') {
+    const types = lossTerms(config.loss.type, method).map((term) => term.type);
+    const fits = method === 'reward' || (method === 'dpo' && types.length === 1 && types[0] === 'sigmoid');
+    if (!fits) say(['loss', 'ties'], `${config.loss.ties} needs method reward, or dpo with loss.type sigmoid`);
+    else if (config.loss.label_smoothing > 0 || config.loss.f_divergence !== 'reverse_kl' || config.loss.use_weighting)
+      say(['loss', 'ties'], `${config.loss.ties} goes with neither label_smoothing, f_divergence nor use_weighting`);
+    if (config.loss.ties === 'rao_kupper' && config.loss.tie_nu !== null && config.loss.tie_nu <= 1)
+      say(['loss', 'tie_nu'], `found ${config.loss.tie_nu}, expected a number above 1 for rao_kupper`);
+  } else if (config.loss.tie_nu !== null) say(['loss', 'tie_nu'], 'belongs to loss.ties: rao_kupper or davidson');
   for (const { type } of lossTerms(config.loss.type, method)) {
     if (!methodLosses[method].includes(type)) {
       say(['loss', 'type'], `${type} is no loss of method ${method}; expected ${methodLosses[method].join(', ')}`);
@@ -115,7 +144,12 @@ export function resolveLoss(loss: NonNullable<Config['loss']>, method: Method): 
 
 function resolveAdapter(adapter: ParsedConfig['adapter'], method: Method, path: (given: string) => string) {
   if (adapter === 'full' || method === 'pretrain') return 'full';
-  const given: ResolvedAdapter = adapter ?? adapterSchema.parse({});
+  const parsed: ResolvedAdapter = adapter ?? adapterSchema.parse({});
+  const given: ResolvedAdapter = {
+    ...parsed,
+    per: isPerAnnotator(parsed, method) ? 'annotator' : 'all',
+    init_share: parsed.init_share ?? initShares[parsed.init],
+  };
   // Beside init_from what is not given is the folder's own.
   if (given.init_from !== null) return { ...given, init_from: path(given.init_from) };
   return {

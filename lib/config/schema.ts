@@ -109,8 +109,24 @@ export const adapterSchema = section({
   dropout: share().nullable().default(null),
   /** Folder of a PEFT adapter to start from. */
   init_from: text('a path').nullable().default(null),
-  /** What several adapters have in common. */
+  /** What several adapters have in common: nothing, A, B, or both (each then has a core r × r, or an r-vector). */
   share: choice(['none', 'a', 'b', 'core', 'vector']).default('none'),
+  /**
+   * Whose they are (dpo, reward): one adapter for all, or one for each annotator and a generic one for rows without a
+   * name. Null: annotator where `share` says what they have in common, else all.
+   */
+  per: choice(['all', 'annotator']).nullable().default(null),
+  /**
+   * How annotators' adapters start: all alike (SI of P-ShareLoRA), or as copies of one that was first trained on every
+   * row, for a while (WU) or as a run of its own (G: its schedule ends, the optimizer starts anew).
+   */
+  init: choice(['shared', 'warm-up', 'global']).default('shared'),
+  /** Share of the steps that train that one adapter; null: 0.2 for warm-up, 0.4 for global. */
+  init_share: part().nullable().default(null),
+  /** Probability that a row is trained under the generic adapter in place of its annotator's, drawn at every step. */
+  generic: share().default(0.1),
+  /** λ of λ/2 ‖own − generic‖² for each annotator, beside the sum of the rows' losses. */
+  penalty: notNegative().default(0),
   rank_pattern: patternOf(wholeFrom(1)).default({}),
   alpha_pattern: patternOf(positive()).default({}),
   /** Scale by α/√r in place of α/r. */
@@ -160,6 +176,12 @@ export const lossSchema = section({
   /** KTO's λ_D and λ_U. */
   desirable_weight: notNegative().default(1),
   undesirable_weight: notNegative().default(1),
+  /** rows: every row counts as its weight says; annotators: every annotator counts alike. */
+  balance: choice(['rows', 'annotators']).default('rows'),
+  /** Rows with `tie: true`: left out and counted, or a likelihood that knows ties. */
+  ties: choice(['drop', 'rao_kupper', 'davidson']).default('drop'),
+  /** How common ties are (Rao–Kupper: above 1); null: from their share of the training rows. */
+  tie_nu: positive().nullable().default(null),
   /** Bradley–Terry margin of pairs whose row has none of its own. */
   margin: number().default(0),
   /** c of c (r_w + r_l)², which keeps rewards around zero. */

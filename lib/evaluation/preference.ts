@@ -3,7 +3,9 @@ import type { RowOutcome } from '../methods/objective.js';
 // Types, not interfaces: a printer may take them as records.
 export type PreferenceMetrics = {
   rows: number;
-  /** Share of ordered pairs that the rewards order alike; ties count as wrong. */
+  /** Rows that are ties: in the likelihood, not in accuracy and margin. */
+  ties?: number;
+  /** Share of ordered pairs that the rewards order alike; equal rewards count as wrong. */
   accuracy: number;
   /** Mean reward of the preferred minus that of the other. */
   margin: number;
@@ -27,26 +29,36 @@ export type Evaluation = {
   annotators: Record<string, PreferenceMetrics>;
   /** By known group, where rows name them. */
   groups?: Record<string, PreferenceMetrics>;
+  /** Votes of annotators with an adapter of their own (seen) and of others, whom the generic one judges (unseen). */
+  voters?: Record<string, PreferenceMetrics>;
   /** The annotator with the lowest accuracy. */
   worst?: { annotator: string } & PreferenceMetrics;
 };
 
 /** Means weighted by the rows' weights. */
 function metricsOf(rows: readonly RowOutcome[]): PreferenceMetrics {
-  const sums = { weight: 0, accuracy: 0, margin: 0, logLikelihood: 0 };
+  const sums = { weight: 0, decided: 0, accuracy: 0, margin: 0, logLikelihood: 0 };
+  let ties = 0;
   for (const { group, accuracy, margin, logLikelihood } of rows) {
     sums.weight += group.weight;
+    sums.logLikelihood += group.weight * logLikelihood;
+    if (group.tie) {
+      ties++;
+      continue;
+    }
+    sums.decided += group.weight;
     sums.accuracy += group.weight * accuracy;
     sums.margin += group.weight * margin;
-    sums.logLikelihood += group.weight * logLikelihood;
   }
-  const mean = (sum: number) => (sums.weight > 0 ? sum / sums.weight : 0);
-  return {
+  const mean = (sum: number, weight: number) => (weight > 0 ? sum / weight : 0);
+  const out: PreferenceMetrics = {
     rows: rows.length,
-    accuracy: mean(sums.accuracy),
-    margin: mean(sums.margin),
-    log_likelihood: mean(sums.logLikelihood),
+    accuracy: mean(sums.accuracy, sums.decided),
+    margin: mean(sums.margin, sums.decided),
+    log_likelihood: mean(sums.logLikelihood, sums.weight),
   };
+  if (ties > 0) out.ties = ties;
+  return out;
 }
 
 /** Expected calibration error over ten equal bins of the confidence max(p, 1 − p), and the Brier score of the choices. */
@@ -81,9 +93,16 @@ function grouped(
   return Object.fromEntries(sorted.map(([name, part]) => [name, metricsOf(part)]));
 }
 
-/** Overall and per annotator: what `eval` prints and the report draws. */
-export function summarise(rows: readonly RowOutcome[], loss?: number): Evaluation {
-  const pairs = rows.filter((r) => r.group.kind === 'pair');
+/**
+ * Overall and per annotator: what `eval` prints and the report draws. `known`: annotators with an adapter of their own, to
+ * tell seen voters from unseen ones.
+ */
+export function summarise(
+  rows: readonly RowOutcome[],
+  loss?: number,
+  known?: { has(annotator: string): boolean },
+): Evaluation {
+  const pairs = rows.filter((r) => r.group.kind === 'pair' && !r.group.tie);
   const overall: Evaluation['overall'] = metricsOf(rows);
   if (pairs.length > 0) Object.assign(overall, calibration(pairs.map((r) => 1 / (1 + Math.exp(-r.margin)))));
   if (loss !== undefined) overall.loss = loss;
@@ -91,6 +110,12 @@ export function summarise(rows: readonly RowOutcome[], loss?: number): Evaluatio
   const groups = grouped(rows, (r) => r.group.group);
   const out: Evaluation = { overall, annotators };
   if (Object.keys(groups).length > 0) out.groups = groups;
+  if (known) {
+    const voters = grouped(rows, ({ group: { annotator } }) =>
+      annotator === undefined ? undefined : known.has(annotator) ? 'seen' : 'unseen',
+    );
+    if (Object.keys(voters).length > 0) out.voters = voters;
+  }
   const ranked = Object.entries(annotators).sort(([, a], [, b]) => a.accuracy - b.accuracy);
   if (ranked.length > 1) {
     const [annotator, metrics] = ranked[0];

@@ -21,7 +21,19 @@ import {
 } from '../losses/index.js';
 import { PluralignError } from '../native/errors.js';
 import type { LossOutcome, Objective, RowOutcome, Scores, Totals } from './objective.js';
-import { byKind, meanOf, pairOutcome, pick, rankingOutcome, rankingScores, weightOf } from './preferences.js';
+import {
+  byKind,
+  meanOf,
+  pairOutcome,
+  pick,
+  rankingOutcome,
+  rankingScores,
+  refuseTies,
+  type TieSettings,
+  tiedPairs,
+  tieSettings,
+  weightOf,
+} from './preferences.js';
 
 const divergences = {
   reverse_kl: 'reverse_kl',
@@ -46,6 +58,8 @@ export class DpoObjective implements Objective {
   readonly #unpaired: UnpairedLossType | null;
   /** How rankings are scored; null where the loss knows pairs only. */
   readonly #listwise: RankingLossType | null;
+  /** Tied pairs too: DPO-RK or DPO-D (Chen et al. 2024). */
+  readonly #ties: TieSettings | null;
   #delta: RunningMean | undefined;
 
   constructor(loss: ResolvedLoss) {
@@ -63,6 +77,7 @@ export class DpoObjective implements Objective {
     this.squares = loss.use_weighting;
     if (loss.modpo && !this.reference)
       throw new PluralignError('BAD_CONFIG', `loss.modpo: needs a loss with a reference, found ${names.join(' + ')}`);
+    this.#ties = tieSettings(loss);
   }
 
   /** Every listwise loss but LiPO is the sigmoid loss on a pair, and LiPO a multiple of it. */
@@ -76,6 +91,7 @@ export class DpoObjective implements Objective {
 
   /** Refuses rows that the configured loss cannot use, naming the first. */
   check(groups: readonly Group[]): void {
+    if (!this.#ties) refuseTies(groups);
     for (const g of groups) {
       const problem =
         g.kind === 'ranking' && this.#listwise === null
@@ -124,11 +140,12 @@ export class DpoObjective implements Objective {
     const dLogps = new Float64Array(logps.length);
     const outcome: LossOutcome = { loss: 0, gradient: new Float32Array(0), metrics: {}, rows: [] };
     const { pairs, rankings } = byKind(groups);
-    if (this.#unpaired) this.#unpairedPart(scores, logps, totals, training, dLogps, outcome);
+    if (this.#ties && pairs.length > 0) this.#tiePart(scores, logps, pairs, totals, dLogps, outcome);
+    else if (this.#unpaired) this.#unpairedPart(scores, logps, totals, training, dLogps, outcome);
     else {
       if (pairs.length > 0) this.#pairPart(scores, logps, pairs, totals, training, dLogps, outcome);
-      if (rankings.length > 0) this.#rankingPart(scores, logps, rankings, totals, dLogps, outcome);
     }
+    if (rankings.length > 0 && !this.#unpaired) this.#rankingPart(scores, logps, rankings, totals, dLogps, outcome);
     outcome.gradient = spreadGradient(dLogps, offsets, this.#lengthDesensitising(groups));
     if (outcome.rows.length > 0) outcome.metrics['rewards/accuracies'] = meanOf(outcome.rows, 'accuracy');
     return outcome;
@@ -189,6 +206,33 @@ export class DpoObjective implements Objective {
     });
     outcome.loss += result.loss;
     Object.assign(outcome.metrics, dpoMetrics(result));
+  }
+
+  #tiePart(
+    scores: Scores,
+    logps: Float64Array,
+    at: number[],
+    totals: Totals,
+    dLogps: Float64Array,
+    outcome: LossOutcome,
+  ): void {
+    const { groups, groupOffsets, reference } = scores;
+    const { beta } = this.#loss;
+    const rewards = logps.map((logp, i) => beta * (logp - reference![i]));
+    const input = {
+      chosen: pick(scores, rewards, at, 0),
+      rejected: pick(scores, rewards, at, 1),
+      weights: weightOf(at.map((g) => groups[g])),
+    };
+    const some = at.map((g) => groups[g]);
+    const result = tiedPairs(some, input, { ...this.#ties!, normaliser: totals.weight });
+    at.forEach((g, i) => {
+      dLogps[groupOffsets[g]] = beta * result.dChosen[i];
+      dLogps[groupOffsets[g] + 1] = beta * result.dRejected[i];
+      outcome.rows.push(pairOutcome(groups[g], input.chosen[i], input.rejected[i], result.logLikelihoods[i]));
+    });
+    outcome.loss += result.loss;
+    outcome.metrics['rewards/margins'] = meanOf(outcome.rows, 'margin');
   }
 
   #rankingPart(

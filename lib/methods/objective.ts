@@ -26,7 +26,7 @@ export interface Totals {
 /** What a row's choice or ranking looks like under the model; for evaluation. */
 export interface RowOutcome {
   group: Group;
-  /** Share of the row's ordered pairs that the rewards order alike; a tie counts as wrong. */
+  /** Share of the row's ordered pairs that the rewards order alike; equal rewards count as wrong. Says nothing of a tie. */
   accuracy: number;
   /** Reward of the preferred minus that of the other (rankings: of the best minus the mean of the rest). */
   margin: number;

@@ -1,5 +1,14 @@
+import type { ResolvedLoss } from '../config/index.js';
 import type { Group } from '../data/types.js';
-import { packRankings, type RankingScores } from '../losses/index.js';
+import { badData } from '../data/where.js';
+import {
+  packRankings,
+  type RankingScores,
+  type RewardLossResult,
+  type RewardScores,
+  type TieModel,
+  tieLoss,
+} from '../losses/index.js';
 import type { RowOutcome, Scores } from './objective.js';
 
 /** log σ(x) without overflow. */
@@ -45,14 +54,52 @@ export function rankingScores(
   };
 }
 
-/** A pair under rewards that are on the scale of a Bradley–Terry model. */
-export function pairOutcome(group: Group, chosen: number, rejected: number): RowOutcome {
+/** A likelihood of votes that may be ties. */
+export interface TieSettings {
+  type: TieModel;
+  nu: number;
+}
+
+/** Of a loss whose `tie_nu` is known by now; null where it has no place for ties. */
+export function tieSettings({ ties, tie_nu }: Pick<ResolvedLoss, 'ties' | 'tie_nu'>): TieSettings | null {
+  return ties === 'drop' ? null : { type: ties, nu: tie_nu ?? 2 };
+}
+
+/** Throws BAD_DATA naming the first tie. */
+export function refuseTies(groups: readonly Group[]): void {
+  const tied = groups.find((g) => g.tie);
+  if (tied) throw badData(tied.origin, 'a tie, for which loss.ties must be rao_kupper or davidson');
+}
+
+/** Pairs, tied ones among them, under their rewards; centring as in `rewardLoss`. Ties have no margin. */
+export function tiedPairs(
+  groups: readonly Group[],
+  { chosen, rejected, margins, weights }: RewardScores,
+  { type, nu, centring = 0, normaliser }: TieSettings & { centring?: number; normaliser: number },
+): RewardLossResult & { logLikelihoods: Float64Array } {
+  const tied = Uint8Array.from(groups, (g) => (g.tie ? 1 : 0));
+  const differences = chosen.map((r, i) => r - rejected[i] - (tied[i] ? 0 : (margins?.[i] ?? 0)));
+  const result = tieLoss({ differences, tied, weights }, { type, nu, normaliser });
+  const sums = chosen.map((r, i) => r + rejected[i]);
+  const w = (i: number) => (weights ? weights[i] : 1);
+  const pull = sums.map((sum, i) => (2 * centring * w(i) * sum) / normaliser);
   return {
-    group,
-    accuracy: chosen > rejected ? 1 : 0,
-    margin: chosen - rejected,
-    logLikelihood: logSigmoid(chosen - rejected),
+    loss: result.loss + sums.reduce((loss, sum, i) => loss + (centring * w(i) * sum * sum) / normaliser, 0),
+    rowLosses: result.rowLosses.map((l, i) => l + centring * sums[i] * sums[i]),
+    dChosen: result.dDifferences.map((d, i) => d + pull[i]),
+    dRejected: result.dDifferences.map((d, i) => pull[i] - d),
+    logLikelihoods: result.rowLosses.map((l) => -l),
   };
+}
+
+/** A pair under rewards that are on the scale of a Bradley–Terry model, or with the log-likelihood that another gave. */
+export function pairOutcome(
+  group: Group,
+  chosen: number,
+  rejected: number,
+  logLikelihood = logSigmoid(chosen - rejected),
+): RowOutcome {
+  return { group, accuracy: chosen > rejected ? 1 : 0, margin: chosen - rejected, logLikelihood };
 }
 
 /** A ranking under Plackett–Luce rewards; `loss` is its negative log-likelihood. */
@@ -70,11 +117,12 @@ export function rankingOutcome(group: Group, rewards: Float64Array, loss: number
   return { group, accuracy: pairs ? right / pairs : 1, margin: rewards[best] - rest, logLikelihood: -loss };
 }
 
-/** Weighted mean of a field of the outcomes. */
+/** Weighted mean of a field of the outcomes; ties have a likelihood only. */
 export function meanOf(rows: readonly RowOutcome[], field: 'accuracy' | 'margin' | 'logLikelihood'): number {
   let sum = 0;
   let weight = 0;
   for (const row of rows) {
+    if (row.group.tie && field !== 'logLikelihood') continue;
     sum += row.group.weight * row[field];
     weight += row.group.weight;
   }

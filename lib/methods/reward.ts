@@ -3,11 +3,23 @@ import type { Group } from '../data/types.js';
 import { type RankingLossType, rankingLoss, rewardLoss, rewardMetrics } from '../losses/index.js';
 import { PluralignError } from '../native/errors.js';
 import type { LossOutcome, Objective, Scores, Totals } from './objective.js';
-import { byKind, meanOf, pairOutcome, pick, rankingOutcome, rankingScores, weightOf } from './preferences.js';
+import {
+  byKind,
+  meanOf,
+  pairOutcome,
+  pick,
+  rankingOutcome,
+  rankingScores,
+  refuseTies,
+  type TieSettings,
+  tiedPairs,
+  tieSettings,
+  weightOf,
+} from './preferences.js';
 
 /**
  * A reward model: a scalar head on the last token's hidden row. Pairs by Bradley–Terry with the row's margin and optional
- * centring; rankings by Plackett–Luce on the rewards.
+ * centring, or with a likelihood that knows ties; rankings by Plackett–Luce on the rewards.
  */
 export class RewardObjective implements Objective {
   readonly read = 'reward';
@@ -18,6 +30,7 @@ export class RewardObjective implements Objective {
   readonly #loss: ResolvedLoss;
   /** Of a pair every one of them is Bradley–Terry. */
   readonly #listwise: RankingLossType;
+  readonly #ties: TieSettings | null;
 
   constructor(loss: ResolvedLoss) {
     this.#loss = loss;
@@ -25,6 +38,7 @@ export class RewardObjective implements Objective {
     if (loss.type.length > 1)
       throw new PluralignError('BAD_CONFIG', 'loss.type: a reward model takes one loss, found several');
     this.#listwise = (listwise[0] as RankingLossType | undefined) ?? 'plackett_luce';
+    this.#ties = tieSettings(loss);
   }
 
   check(groups: readonly Group[]): void {
@@ -34,6 +48,7 @@ export class RewardObjective implements Objective {
         'BAD_DATA',
         `${bad.origin.file}:${bad.origin.line}: method reward needs pairs or rankings`,
       );
+    if (!this.#ties) refuseTies(groups);
   }
 
   sums(_groups: readonly Group[], values: Float32Array): Float64Array {
@@ -57,14 +72,18 @@ export class RewardObjective implements Objective {
         margins: Float64Array.from(pairs, (g) => groups[g].margin ?? this.#loss.margin),
         weights: weightOf(pairs.map((g) => groups[g])),
       };
-      const result = rewardLoss(input, { centring: this.#loss.centring, normaliser: totals.weight });
+      const options = { centring: this.#loss.centring, normaliser: totals.weight };
+      const some = pairs.map((g) => groups[g]);
+      const tied = this.#ties && tiedPairs(some, input, { ...options, ...this.#ties });
+      const result = tied ?? rewardLoss(input, options);
       pairs.forEach((g, i) => {
         gradient[groupOffsets[g]] = result.dChosen[i];
         gradient[groupOffsets[g] + 1] = result.dRejected[i];
-        outcome.rows.push(pairOutcome(groups[g], input.chosen[i], input.rejected[i]));
+        outcome.rows.push(pairOutcome(groups[g], input.chosen[i], input.rejected[i], tied?.logLikelihoods[i]));
       });
       outcome.loss += result.loss;
-      Object.assign(outcome.metrics, rewardMetrics(input));
+      const { mean_reward, min_reward, max_reward } = rewardMetrics(input);
+      Object.assign(outcome.metrics, { mean_reward, min_reward, max_reward });
     }
     if (rankings.length > 0) {
       const input = rankingScores(scores, rewards, undefined, rankings);

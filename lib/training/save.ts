@@ -3,6 +3,7 @@ import { copyFile, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Bank } from '../adapters/bank.js';
 import { savePeft } from '../adapters/peft.js';
+import { savePopulation } from '../adapters/population.js';
 import { ioError, writeFileAtomic } from '../base/files.js';
 import type { ResolvedConfig } from '../config/index.js';
 import type { Model } from '../model/model.js';
@@ -18,16 +19,28 @@ const tokenizerFiles = [
   'generation_config.json',
 ];
 
-/** Writes what a run has learned: `RUN/adapter` (PEFT files), or `RUN/model` where all weights were trained. */
+/** Everyone's adapters, where a run trained one for each annotator. */
+export function populationPath(run: string): string {
+  return join(run, 'population.safetensors');
+}
+
+/**
+ * Writes what a run has learned: `RUN/adapter` (PEFT files), or `RUN/model` where all weights were trained. With
+ * `annotators` `RUN/adapter` is the generic adapter and `RUN/population.safetensors` has everyone's.
+ */
 export async function saveResult(
   config: ResolvedConfig,
   model: Model,
   bank: Bank,
-): Promise<{ adapter?: string; model?: string }> {
+  annotators: readonly string[] | null = null,
+): Promise<{ adapter?: string; model?: string; population?: string }> {
   if (config.adapter !== 'full') {
     const dir = join(config.output, 'adapter');
     await savePeft(bank, adapterName, dir, { baseModel: config.model?.replace(/^hf:/, '') });
-    return { adapter: dir };
+    if (annotators === null) return { adapter: dir };
+    const population = populationPath(config.output);
+    await savePopulation(population, bank, annotators);
+    return { adapter: dir, population };
   }
   const dir = join(config.output, 'model');
   await saveModel(dir, model, bank, model.dir ?? config.pretrain!.tokenizer);

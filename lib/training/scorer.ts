@@ -1,17 +1,19 @@
 import type { Bank } from '../adapters/bank.js';
 import { mixtureLogp } from '../aggregation/mixture-file.js';
-import { type Pack, pack, splitByTokens } from '../data/pack.js';
+import { type Forest, pack, packTrees, splitByTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { Objective, Scores } from '../methods/objective.js';
 import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 
-/** A policy to score with: an adapter of a bank on a model, or the model alone. */
+/** An adapter's index in a bank (-1: the base), or each group's own. */
+export type AdapterChoice = number | ((group: Group) => number);
+
+/** A policy to score with: adapters of a bank on a model, or the model alone. */
 export interface Scorer {
   model: Model;
   bank: Bank | null;
-  /** -1: the base. */
-  adapter: number;
+  adapter: AdapterChoice;
   /** In place of `adapter`: each sequence is spoken by one of several adapters, drawn by these shares. */
   mixture?: Mixture | null;
 }
@@ -20,6 +22,25 @@ export interface Scorer {
 export interface Mixture {
   adapters: readonly number[];
   weights: readonly number[];
+}
+
+/** The adapter of each group. */
+export function adaptersOf(groups: readonly Group[], adapter: AdapterChoice): number[] {
+  return groups.map((group) => (typeof adapter === 'number' ? adapter : adapter(group)));
+}
+
+/** Each group once, under its adapter. */
+export function packUnder(
+  groups: readonly Group[],
+  adapter: AdapterChoice,
+  options: { grad: boolean; read: 'logps' | 'reward' },
+): Forest {
+  const { grad, read } = options;
+  const adapters = adaptersOf(groups, adapter);
+  return packTrees(
+    groups.map((group, i) => ({ group, adapter: adapters[i], grad })),
+    { read },
+  );
 }
 
 /** What a loss compares with: log-probability of every completion, group by group. */
@@ -53,11 +74,11 @@ export class PolicyReference implements Reference, Disposable {
     const fresh = new Map<Group, Float64Array>();
     for (const run of splitByTokens(missing, 1, this.maxTokens)) {
       const { model, bank, adapter } = this.scorer;
-      const p = pack(run, { policies: [{ adapter, grad: false }], read: 'logps' });
+      const p = packUnder(run, adapter, { grad: false, read: 'logps' });
       const { values } = await model.score(p, bank, 'logps', { abort });
       const sums = objective.sums(run, values, p.offsets);
       run.forEach((g, i) => {
-        fresh.set(g, sums.slice(p.groupOffsets[i], p.groupOffsets[i + 1]));
+        fresh.set(g, sums.slice(p.treeOffsets[i], p.treeOffsets[i + 1]));
       });
     }
     if (this.cache) for (const [g, sums] of fresh) this.#kept.set(g, sums);
@@ -79,16 +100,16 @@ export async function scoreGroups(
   policy: Scorer,
   reference: Reference | null,
   options: ScoreGroupsOptions = {},
-): Promise<{ scores: Scores; pack: Pack }> {
+): Promise<{ scores: Scores; pack: Forest }> {
   const { keep = false, ...rest } = options;
   if (policy.mixture) return scoreMixture(groups, objective, policy, policy.mixture, reference, rest);
-  const p = pack(groups, { policies: [{ adapter: policy.adapter, grad: keep }], read: objective.read });
+  const p = packUnder(groups, policy.adapter, { grad: keep, read: objective.read });
   const { values, squares } = await policy.model.score(p, policy.bank, objective.read, {
     ...rest,
     keep,
     squares: objective.squares,
   });
-  const scores: Scores = { groups, groupOffsets: p.groupOffsets, offsets: p.offsets, values, squares };
+  const scores: Scores = { groups, groupOffsets: p.treeOffsets, offsets: p.offsets, values, squares };
   if (reference) scores.reference = await reference.sums(groups, objective, options.abort);
   return { scores, pack: p };
 }
@@ -101,7 +122,7 @@ async function scoreMixture(
   { adapters, weights }: Mixture,
   reference: Reference | null,
   options: Omit<ScoreGroupsOptions, 'keep'>,
-): Promise<{ scores: Scores; pack: Pack }> {
+): Promise<{ scores: Scores; pack: Forest }> {
   if (objective.read === 'reward')
     throw new PluralignError('BAD_ARGUMENT', 'a mixture of policies has log-probabilities, but no reward');
   const p = pack(groups, { policies: adapters.map((adapter) => ({ adapter, grad: false })), read: 'logps' });

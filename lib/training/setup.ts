@@ -4,6 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { Bank } from '../adapters/bank.js';
 import { type AdapterConfig, adapterConfig } from '../adapters/config.js';
 import { loadPeft } from '../adapters/peft.js';
+import { genericAdapter } from '../adapters/voters.js';
 import { Random } from '../base/random.js';
 import type { ResolvedAdapter, ResolvedConfig } from '../config/index.js';
 import {
@@ -24,9 +25,10 @@ import { PluralignError } from '../native/errors.js';
 import { MarginReference } from './modpo.js';
 import { progress } from './progress.js';
 import { PolicyReference, type Reference } from './scorer.js';
+import { balanced } from './voters.js';
 
 /** Name of the adapter that a run trains. */
-export const adapterName = 'default';
+export const adapterName = genericAdapter;
 
 export async function openModel(config: ResolvedConfig): Promise<Model> {
   const { dtype, device, threads } = config.train;
@@ -82,17 +84,28 @@ export async function prepareData(
   { signal, quiet = false }: { signal?: AbortSignal; quiet?: boolean } = {},
 ): Promise<PreparedData> {
   const { data, method } = config;
-  const options = { onBadRow: data.on_bad_row, dedupe: data.dedupe, kinds: kindsOf(method), signal };
+  const options = { onBadRow: data.on_bad_row, dedupe: data.dedupe, kinds: kindsOf(method), ties: true, signal };
   const read = await readRows(data.train, options);
   const notes = dataNotes(read.report);
-  let train = read.rows;
+  const keepTies = config.loss.ties !== 'drop';
+  const usable = (rows: Row[]) => {
+    const kept = keepTies ? rows : rows.filter((row) => !(row.kind === 'pair' && row.tie));
+    if (kept.length < rows.length)
+      notes.push(
+        `${rows.length - kept.length} rows are ties and were left out; loss.ties has likelihoods that use them`,
+      );
+    if (kept.length === 0)
+      throw new PluralignError('BAD_DATA', `${data.train.join(', ')}: every row is a tie; see loss.ties`);
+    return kept;
+  };
+  let train = usable(read.rows);
   let evalRows = train.slice(0, 0);
   let evalReport: DataReport | null = null;
   if (data.eval) {
     const held = await readRows(data.eval, options);
-    evalRows = held.rows;
-    evalReport = held.report;
     notes.push(...dataNotes(held.report));
+    evalRows = usable(held.rows);
+    evalReport = held.report;
   } else if (data.split) {
     ({ train, eval: evalRows } = splitRows(train, data.split));
   }
@@ -118,7 +131,7 @@ export async function prepareData(
     notes.push(...tokenNotes(evalTokens.report, maxLength).map((n) => `evaluation: ${n}`));
   }
   return {
-    train: tokens.groups,
+    train: config.loss.balance === 'annotators' ? balanced(tokens.groups) : tokens.groups,
     eval: evalTokens?.groups ?? [],
     reports: { train: read.report, eval: evalReport, tokens: tokens.report, evalTokens: evalTokens?.report ?? null },
     notes,
@@ -149,8 +162,12 @@ function settings(a: ResolvedAdapter): Partial<AdapterConfig> {
   return given;
 }
 
-/** The parameters that a run trains. */
-export async function makeBank(config: ResolvedConfig, model: Model): Promise<Bank> {
+/** The parameters that a run trains: all weights, or one adapter for each name. */
+export async function makeBank(
+  config: ResolvedConfig,
+  model: Model,
+  names: readonly string[] = [adapterName],
+): Promise<Bank> {
   const { seed } = config.train;
   const wantsHead = config.method === 'reward';
   if (config.adapter === 'full') {
@@ -165,7 +182,7 @@ export async function makeBank(config: ResolvedConfig, model: Model): Promise<Ba
   }
   const { init_from } = config.adapter;
   if (init_from === null) {
-    const bank = Bank.create(model.shape, adapterConfig(settings(config.adapter)), [adapterName], {
+    const bank = Bank.create(model.shape, adapterConfig(settings(config.adapter)), names, {
       seed,
       rewardHead: wantsHead,
     });
@@ -190,14 +207,12 @@ export async function makeBank(config: ResolvedConfig, model: Model): Promise<Ba
           "to take the folder's",
       );
   const merged = { ...peft.config, share: a.share, dropout: a.dropout ?? peft.config.dropout };
-  const bank = Bank.create(model.shape, merged, [adapterName], { seed, rewardHead: wantsHead });
+  const bank = Bank.create(model.shape, merged, names, { seed, rewardHead: wantsHead });
   const tensors = new Map(peft.tensors);
   if (!wantsHead) tensors.delete('score');
   else if (!tensors.has('score')) setHead(bank, config, model);
-  bank.setAdapter(
-    adapterName,
-    tensors.has('score') || !wantsHead ? tensors : new Map([...tensors, ['score', headTensor(bank)]]),
-  );
+  if (wantsHead && !tensors.has('score')) tensors.set('score', headTensor(bank));
+  for (const name of names) bank.setAdapter(name, tensors);
   return bank;
 }
 
@@ -208,12 +223,14 @@ function headTensor(bank: Bank) {
 
 /** The base's own head where it is a reward model; else a normal draw. */
 function setHead(bank: Bank, config: ResolvedConfig, model: Model): void {
-  const values = bank.values(bank.adapters[0].head);
   const own = model.rewardHead();
-  if (own) values.set(own);
-  else if (config.reward?.head_std != null) {
-    const random = new Random(config.train.seed, 0x5c0e);
-    for (let i = 0; i < values.length; i++) values[i] = random.normal() * config.reward.head_std;
+  for (const head of new Set(bank.adapters.map((adapter) => adapter.head))) {
+    const values = bank.values(head);
+    if (own) values.set(own);
+    else if (config.reward?.head_std != null) {
+      const random = new Random(config.train.seed, 0x5c0e);
+      for (let i = 0; i < values.length; i++) values[i] = random.normal() * config.reward.head_std;
+    }
   }
 }
 

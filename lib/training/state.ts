@@ -56,7 +56,9 @@ export function freshState(): RunState {
 export function fingerprint(groups: readonly Group[]): string {
   const hash = createHash('sha256');
   for (const g of groups) {
-    hash.update(JSON.stringify([g.kind, g.completions.length, g.ranking, g.label, g.margin, g.weight]));
+    hash.update(
+      JSON.stringify([g.kind, g.completions.length, g.ranking, g.label, g.margin, g.weight, g.tie, g.annotator]),
+    );
     for (const ids of [g.prompt, ...g.completions]) hash.update(Int32Array.of(ids.length)).update(ids);
   }
   return hash.digest('hex');

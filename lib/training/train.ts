@@ -1,8 +1,10 @@
 import { join } from 'node:path';
 import type { Bank } from '../adapters/bank.js';
-import { type Config, type ResolvedConfig, resolveConfig } from '../config/index.js';
+import { voterAdapters } from '../adapters/voters.js';
+import { type Config, type ResolvedConfig, type ResolvedLoss, resolveConfig } from '../config/index.js';
 import type { Group } from '../data/types.js';
 import { type Evaluation, summarise } from '../evaluation/preference.js';
+import { tieNu } from '../losses/index.js';
 import { type MethodObjective, objectiveOf } from '../methods/index.js';
 import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
@@ -13,12 +15,13 @@ import { progress } from './progress.js';
 import { openRunFolder, type RunFolder } from './run-folder.js';
 import { saveResult } from './save.js';
 import { learningRateFactor } from './schedule.js';
-import type { Reference, Scorer } from './scorer.js';
-import { makeBank, makeReference, openModel, type PreparedData, prepareData } from './setup.js';
+import { type AdapterChoice, adaptersOf, type Reference, type Scorer } from './scorer.js';
+import { adapterName, makeBank, makeReference, openModel, type PreparedData, prepareData } from './setup.js';
 import { type Stop, stopOf } from './signals.js';
 import { fingerprint, freshState, loadState, type RunState, saveState } from './state.js';
 import { evaluateGroups, lossStep, namedRows } from './step.js';
 import { EventWriter } from './tensorboard.js';
+import { annotatorsOf, checkNamed, Voters } from './voters.js';
 
 export interface TrainOptions {
   /** Go on from the newest valid checkpoint of the run folder. */
@@ -41,14 +44,26 @@ export interface TrainSummary {
   train: Record<string, number>;
   eval?: Evaluation;
   eval_before?: Evaluation;
+  /** With adapters by annotator: the same rows all under the generic adapter. */
+  eval_generic?: Evaluation;
   data: Record<string, unknown>;
-  paths: { run: string; adapter?: string; model?: string };
+  paths: { run: string; adapter?: string; model?: string; population?: string };
+}
+
+/** `loss.tie_nu` in full: from the share of ties among the training pairs where it is not given. */
+function withTieNu(loss: ResolvedLoss, groups: readonly Group[]): ResolvedLoss {
+  if (loss.ties === 'drop' || loss.tie_nu !== null) return loss;
+  const pairs = groups.filter((g) => g.kind === 'pair');
+  const share = pairs.filter((g) => g.tie).length / Math.max(1, pairs.length);
+  return { ...loss, tie_nu: tieNu(loss.ties, share) };
 }
 
 /** A run in flight: what the parts of the loop share. */
 class Run {
   readonly objective: MethodObjective;
   reference: (Reference & Disposable) | null = null;
+  /** Where every annotator has an adapter. */
+  readonly voters: Voters | null;
   state: RunState = freshState();
   stopped = false;
   private started = performance.now();
@@ -60,18 +75,23 @@ class Run {
     readonly model: Model,
     readonly bank: Bank,
     readonly data: PreparedData,
+    annotators: readonly string[] | null,
     readonly quiet: boolean,
     readonly stop: { signal: AbortSignal; flag: Int32Array },
     readonly note: (text: string) => void,
   ) {
-    this.objective = objectiveOf(config);
+    this.objective = objectiveOf({ ...config, loss: withTieNu(config.loss, data.train) });
     this.objective.check(data.train);
     this.objective.check(data.eval);
     this.rows = fingerprint(data.train);
+    this.voters =
+      annotators && config.adapter !== 'full'
+        ? new Voters(bank, annotators, { ...config.adapter, seed: config.train.seed }, data.train, this.steps)
+        : null;
   }
 
-  get policy(): Scorer & { bank: Bank } {
-    return { model: this.model, bank: this.bank, adapter: 0 };
+  policy(adapter: AdapterChoice): Scorer & { bank: Bank } {
+    return { model: this.model, bank: this.bank, adapter };
   }
 
   get abort(): Int32Array {
@@ -94,18 +114,19 @@ class Run {
     return true;
   }
 
-  async evaluate(): Promise<Evaluation | null> {
+  /** The evaluation rows as things stand, each under its annotator's adapter where there are any, or all under one. */
+  async evaluate(adapter: AdapterChoice = this.voters?.judging(this.state.step) ?? 0): Promise<Evaluation | null> {
     const { eval: groups } = this.data;
     if (groups.length === 0) return null;
     const bar = progress(groups.length, 'evaluate', { quiet: this.quiet });
     try {
-      const { loss, rows } = await evaluateGroups(groups, this.objective, this.policy, this.reference, {
+      const { loss, rows } = await evaluateGroups(groups, this.objective, this.policy(adapter), this.reference, {
         maxTokens: this.config.train.max_tokens_per_pack,
         abort: this.abort,
         onProgress: (done) => bar.update(done),
       });
       return rows.length > 0
-        ? summarise(rows, loss)
+        ? summarise(rows, loss, this.voters?.index)
         : { overall: { rows: groups.length, loss } as Evaluation['overall'], annotators: {} };
     } finally {
       bar.stop();
@@ -127,16 +148,21 @@ class Run {
     const { train } = this.config;
     const { step } = this.state;
     const started = performance.now();
-    this.bank.zeroGrad();
-    const outcome = await lossStep(groups, this.objective, this.policy, this.reference, {
+    this.voters?.begin(step);
+    const adapters = adaptersOf(groups, this.voters?.training(step) ?? 0);
+    const active = this.voters ? new Set(adapters) : undefined;
+    this.bank.zeroGrad(active);
+    const policy = this.policy(this.voters?.training(step) ?? 0);
+    const outcome = await lossStep(groups, this.objective, policy, this.reference, {
       maxTokens: train.max_tokens_per_pack,
       checkpoint: train.gradient_checkpointing,
       dropoutSeed: (Math.imul(train.seed + 1, 0x9e3779b1) ^ Math.imul(step + 1, 0x85ebca6b)) >>> 0 || 1,
       abort: this.abort,
     });
+    const penalty = this.voters?.pull(groups, adapters, this.objective.totals(groups).weight) ?? 0;
     const optimizer = { beta1: train.beta1, beta2: train.beta2, eps: train.eps, weightDecay: train.weight_decay };
     const gradNorm = await this.bank
-      .step({ ...optimizer, learningRate: this.learningRate(step), maxGradNorm: train.max_grad_norm })
+      .step({ ...optimizer, learningRate: this.learningRate(step), maxGradNorm: train.max_grad_norm, active })
       .catch((error: Error & { code?: unknown }) => {
         if (error.code !== 'NON_FINITE') throw error;
         const rows = `step ${step + 1}, rows ${namedRows(groups)}`;
@@ -146,7 +172,12 @@ class Run {
     this.state.step++;
     this.state.groups += groups.length;
     this.state.tokens += outcome.tokens;
-    const metrics = { loss: outcome.loss, grad_norm: gradNorm, ...outcome.metrics };
+    const metrics: { loss: number } & Record<string, number> = {
+      loss: outcome.loss,
+      grad_norm: gradNorm,
+      ...outcome.metrics,
+    };
+    if (penalty > 0) metrics.penalty = penalty;
     this.state.means.addAll(metrics);
     return metrics;
   }
@@ -154,7 +185,8 @@ class Run {
   /** Of the step after `step` steps. */
   learningRate(step: number): number {
     const { learning_rate, schedule: kind, warmup, min_learning_rate_ratio: minRatio } = this.config.train;
-    return learning_rate * learningRateFactor(step, this.steps, { kind, warmup, minRatio });
+    const [at, of] = this.voters?.schedule(step, this.steps) ?? [step, this.steps];
+    return learning_rate * learningRateFactor(at, of, { kind, warmup, minRatio });
   }
 
   seconds(): number {
@@ -208,13 +240,14 @@ class Run {
     if (!this.config.train.early_stopping || !best || best.step === this.state.step) return;
     const checkpoint = await openCheckpoint(join(this.folder.paths.checkpoints, `step-${best.step}`));
     await loadState(checkpoint, this.bank, this.objective, this.rows);
+    this.voters?.settle(best.step);
     this.note(
       `kept the parameters of step ${best.step}, the best ${this.config.train.early_stopping.metric} (${best.value})`,
     );
   }
 }
 
-async function loop(run: Run): Promise<Evaluation | null> {
+async function loop(run: Run): Promise<{ own: Evaluation | null; generic: Evaluation | null }> {
   const { config, state, folder, data } = run;
   const { train } = config;
   const resumeAt = folder.resumed ? state.step : undefined;
@@ -228,6 +261,7 @@ async function loop(run: Run): Promise<Evaluation | null> {
   const bar = progress(run.steps, config.method, { quiet: run.quiet, done: state.step });
   const startTokens = state.tokens;
   let evaluation: Evaluation | null = null;
+  let generic: Evaluation | null = null;
   let evaluated = -1;
   let trained = false;
   const log = async (values: Record<string, number>) => {
@@ -273,6 +307,7 @@ async function loop(run: Run): Promise<Evaluation | null> {
     if (!state.means.empty) await logMeans();
     await run.restoreBest();
     if (evaluated !== state.step || (state.best && state.best.step !== state.step)) evaluation = await run.evaluate();
+    if (run.voters) generic = await run.evaluate(0);
   } catch (error) {
     if ((error as { code?: unknown }).code !== 'ABORTED') throw error;
     run.stopped = true;
@@ -284,7 +319,7 @@ async function loop(run: Run): Promise<Evaluation | null> {
     await metrics.close();
     await events.close();
   }
-  return evaluation;
+  return { own: evaluation, generic };
 }
 
 function prefixed(values: Record<string, number>): Record<string, number> {
@@ -321,8 +356,11 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
     using model = await openModel(config);
     const data = await prepareData(config, model, { signal: stop.signal, quiet });
     for (const text of data.notes) note(text);
-    const bank = await makeBank(config, model);
-    const run = new Run(config, folder, model, bank, data, quiet, stop, note);
+    const annotators =
+      config.adapter !== 'full' && config.adapter.per === 'annotator' ? annotatorsOf(data.train) : null;
+    if (annotators) checkNamed(annotators, config.data.train);
+    const bank = await makeBank(config, model, annotators ? voterAdapters(annotators) : [adapterName]);
+    const run = new Run(config, folder, model, bank, data, annotators, quiet, stop, note);
     const resumed = await run.resume();
     if (run.objective.reference) run.reference = await makeReference(config, model);
     using _reference = run.reference;
@@ -344,11 +382,11 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
   }
 }
 
-async function finish(run: Run, evaluation: Evaluation | null): Promise<TrainSummary> {
+async function finish(run: Run, { own: evaluation, generic }: Awaited<ReturnType<typeof loop>>): Promise<TrainSummary> {
   const { config, state, folder, data } = run;
   const seconds = run.seconds();
   const paths: TrainSummary['paths'] = { run: folder.dir };
-  if (!run.stopped) Object.assign(paths, await saveResult(config, run.model, run.bank));
+  if (!run.stopped) Object.assign(paths, await saveResult(config, run.model, run.bank, run.voters?.annotators));
   const summary: TrainSummary = {
     method: config.method,
     steps: state.step,
@@ -364,6 +402,7 @@ async function finish(run: Run, evaluation: Evaluation | null): Promise<TrainSum
   };
   if (evaluation) summary.eval = evaluation;
   if (state.evalBefore) summary.eval_before = state.evalBefore as Evaluation;
+  if (generic) summary.eval_generic = generic;
   await folder.writeSummary(summary);
   const { writeReport } = await import('../report/index.js');
   await writeReport(folder.dir);
