@@ -74,7 +74,8 @@ describe('estimates of L', () => {
       [0, 2, 0],
     ];
     const means = L.map((row) => row.map((value) => new Float64Array(5).fill(value)));
-    const { rules, others } = sideBySide(means, 0.5, ['one'], { typeWeights: [0.9, 0.1] });
+    const least = [0.1, 0.3, 5].map((value) => new Float64Array(5).fill(value));
+    const { rules, others } = sideBySide(means, least, 0.5, ['one'], { typeWeights: [0.9, 0.1] });
     const of = (name: string) => rules.find((r) => r.rule === name)!;
     expect(others[0].regrets).toEqual([0, 1]);
     expect(others[0].worst_regret_interval).toEqual([1, 1]);
@@ -83,6 +84,9 @@ describe('estimates of L', () => {
     expect(of('min-max-regret').worst_regret).toBeCloseTo(1 / 3, 9);
     expect(of('mean').weights).toEqual([1, 0]);
     expect(of('mean').regrets).toEqual([0, 1]);
+    // Of the types' own policies the second has samples whose least reward is highest.
+    expect(of('max-min-sample').weights).toEqual([0, 1]);
+    expect(of('max-min-sample').regrets).toEqual([0.5, 0]);
   });
 });
 
@@ -168,6 +172,8 @@ describe('a mixture of policies', () => {
     const first = await sampleLogRatios(loaded, bank, [0], [1], reference, prompts, options);
     expect(first.means[0][0]).toEqual(both.means[1][0]);
     expect(both.means[0][0].every((v) => v < 0)).toBe(true);
+    for (const [p, value] of both.least[0].entries())
+      expect(value).toBeLessThanOrEqual(Math.min(both.means[0][0][p], both.means[1][0][p]));
   });
 
   it('of weights that are equal in log space is exact for any K', () => {

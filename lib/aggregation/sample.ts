@@ -15,6 +15,8 @@ export interface SampleOptions {
   maxNewTokens?: number;
   temperature?: number;
   seed?: number;
+  /** The bank of the types' adapters, where it is another than that of the policies. */
+  judges?: Bank;
   abort?: Int32Array;
   onProgress?: (done: number, total: number) => void;
 }
@@ -40,6 +42,8 @@ export function drawPrompts(groups: readonly Group[], room: number, count: numbe
 /** What was sampled, beside what it says. */
 export interface Sampled {
   means: PromptMeans;
+  /** Mean over a prompt's samples of min_k log π_k/π_ref, J arrays [prompts]. */
+  least: readonly Float64Array[];
   prompts: number;
   perPrompt: number;
   /** Mean tokens of an answer, and the share that was cut at `maxNewTokens`, by policy. */
@@ -63,7 +67,7 @@ export async function sampleLogRatios(
   prompts: readonly Int32Array[],
   options: SampleOptions = {},
 ): Promise<Sampled> {
-  const { perPrompt = 1, maxNewTokens = 128, temperature = 1, seed = 0, abort } = options;
+  const { perPrompt = 1, maxNewTokens = 128, temperature = 1, seed = 0, judges = bank, abort } = options;
   const total = policies.length * prompts.length * perPrompt;
   const ends = new Set(model.config.eosIds);
   const meanTokens: number[] = [];
@@ -96,7 +100,7 @@ export async function sampleLogRatios(
     let sample = 0;
     for (const run of splitByTokens(groups, types.length, maxTokens)) {
       const p = pack(run, { policies: types.map((type) => ({ adapter: type, grad: false })), read: 'logps' });
-      const { values } = await model.score(p, bank, 'logps', { abort });
+      const { values } = await model.score(p, judges, 'logps', { abort });
       const sums = sumTokens(values, p.offsets);
       const base = await reference(run);
       for (const [k, ratio] of own.entries()) {
@@ -109,5 +113,7 @@ export async function sampleLogRatios(
     done += asked.length;
   }
   const means = promptMeans({ ratios, prompts: prompts.length, perPrompt });
-  return { means, prompts: prompts.length, perPrompt, meanTokens, cut };
+  const lowest = ratios.map((own) => [own[0].map((_, s) => Math.min(...own.map((ratio) => ratio[s])))]);
+  const [least] = promptMeans({ ratios: lowest, prompts: prompts.length, perPrompt });
+  return { means, least, prompts: prompts.length, perPrompt, meanTokens, cut };
 }

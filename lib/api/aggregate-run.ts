@@ -3,9 +3,9 @@ import { existsSync } from 'node:fs';
 import * as fsp from 'node:fs/promises';
 import { join } from 'node:path';
 import { isMixture, mixtureName } from '../aggregation/mixture-file.js';
-import type { AggregateOptions, Rule } from '../aggregation/rules.js';
+import type { AggregateOptions } from '../aggregation/rules.js';
 import { drawPrompts, type Sampled, sampleLogRatios } from '../aggregation/sample.js';
-import { type Regrets, type SideBySide, sideBySide } from '../aggregation/side-by-side.js';
+import { type Regrets, type SampleRule, type SideBySide, sideBySide } from '../aggregation/side-by-side.js';
 import { ioError, writeFileAtomic } from '../base/files.js';
 import { loadConfig, resolveLoss, runConfigPath } from '../config/index.js';
 import { readResponsibilities, responsibilitiesPath } from '../em/files.js';
@@ -18,7 +18,7 @@ import { isBase, openPolicies, openRows, type Policies, type Policy, type Policy
 
 /** The policies of a run over types, or adapters of one model (`data` is needed then). */
 export interface AggregatePoliciesOptions extends PolicyOptions {
-  rule: Rule;
+  rule: SampleRule;
   /** Folder for the mixture: mixture.json and the policies' files. */
   output?: string;
   /** α of rule `alpha`, and the solver of the worst-case rules. */
@@ -43,7 +43,7 @@ export interface AggregatePoliciesOptions extends PolicyOptions {
 
 /** The printed result, and (without `rules` and `others`) mixture.json. */
 export interface RunAggregate extends Regrets {
-  rule: Rule;
+  rule: SampleRule;
   weights: number[];
   rewards: number[];
   /** Names of the types' policies, in the order of `weights`. */
@@ -68,7 +68,7 @@ export interface RunAggregate extends Regrets {
 /** RUN/aggregation.json: samples' means, kept so that another rule costs nothing, and what the report shows. */
 interface Kept {
   key: string;
-  sampled: Omit<Sampled, 'means'> & { means: number[][][] };
+  sampled: Omit<Sampled, 'means' | 'least'> & { means: number[][][]; least: number[][] };
   shown: Omit<RunAggregate, 'rule' | 'weights' | 'rewards' | keyof Regrets>;
 }
 
@@ -104,6 +104,7 @@ export async function aggregatePolicies(options: AggregatePoliciesOptions): Prom
   const aggregateOptions: AggregateOptions = { alpha: options.alpha, solver: options.solver, typeWeights };
   const table = sideBySide(
     sampled.means,
+    sampled.least,
     opened.beta,
     others.map((p) => p.name),
     { ...aggregateOptions, seed },
@@ -130,7 +131,8 @@ export async function aggregatePolicies(options: AggregatePoliciesOptions): Prom
   if (options.output !== undefined) await writeMixture(options.output, result, types, config?.model ?? options.model!);
   if (run !== undefined) {
     const means = sampled.means.map((row) => row.map((values) => [...values]));
-    const kept: Kept = { key, sampled: { ...sampled, means }, shown };
+    const least = sampled.least.map((values) => [...values]);
+    const kept: Kept = { key, sampled: { ...sampled, means, least }, shown };
     await writeFileAtomic(aggregationPath(run), `${JSON.stringify(kept)}\n`);
     const { writeReport } = await import('../report/index.js');
     await writeReport(run);
@@ -208,7 +210,8 @@ async function readKept(run: string, key: string): Promise<Sampled | null> {
   try {
     const { key: found, sampled } = JSON.parse(text) as Kept;
     if (found !== key) return null;
-    return { ...sampled, means: sampled.means.map((row) => row.map((values) => Float64Array.from(values))) };
+    const means = sampled.means.map((row) => row.map((values) => Float64Array.from(values)));
+    return { ...sampled, means, least: sampled.least.map((values) => Float64Array.from(values)) };
   } catch {
     // Half a file of another version; the samples are drawn again.
     return null;

@@ -1,6 +1,6 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { type Aggregate, type Rule, rules } from '../aggregation/rules.js';
-import type { Regrets } from '../aggregation/side-by-side.js';
+import type { Aggregate } from '../aggregation/rules.js';
+import { type Regrets, type SampleRule, sampleRules } from '../aggregation/side-by-side.js';
 import type { RunAggregate } from '../api/aggregate-run.js';
 import { PluralignError } from '../native/errors.js';
 import { formatTable } from './format.js';
@@ -20,7 +20,7 @@ interface Options {
   matrix?: string;
   model?: string;
   adapter: AdapterReference[];
-  rule: Rule;
+  rule: SampleRule;
   alpha?: number;
   solver?: 'lp' | 'hedge';
   output?: string;
@@ -50,7 +50,7 @@ export function aggregateCommand(): Command {
     )
     .option('--model <dir>', 'in place of a run: the model whose adapters are aggregated')
     .option('--adapter <[name=]dir>', 'with --model: an adapter; given for each type', collectAdapter, [])
-    .addOption(new Option('--rule <name>', 'how to weigh the types').choices(rules).default('min-max-regret'))
+    .addOption(new Option('--rule <name>', 'how to weigh the types').choices(sampleRules).default('min-max-regret'))
     .option('--alpha <number>', 'α of rule alpha: 0 the mean, -inf the worst type (default: -1)', alphaOf)
     .addOption(new Option('--solver <name>', 'for the worst-case rules (default: lp)').choices(['lp', 'hedge']))
     .option('--output <dir>', 'folder for the mixture; score, eval and generate take it as an --adapter')
@@ -73,6 +73,11 @@ export function aggregateCommand(): Command {
         throw new PluralignError('BAD_ARGUMENT', `expected RUN, --model DIR or --matrix FILE, found ${given} of them`);
       if (matrix !== undefined) {
         const { aggregateMatrix } = await import('../api/aggregate.js');
+        if (rule === 'max-min-sample')
+          throw new PluralignError(
+            'BAD_ARGUMENT',
+            '--rule max-min-sample looks at samples, which a matrix does not have',
+          );
         emit(options, await aggregateMatrix(matrix, { rule, alpha, solver, output }), describeMatrix);
         return;
       }
