@@ -21,6 +21,7 @@ export { type Evaluation, type PreferenceMetrics, summarise } from './evaluation
 export { adjustedRandIndex } from './evaluation/rand-index.js';
 export * from './features/index.js';
 export * from './losses/index.js';
+export { type MergeOptions, type MergeReport, mergeExperts } from './merge/index.js';
 export { type GenerateOptions, type LoadOptions, Model, type ScoreOptions } from './model/model.js';
 export { loadTokenizer, type Tokenizer } from './model/tokenizer.js';
 export { exitCode, PluralignError } from './native/errors.js';

@@ -260,7 +260,8 @@ test('property: what is written is read', async () => {
         const read = readSafetensors(path);
         expect(new Map(Object.entries(read.metadata))).toEqual(new Map(metadata));
         expect(new Set(read.tensors.keys())).toEqual(new Set(tensors.map((t) => t.name)));
-        for (const { name, shape, data, dtype } of tensors) {
+        for (const { name, shape, data: given, dtype } of tensors) {
+          const data = given as Float32Array;
           const back = read.tensors.get(name)!;
           expect(back.shape).toEqual(shape);
           expect(bits(back.data)).toEqual(bits(dtype === 'BF16' ? data.map(roundBf16) : data));

@@ -206,7 +206,12 @@ function inLayers(config: AdapterConfig, all: { name: string; layer: number }[],
 }
 
 /** The value of the first key, in the order given, that matches a module's name (PEFT's `get_pattern_key`). */
-function byPattern(pattern: Record<string, number>, names: string[], otherwise: number, where: string): number[] {
+export function byPattern(
+  pattern: Record<string, number>,
+  names: string[],
+  otherwise: number,
+  where: string,
+): number[] {
   const entries = Object.entries(pattern).map(([key, value]) => ({ value, matches: keyMatches(key, names, where) }));
   return names.map((_, i) => entries.find((entry) => entry.matches[i])?.value ?? otherwise);
 }

@@ -8,9 +8,9 @@ import type { Bank } from './bank.js';
 import { type Target, targetsOf } from './config.js';
 import { type PeftConfig, parsePeftConfig, peftConfigText, type TaskType } from './peft-config.js';
 
-const configName = 'adapter_config.json';
-const weightsName = 'adapter_model.safetensors';
-const prefix = 'base_model.model.';
+export const configName = 'adapter_config.json';
+export const weightsName = 'adapter_model.safetensors';
+export const prefix = 'base_model.model.';
 
 /** A PEFT folder that was checked against a model. */
 export interface PeftAdapter extends PeftConfig {
@@ -130,21 +130,31 @@ export async function savePeft(bank: Bank, name: string, dir: string, options: S
       `adapter ${name} has ${head === -1 ? 'no' : 'a'} reward head: it cannot be saved as ${taskType}`,
     );
   }
-  const tensors = [...bank.materialise(name)].map(([plain, tensor]) => ({
-    name: `${prefix}${plain}.weight`,
-    ...tensor,
-  }));
+  const { baseModel = null, revision = null } = options;
+  await writePeft(dir, { config, taskType, baseModel, revision }, bank.materialise(name), `adapter ${name}`);
+}
+
+/**
+ * Writes a PEFT folder of `adapter` and its tensors under their plain names (as in `PeftAdapter.tensors`). `what` names it
+ * in errors. Throws `NON_FINITE` rather than writing values that are not, `IO` where writing fails.
+ */
+export async function writePeft(
+  dir: string,
+  adapter: PeftConfig,
+  plain: ReadonlyMap<string, Tensor>,
+  what: string,
+): Promise<void> {
+  const tensors = [...plain].map(([name, tensor]) => ({ name: `${prefix}${name}.weight`, ...tensor }));
   for (const tensor of tensors) {
     if (tensor.data.every(Number.isFinite)) continue;
     throw new PluralignError(
       'NON_FINITE',
-      `${tensor.name} of adapter ${name} has values that are not finite; nothing was written`,
+      `${tensor.name} of ${what} has values that are not finite; nothing was written`,
     );
   }
   await mkdir(dir, { recursive: true }).catch((error: unknown) => {
     throw ioError('make', dir, error);
   });
   await writeSafetensors(join(dir, weightsName), tensors, { format: 'pt' });
-  const { baseModel = null, revision = null } = options;
-  await writeFileAtomic(join(dir, configName), peftConfigText({ config, taskType, baseModel, revision }));
+  await writeFileAtomic(join(dir, configName), peftConfigText(adapter));
 }

@@ -8,6 +8,7 @@ import { doctorCommand } from './doctor.js';
 import { embedCommand } from './embed.js';
 import { evalCommand } from './eval.js';
 import { generateCommand } from './generate.js';
+import { mergeCommand } from './merge.js';
 import { reportError } from './output.js';
 import { reportCommand } from './report.js';
 import { scoreCommand } from './score.js';
@@ -23,6 +24,7 @@ export const commands: CommandFactory[] = [
   scoreCommand,
   evalCommand,
   generateCommand,
+  mergeCommand,
   embedCommand,
   adaptCommand,
   assignCommand,

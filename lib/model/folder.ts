@@ -4,6 +4,15 @@ import { PluralignError } from '../native/errors.js';
 
 export type Json = Record<string, unknown>;
 
+/** What a model folder needs besides weights and config.json. */
+export const tokenizerFiles: readonly string[] = [
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'chat_template.jinja',
+  'generation_config.json',
+];
+
 /** True for `{…}`: no array, no null. */
 export function isObject(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value);

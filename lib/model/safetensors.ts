@@ -10,8 +10,11 @@ export interface Tensor {
   data: Float32Array;
 }
 
-export interface NamedTensor extends Tensor {
+export interface NamedTensor {
   name: string;
+  shape: number[];
+  /** The values, or what makes them when their turn to be written comes: then one tensor at a time is in memory. */
+  data: Float32Array | (() => Promise<Float32Array>);
   /** Type in the file; BF16 rounds to nearest, ties to even. F32 unless given. */
   dtype?: 'F32' | 'BF16';
 }
@@ -62,11 +65,13 @@ function plan(path: string, tensors: Iterable<NamedTensor>): Planned[] {
     if (names.has(name)) throw fail('BAD_ARGUMENT', 'is given twice');
     names.add(name);
     if (dtype !== 'F32' && dtype !== 'BF16') throw fail('BAD_ARGUMENT', `has dtype ${dtype}; expected F32 or BF16`);
-    if (!(data instanceof Float32Array)) throw fail('BAD_ARGUMENT', 'needs its data as a Float32Array');
+    if (!(data instanceof Float32Array) && typeof data !== 'function')
+      throw fail('BAD_ARGUMENT', 'needs its data as a Float32Array');
     if (shape.length > maxRank) throw fail('BAD_SHAPE', `has ${shape.length} dimensions, more than ${maxRank}`);
     const elements = shape.reduce((product, size) => product * size, 1);
-    if (!shape.every((size) => Number.isSafeInteger(size) && size >= 0) || elements !== data.length) {
-      throw fail('BAD_SHAPE', `of shape [${shape.join(', ')}] has ${data.length} values, expected ${elements}`);
+    const count = typeof data === 'function' ? elements : data.length;
+    if (!shape.every((size) => Number.isSafeInteger(size) && size >= 0) || elements !== count) {
+      throw fail('BAD_SHAPE', `of shape [${shape.join(', ')}] has ${count} values, expected ${elements}`);
     }
     return { name, shape: [...shape], data, dtype, bytes: elements * (dtype === 'F32' ? 4 : 2) };
   });
@@ -123,7 +128,10 @@ async function writeAll(handle: fsp.FileHandle, bytes: Uint8Array): Promise<void
   }
 }
 
-async function writeTensor(handle: fsp.FileHandle, { data, dtype }: Planned): Promise<void> {
+async function writeTensor(handle: fsp.FileHandle, { name, shape, data: given, dtype }: Planned): Promise<void> {
+  const data = typeof given === 'function' ? await given() : given;
+  if (data.length !== shape.reduce((product, size) => product * size, 1))
+    throw new PluralignError('BAD_SHAPE', `tensor "${name}" was made with ${data.length} values for [${shape}]`);
   const chunk = dtype === 'F32' ? data.length : 1 << 20;
   for (let start = 0; start < data.length; start += chunk) {
     const part = data.subarray(start, start + chunk);

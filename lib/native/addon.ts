@@ -1,6 +1,7 @@
 /** The native addon as TypeScript sees it: the one seam between `lib/` and `native/bindings/`. */
 
 import type { NativeBench, NativeKernels } from './kernels.js';
+import type { NativeMerge } from './merge.js';
 
 export type DType = 'float32' | 'bfloat16';
 
@@ -153,7 +154,7 @@ export interface SafetensorsInfo {
   tensors: { name: string; dtype: string; shape: number[] }[];
 }
 
-export interface Addon {
+export interface Addon extends NativeMerge {
   /** The class of every error that native code throws or rejects with from now on, made as `new type(code, message)`. */
   useErrorClass(type: new (code: string, message: string) => Error): void;
   cpu(): { isa: string; supported: string[]; unsupported: { name: string; why: string }[]; features: string[] };

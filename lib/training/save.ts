@@ -6,18 +6,10 @@ import { savePeft } from '../adapters/peft.js';
 import { savePopulation } from '../adapters/population.js';
 import { ioError, writeFileAtomic } from '../base/files.js';
 import type { ResolvedConfig } from '../config/index.js';
+import { tokenizerFiles } from '../model/folder.js';
 import type { Model } from '../model/model.js';
 import { writeSafetensors } from '../model/safetensors.js';
 import { adapterName } from './setup.js';
-
-/** What a model folder needs besides weights and config.json. */
-const tokenizerFiles = [
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'chat_template.jinja',
-  'generation_config.json',
-];
 
 /** Everyone's adapters, where a run trained one for each annotator. */
 export function populationPath(run: string): string {
