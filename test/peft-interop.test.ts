@@ -74,4 +74,36 @@ describe.skipIf(!python)('PEFT scores what was trained here alike (PLURALIGN_PYT
     // It has learnt something, so that the comparison is not one of bases.
     if (method === 'dpo') expect(ours.rows[0].logps.adapter).not.toEqual(ours.rows[0].logps.base);
   });
+
+  it.each([
+    ['reward', 'reward', 'b'],
+    ['reward', 'reward', 'vector'],
+    ['qwen3', 'dpo', 'core'],
+    ['mistral', 'dpo', 'a'],
+  ] as const)('%s, %s: an annotator’s adapter, share %s', async (name, method, share) => {
+    const f = fixture(name);
+    const model = path(`model-${name}`);
+    cpSync(f.model, model, { recursive: true });
+    const { output } = await trained(
+      goldenConfig({ ...f, model }, path(`voters-${name}-${share}`), {
+        method,
+        adapter: { share, r: 4 },
+        train: { steps: 6, learning_rate: 0.02 },
+      }),
+    );
+    const saved = path(`u1-${name}-${share}`, 'adapter');
+    const { status, stderr } = await program('export', '--run', output, '--annotator', 'u1', '--output', saved);
+    expect(status, stderr).toBe(0);
+    const theirs = ofPeft(model, saved, f.prefs);
+    expectSame(await ofOurs(model, saved, f.prefs), theirs);
+    // The run itself says the same of this annotator's rows, from the shared factors.
+    const ran = await program('score', '--run', output, '--data', f.prefs, '--dtype', 'float32', '--json');
+    const key = method === 'dpo' ? 'logps' : 'rewards';
+    (JSON.parse(ran.stdout) as Scored).rows.forEach((row, i) => {
+      if (f.rows[i].annotator !== 'u1') return;
+      row[key].adapter.forEach((value, c) => {
+        expect(Math.abs(value - theirs.rows[i][key].adapter[c])).toBeLessThan(1e-4);
+      });
+    });
+  });
 });

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { Bank } from '../lib/adapters/bank.js';
 import { adapterConfig } from '../lib/adapters/config.js';
-import { Population } from '../lib/adapters/population.js';
+import { AdapterPopulation } from '../lib/adapters/population.js';
 import { voterAdapters } from '../lib/adapters/voters.js';
 import { resolveLoss } from '../lib/config/index.js';
 import type { Group } from '../lib/data/types.js';
@@ -258,7 +258,7 @@ describe('a run', () => {
     expect(summary.eval!.overall.accuracy).toBe(1);
     expect(summary.eval!.voters!.seen.accuracy).toBe(1);
     expect(summary.eval_generic!.overall.accuracy).toBeLessThanOrEqual(0.5);
-    const file2 = Population.open(join(config.output!, 'population.safetensors'));
+    const file2 = AdapterPopulation.open(join(config.output!, 'population.safetensors'));
     expect(file2.annotators).toEqual(['one', 'two']);
   });
 

@@ -1,5 +1,7 @@
-import { closeSync, openSync, readSync } from 'node:fs';
-import { ioError } from '../base/files.js';
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { errnoOf, ioError } from '../base/files.js';
+import { nearest } from '../config/nearest.js';
+import { foldName } from '../data/identity.js';
 import { type NamedTensor, safetensorsInfo, writeSafetensors } from '../model/safetensors.js';
 import type { NativeModelConfig } from '../native/addon.js';
 import { PluralignError } from '../native/errors.js';
@@ -67,7 +69,7 @@ interface Place {
 }
 
 /** A file that `savePopulation` wrote, read where it is asked: the index at once, an annotator's row when it is needed. */
-export class Population {
+export class AdapterPopulation {
   readonly index: ReadonlyMap<string, number>;
 
   private constructor(
@@ -76,12 +78,14 @@ export class Population {
     readonly annotators: readonly string[],
     readonly layout: { name: string; shape: number[] }[],
     readonly places: ReadonlyMap<string, Place>,
+    private readonly stamp: string,
   ) {
     this.index = new Map(annotators.map((name, u) => [name, u + 1]));
   }
 
   /** Throws `NOT_FOUND`, `IO`, or `BAD_FILE` where the file is not one that `savePopulation` wrote. */
-  static open(path: string): Population {
+  static open(path: string): AdapterPopulation {
+    const stamp = stampOf(path);
     const { metadata, tensors } = safetensorsInfo(path);
     const bad = (what: string) =>
       new PluralignError('BAD_FILE', `${path}: ${what}; expected the adapters by annotator that \`train\` wrote`);
@@ -112,7 +116,16 @@ export class Population {
     const other = tensors.find(({ dtype }) => dtype !== 'F32');
     if (other) throw bad(`${other.name} is ${other.dtype}, expected F32`);
     const config = adapterConfig(parse('adapter') as Partial<AdapterConfig>, `${path}: adapter`);
-    return new Population(path, config, annotators as string[], layout, placesOf(path));
+    return new AdapterPopulation(path, config, annotators as string[], layout, placesOf(path, stamp), stamp);
+  }
+
+  /** Throws `NOT_FOUND` where the annotator has no adapter here, with the name that is spelt most alike. */
+  require(annotator: string): void {
+    if (this.index.has(annotator)) return;
+    const folded = foldName(annotator);
+    const near = this.annotators.find((name) => foldName(name) === folded) ?? nearest(annotator, this.annotators);
+    const hint = near === undefined ? `it has ${this.annotators.length}` : `did you mean ${JSON.stringify(near)}?`;
+    throw new PluralignError('NOT_FOUND', `${this.path} has no annotator ${JSON.stringify(annotator)}; ${hint}`);
   }
 
   /** The generic adapter's own numbers (0) or an annotator's (`index`), [P]. */
@@ -126,14 +139,25 @@ export class Population {
     return place && name !== 'own' ? this.#read(place.at, place.shape[0] * place.shape[1]) : null;
   }
 
+  /** Whether these are reward models. */
+  get reward(): boolean {
+    return this.places.has('score') || this.layout.some(({ name }) => name === 'score');
+  }
+
   /**
-   * A bank of the generic adapter and those of `annotators` that are known, in that order; only theirs is read.
-   * Throws `BAD_FILE` where the file does not fit the model.
+   * A bank of the generic adapter and those of `annotators` that are known, in that order; only theirs is read. `fresh`
+   * come behind them as copies of the generic one. Throws `BAD_FILE` where the file does not fit the model.
    */
-  bank(model: NativeModelConfig, annotators: Iterable<string>): { bank: Bank; known: string[] } {
+  bank(
+    model: NativeModelConfig,
+    annotators: Iterable<string>,
+    fresh: readonly string[] = [],
+  ): { bank: Bank; known: string[] } {
     const known = [...new Set(annotators)].filter((name) => this.index.has(name));
-    const rewardHead = this.places.has('score') || this.layout.some(({ name }) => name === 'score');
-    const bank = Bank.create(model, this.config, voterAdapters(known), { seed: 0, rewardHead });
+    const bank = Bank.create(model, this.config, voterAdapters([...known, ...fresh]), {
+      seed: 0,
+      rewardHead: this.reward,
+    });
     const bad = (what: string) =>
       new PluralignError('BAD_FILE', `${this.path}: ${what}; are these adapters of another base model?`);
     for (const factor of bank.shared) {
@@ -153,6 +177,9 @@ export class Population {
       }
       if (at !== row.length) throw bad('an annotator has too many numbers');
     });
+    fresh.forEach((_, i) => {
+      bank.copyOwn(0, 1 + known.length + i);
+    });
     return { bank, known };
   }
 
@@ -167,15 +194,15 @@ export class Population {
   }
 
   #read(at: number, count: number): Float32Array {
-    const bytes = read(this.path, at, 4 * count);
+    const bytes = read(this.path, at, 4 * count, this.stamp);
     return new Float32Array(bytes.buffer, bytes.byteOffset, count);
   }
 }
 
 /** Where each tensor's data stands; the header was checked by the addon. */
-function placesOf(path: string): Map<string, Place> {
-  const size = Number(Buffer.from(read(path, 0, 8)).readBigUInt64LE());
-  const header = JSON.parse(Buffer.from(read(path, 8, size)).toString()) as Record<
+function placesOf(path: string, stamp: string): Map<string, Place> {
+  const size = Number(Buffer.from(read(path, 0, 8, stamp)).readBigUInt64LE());
+  const header = JSON.parse(Buffer.from(read(path, 8, size, stamp)).toString()) as Record<
     string,
     { shape: number[]; data_offsets: [number, number] }
   >;
@@ -186,21 +213,41 @@ function placesOf(path: string): Map<string, Place> {
   );
 }
 
-function read(path: string, at: number, length: number): Uint8Array {
-  // A buffer of its own: pooled ones start anywhere, and floats must be aligned.
-  const bytes = new Uint8Array(length);
-  const file = openSync(path, 'r');
+function withFile<T>(path: string, work: (file: number) => T): T {
+  let file: number | undefined;
   try {
+    file = openSync(path, 'r');
+    return work(file);
+  } catch (error) {
+    if (error instanceof PluralignError) throw error;
+    throw errnoOf(error) === 'ENOENT'
+      ? new PluralignError('NOT_FOUND', `${path}: no such file`, { cause: error })
+      : ioError('read', path, error);
+  } finally {
+    if (file !== undefined) closeSync(file);
+  }
+}
+
+/** Tells one version of a file from another. */
+function stamped(file: number): string {
+  const { ino, size, mtimeMs } = fstatSync(file);
+  return `${ino} ${size} ${mtimeMs}`;
+}
+
+const stampOf = (path: string): string => withFile(path, stamped);
+
+/** Throws `BAD_FILE` where the file was replaced since it was opened: the places of its rows have moved. */
+function read(path: string, at: number, length: number, stamp: string): Uint8Array {
+  return withFile(path, (file) => {
+    if (stamped(file) !== stamp)
+      throw new PluralignError('BAD_FILE', `${path} was written anew while it was in use; start again`);
+    // An array of its own: pooled buffers start anywhere, and floats must be aligned.
+    const bytes = new Uint8Array(length);
     for (let done = 0; done < length; ) {
       const got = readSync(file, bytes, done, length - done, at + done);
       if (got === 0) throw new PluralignError('BAD_FILE', `${path}: ends before its data does`);
       done += got;
     }
     return bytes;
-  } catch (error) {
-    if (error instanceof PluralignError) throw error;
-    throw ioError('read', path, error);
-  } finally {
-    closeSync(file);
-  }
+  });
 }

@@ -7,7 +7,7 @@ import { noReference } from '../training/scorer.js';
 import { openReference } from '../training/setup.js';
 import { stopOf } from '../training/signals.js';
 import { evaluateGroups } from '../training/step.js';
-import { isBase, openPolicies, openRows, type PolicyOptions } from './policies.js';
+import { isBase, openPolicies, openRows, type PolicyOptions, scorerOf } from './policies.js';
 
 const maxTokens = 8192;
 
@@ -27,9 +27,12 @@ export async function evalCommand(
     const { evalFeatures, isFeatureRun } = await import('../features/run.js');
     if (await isFeatureRun(options.run)) return evalFeatures(options.run, options.data, { signal, note });
   }
-  const { model, bank, policies, beta, reference } = await openPolicies(options);
+  const opened = await openPolicies(options);
+  const { model, policies, beta, reference, ties } = opened;
   using _model = model;
-  const groups = await openRows(options.data, model, { overLength: 'drop', signal, note });
+  const all = await openRows(options.data, model, { overLength: 'drop', signal, note });
+  const groups = ties.ties === 'drop' ? all.filter((g) => !g.tie) : all;
+  if (groups.length < all.length) note(`${all.length - groups.length} rows are ties and were left out`);
   const bad = groups.find((g) => g.kind !== 'pair' && g.kind !== 'ranking');
   if (bad) throw new PluralignError('BAD_DATA', `${bad.origin.file}:${bad.origin.line}: eval needs pairs or rankings`);
   const judged = policies.length > 1 ? policies.filter((p) => !isBase(p)) : policies;
@@ -38,16 +41,16 @@ export async function evalCommand(
   const bar = progress(groups.length * judged.length, 'evaluate');
   for (const [k, policy] of judged.entries()) {
     const method = policy.reward ? 'reward' : 'dpo';
-    const objective = objectiveOf({ method, loss: resolveLoss({ beta }, method) });
+    const objective = objectiveOf({ method, loss: resolveLoss({ beta, ...ties }, method) });
     const alone = isBase(policy) && reference === 'base';
     const { rows, loss: mean } = await evaluateGroups(
       groups,
       objective,
-      { model, bank, adapter: policy.adapter, mixture: policy.mixture },
+      scorerOf(policy, opened, groups),
       objective.reference ? (alone ? noReference : against) : null,
       { maxTokens, abort, onProgress: (done) => bar.update(k * groups.length + done) },
     );
-    results[policy.name] = summarise(rows, mean);
+    results[policy.name] = summarise(rows, mean, policy.voters?.index);
   }
   bar.stop();
   const names = Object.keys(results);

@@ -1,13 +1,17 @@
+import type { Bank } from '../adapters/bank.js';
 import { drawComponent } from '../aggregation/mixture-file.js';
+import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { stopOf } from '../training/signals.js';
-import { isBase, openPolicies, type PolicyOptions } from './policies.js';
+import { isBase, openPolicies, type Policy, type PolicyOptions } from './policies.js';
 
 /** `pluralign generate`: samples of one prompt under each adapter (or the base where none is given). */
 export async function generateCommand(
   options: PolicyOptions & {
     prompt: string;
     weights?: Record<string, number>;
+    /** With a run that has adapters by annotator: speak as this one. */
+    annotator?: string;
     /** Sample i is drawn with seed + i; default 0. */
     seed?: number;
     samples?: number;
@@ -25,6 +29,7 @@ export async function generateCommand(
     );
   const { model, bank, policies } = await openPolicies(options);
   using _model = model;
+  const voice = options.annotator === undefined ? null : asAnnotator(options.annotator, policies, model);
   const { tokenizer, config } = model;
   const abort = stopOf(options.stop).flag;
   const prompt = Int32Array.from([
@@ -38,7 +43,10 @@ export async function generateCommand(
       'BAD_ARGUMENT',
       `--prompt has ${prompt.length} tokens, the model takes ${config.maxPositions}`,
     );
-  const speakers = policies.filter((p) => !p.reward && (policies.length === 1 || !isBase(p)));
+  const speakers = policies.filter((p) => {
+    if (voice) return p.voters !== undefined;
+    return !p.reward && !p.voters && (policies.length === 1 || !isBase(p));
+  });
   if (speakers.length === 0) throw new PluralignError('BAD_ARGUMENT', 'a reward model does not generate');
   const samples: { policy: string; seed: number; text: string; tokens: number }[] = [];
   for (const { name, adapter, mixture } of speakers) {
@@ -52,11 +60,12 @@ export async function generateCommand(
       }
     } else {
       const prompts = Array.from({ length: count }, () => prompt);
-      made.push(...(await model.generate(prompts, bank, { ...settings, adapter, seed })));
+      const speaker = voice ? { bank: voice, adapter: 1 } : { bank, adapter };
+      made.push(...(await model.generate(prompts, speaker.bank, { ...settings, adapter: speaker.adapter, seed })));
     }
     made.forEach((ids, i) => {
       samples.push({
-        policy: name,
+        policy: options.annotator ?? name,
         seed: seed + i,
         text: tokenizer.decode(ids, { skipSpecial: true }),
         tokens: ids.length,
@@ -64,4 +73,14 @@ export async function generateCommand(
     });
   }
   return { prompt: options.prompt, samples };
+}
+
+/** A bank whose second adapter is the annotator's. Throws NOT_FOUND for one that the run does not know. */
+function asAnnotator(annotator: string, policies: readonly Policy[], model: Model): Bank {
+  const voters = policies.find((p) => p.voters)?.voters;
+  if (!voters)
+    throw new PluralignError('BAD_ARGUMENT', '--annotator needs --run RUN of a run with adapters by annotator');
+  if (voters.reward) throw new PluralignError('BAD_ARGUMENT', 'a reward model does not generate');
+  voters.require(annotator);
+  return voters.bank(model.shape, [annotator]).bank;
 }

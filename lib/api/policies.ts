@@ -1,6 +1,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
+import { AdapterPopulation } from '../adapters/population.js';
 import { isMixture, readMixture } from '../aggregation/mixture-file.js';
 import { loadConfig, resolveLoss, runConfigPath } from '../config/index.js';
 import { groupsOf, readRows, tokenNotes } from '../data/index.js';
@@ -8,9 +9,11 @@ import type { Group } from '../data/types.js';
 import { type LoadOptions, Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { requireRun } from '../training/run-folder.js';
-import type { Mixture } from '../training/scorer.js';
+import { populationPath } from '../training/save.js';
+import type { Mixture, Scorer } from '../training/scorer.js';
 import { referenceOf } from '../training/setup.js';
 import type { Stop } from '../training/signals.js';
+import { type Ties, tieSettingsOf } from '../training/ties.js';
 
 /** What `score`, `eval` and `generate` are given: a model with adapters, or a run, which knows its own. */
 export interface PolicyOptions extends LoadOptions {
@@ -31,6 +34,8 @@ export interface Policy {
   dir: string | null;
   /** It has a reward head. */
   reward: boolean;
+  /** Everyone's adapters, where each row is to be judged by its annotator's; `adapter` is the generic one. */
+  voters?: AdapterPopulation;
 }
 
 export interface Policies {
@@ -42,6 +47,7 @@ export interface Policies {
   beta: number;
   /** What implicit rewards compare with: `base` (of `model`), or the folder that the run named. */
   reference: string;
+  ties: Ties;
 }
 
 interface RunPolicies {
@@ -49,6 +55,8 @@ interface RunPolicies {
   adapters: { name: string; dir: string }[];
   beta: number;
   reference: string;
+  ties: Ties;
+  voters: AdapterPopulation | null;
 }
 
 async function ofRun(run: string): Promise<RunPolicies> {
@@ -63,11 +71,18 @@ async function ofRun(run: string): Promise<RunPolicies> {
       `${run} has no ${name} yet: the run is not finished; go on with train --resume`,
     );
   const { beta } = config.loss;
+  const ties = tieSettingsOf(run, config);
   let reference = referenceOf(config);
-  if (!full) return { model: config.model!, adapters: adaptersOf(dir), beta, reference };
+  if (!full) {
+    const population = populationPath(run);
+    if (!existsSync(population))
+      return { model: config.model!, adapters: adaptersOf(dir), beta, reference, ties, voters: null };
+    const voters = AdapterPopulation.open(population);
+    return { model: config.model!, adapters: [{ name: 'generic', dir }], beta, reference, ties, voters };
+  }
   // Where all weights were trained, the base is the model that training started from.
   if (reference === 'base' && config.method === 'dpo') reference = config.model!;
-  return { model: dir, adapters: [], beta, reference };
+  return { model: dir, adapters: [], beta, reference, ties, voters: null };
 }
 
 /** A PEFT folder, or a folder of them, in the order of their names (`type_2` before `type_10`). */
@@ -86,7 +101,9 @@ export async function openPolicies(options: PolicyOptions): Promise<Policies> {
   const run = options.run === undefined ? null : await ofRun(options.run);
   const adapters = [...(run?.adapters ?? []), ...(options.adapters ?? [])];
   const model = await Model.load(run?.model ?? options.model!, options);
-  const { beta, reference } = run ?? { ...resolveLoss({}, 'dpo') };
+  const plain = resolveLoss({}, 'dpo');
+  const { beta, reference } = run ?? plain;
+  const ties: Ties = run?.ties ?? plain;
   const head = model.rewardHead();
   if (adapters.length === 0 && head) {
     const bank = Bank.full([], () => new Float32Array(), { rewardHead: { hiddenSize: head.length, seed: 0 } });
@@ -97,6 +114,7 @@ export async function openPolicies(options: PolicyOptions): Promise<Policies> {
       policies: [{ name: 'base', adapter: 0, mixture: null, dir: model.dir, reward: true }],
       beta,
       reference,
+      ties,
     };
   }
   const sources: { name: string; dir: string }[] = [];
@@ -119,9 +137,26 @@ export async function openPolicies(options: PolicyOptions): Promise<Policies> {
       'BAD_ARGUMENT',
       `${sources[classifier].dir} is a reward model, which cannot speak in a mixture`,
     );
+  if (run?.voters) {
+    const generic = policies.findIndex((p) => p.name === 'generic');
+    policies.splice(generic + 1, 0, { ...policies[generic], name: 'adapter', voters: run.voters });
+  }
   if (policies.length === 0 || policies.some((p) => !p.reward))
     policies.unshift({ name: 'base', adapter: -1, mixture: null, dir: null, reward: false });
-  return { model, bank, policies, beta, reference };
+  return { model, bank, policies, beta, reference, ties };
+}
+
+/** A policy to score rows with; annotators' adapters are read for the rows' annotators. */
+export function scorerOf(
+  { voters, adapter, mixture }: Policy,
+  { model, bank }: Pick<Policies, 'model' | 'bank'>,
+  groups: readonly Group[],
+): Scorer {
+  if (!voters) return { model, bank, adapter, mixture };
+  const named = groups.flatMap(({ annotator }) => (annotator === undefined ? [] : [annotator]));
+  const { bank: own, known } = voters.bank(model.shape, named);
+  const index = new Map(known.map((name, i) => [name, i + 1]));
+  return { model, bank: own, adapter: ({ annotator }) => (annotator && index.get(annotator)) || 0 };
 }
 
 /** The base without any adapter. */
@@ -140,7 +175,7 @@ export async function openRows(
   model: Model,
   options: { overLength: 'error' | 'drop'; signal?: AbortSignal; note?: (text: string) => void },
 ): Promise<Group[]> {
-  const { rows } = await readRows(data, { signal: options.signal });
+  const { rows } = await readRows(data, { signal: options.signal, ties: true });
   const { maxPositions } = model.config;
   const { groups, report } = await groupsOf(rows, model.tokenizer, {
     maxLength: maxPositions,

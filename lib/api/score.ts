@@ -2,8 +2,9 @@ import { mixtureLogp } from '../aggregation/mixture-file.js';
 import { pack, splitByTokens } from '../data/pack.js';
 import { sumTokens } from '../losses/index.js';
 import { progress } from '../training/progress.js';
+import { packUnder } from '../training/scorer.js';
 import { stopOf } from '../training/signals.js';
-import { openPolicies, openRows, type PolicyOptions, speakersOf } from './policies.js';
+import { openPolicies, openRows, type PolicyOptions, scorerOf, speakersOf } from './policies.js';
 
 export interface ScoreRow {
   /** Natural log-probability of every completion in row order, summed over its tokens with the closing EOS. */
@@ -21,15 +22,31 @@ export async function scoreCommand(
     const { isFeatureRun, scoreFeatures } = await import('../features/run.js');
     if (await isFeatureRun(options.run)) return scoreFeatures(options.run, options.data, signal);
   }
-  const { model, bank, policies } = await openPolicies(options);
+  const opened = await openPolicies(options);
+  const { model, bank, policies } = opened;
   using _model = model;
   const groups = await openRows(options.data, model, { overLength: 'error', signal });
   const rows: ScoreRow[] = groups.map(() => ({}));
+  const put = (at: number, read: 'logps' | 'reward', policy: string, values: number[]) => {
+    const key = read === 'reward' ? 'rewards' : 'logps';
+    rows[at][key] ??= {};
+    rows[at][key][policy] = values;
+  };
+  const voters = new Map(policies.filter((p) => p.voters).map((p) => [p, scorerOf(p, opened, groups)]));
   const bar = progress(groups.length, 'score');
   let done = 0;
   for (const run of splitByTokens(groups, policies.length, 8192)) {
     for (const read of ['logps', 'reward'] as const) {
-      const used = policies.filter((p) => p.reward === (read === 'reward'));
+      const readers = policies.filter((p) => p.reward === (read === 'reward'));
+      for (const policy of readers.filter((p) => p.voters)) {
+        const { adapter, bank: own } = voters.get(policy)!;
+        const p = packUnder(run, adapter, { grad: false, read });
+        const sums = sumTokens((await model.score(p, own, read, { abort })).values, p.offsets);
+        run.forEach((_, g) => {
+          put(done + g, read, policy.name, [...sums.subarray(p.treeOffsets[g], p.treeOffsets[g + 1])]);
+        });
+      }
+      const used = readers.filter((p) => !p.voters);
       if (used.length === 0) continue;
       const adapters = [...new Set(used.flatMap(speakersOf))];
       const p = pack(run, { policies: adapters.map((adapter) => ({ adapter, grad: false })), read });
@@ -46,10 +63,8 @@ export async function scoreCommand(
               )
             : of(policy.adapter, c);
         run.forEach((group, g) => {
-          const row = rows[done + g];
-          const key = read === 'reward' ? 'rewards' : 'logps';
-          row[key] ??= {};
-          row[key][policy.name] = group.completions.map((_, i) => value(p.groupOffsets[g] + i));
+          const values = group.completions.map((_, i) => value(p.groupOffsets[g] + i));
+          put(done + g, read, policy.name, values);
         });
       }
     }

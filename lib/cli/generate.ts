@@ -30,6 +30,8 @@ export interface GenerateCommandOptions extends ModelOptions, Sampling {
   prompt: string;
   /** Weight of each adapter by name: the adapters are mixed. */
   weights?: Record<string, number>;
+  /** Speak as this annotator of the run. */
+  annotator?: string;
 }
 
 /** The object of `generate --json`. */
@@ -62,6 +64,7 @@ export function generateCommand(load = () => import('../api/generate.js')): Comm
   addModelOptions(command)
     .requiredOption('--prompt <text>', 'prompt')
     .option('--weights <name=w,...>', 'mix the adapters with these weights', parseWeights)
+    .option('--annotator <name>', 'speak as this annotator of a run with adapters by annotator')
     .option('--seed <n>', 'seed of the first sample', integer(0), 0)
     .option('--samples <n>', 'number of samples', integer(1), 1)
     .option('--max-new-tokens <n>', 'longest sample', integer(1), 128)
@@ -69,7 +72,11 @@ export function generateCommand(load = () => import('../api/generate.js')): Comm
     .option('--top-k <k>', 'draw from the k likeliest tokens; 0: all', integer(0), 0)
     .option('--top-p <p>', 'draw from the likeliest tokens that together reach p', real(0, 1), 1)
     .action(async (options: Record<string, unknown> & Sampling & { json?: boolean }) => {
-      const { prompt, weights } = options as { prompt?: string; weights?: Record<string, number> };
+      const { prompt, weights, annotator } = options as {
+        prompt?: string;
+        weights?: Record<string, number>;
+        annotator?: string;
+      };
       const { seed, samples, maxNewTokens, temperature, topK, topP } = options;
       await withStop(
         (stop) =>
@@ -77,7 +84,7 @@ export function generateCommand(load = () => import('../api/generate.js')): Comm
             const model = modelOptions(options, stop);
             checkWeights(weights, model);
             const sampling = { seed, samples, maxNewTokens, temperature, topK, topP };
-            return (await load()).generateCommand({ ...model, ...sampling, prompt: prompt ?? '', weights });
+            return (await load()).generateCommand({ ...model, ...sampling, prompt: prompt ?? '', weights, annotator });
           }),
         (result) => emit(options, result, human),
       );

@@ -7,6 +7,7 @@ import { demoCommand } from './demo.js';
 import { doctorCommand } from './doctor.js';
 import { embedCommand } from './embed.js';
 import { evalCommand } from './eval.js';
+import { exportCommand } from './export.js';
 import { generateCommand } from './generate.js';
 import { mergeCommand } from './merge.js';
 import { reportError } from './output.js';
@@ -27,6 +28,7 @@ export const commands: CommandFactory[] = [
   mergeCommand,
   embedCommand,
   adaptCommand,
+  exportCommand,
   assignCommand,
   aggregateCommand,
   reportCommand,

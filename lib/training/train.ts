@@ -1,10 +1,9 @@
 import { join } from 'node:path';
 import type { Bank } from '../adapters/bank.js';
 import { voterAdapters } from '../adapters/voters.js';
-import { type Config, type ResolvedConfig, type ResolvedLoss, resolveConfig } from '../config/index.js';
+import { type Config, type ResolvedConfig, resolveConfig } from '../config/index.js';
 import type { Group } from '../data/types.js';
 import { type Evaluation, summarise } from '../evaluation/preference.js';
-import { tieNu } from '../losses/index.js';
 import { type MethodObjective, objectiveOf } from '../methods/index.js';
 import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
@@ -21,6 +20,7 @@ import { type Stop, stopOf } from './signals.js';
 import { fingerprint, freshState, loadState, type RunState, saveState } from './state.js';
 import { evaluateGroups, lossStep, namedRows } from './step.js';
 import { EventWriter } from './tensorboard.js';
+import { withTieNu } from './ties.js';
 import { annotatorsOf, checkNamed, Voters } from './voters.js';
 
 export interface TrainOptions {
@@ -46,22 +46,17 @@ export interface TrainSummary {
   eval_before?: Evaluation;
   /** With adapters by annotator: the same rows all under the generic adapter. */
   eval_generic?: Evaluation;
+  /** ν of a likelihood that knows ties. */
+  tie_nu?: number;
   data: Record<string, unknown>;
   paths: { run: string; adapter?: string; model?: string; population?: string };
-}
-
-/** `loss.tie_nu` in full: from the share of ties among the training pairs where it is not given. */
-function withTieNu(loss: ResolvedLoss, groups: readonly Group[]): ResolvedLoss {
-  if (loss.ties === 'drop' || loss.tie_nu !== null) return loss;
-  const pairs = groups.filter((g) => g.kind === 'pair');
-  const share = pairs.filter((g) => g.tie).length / Math.max(1, pairs.length);
-  return { ...loss, tie_nu: tieNu(loss.ties, share) };
 }
 
 /** A run in flight: what the parts of the loop share. */
 class Run {
   readonly objective: MethodObjective;
   reference: (Reference & Disposable) | null = null;
+  readonly tieNu: number | null;
   /** Where every annotator has an adapter. */
   readonly voters: Voters | null;
   state: RunState = freshState();
@@ -80,7 +75,9 @@ class Run {
     readonly stop: { signal: AbortSignal; flag: Int32Array },
     readonly note: (text: string) => void,
   ) {
-    this.objective = objectiveOf({ ...config, loss: withTieNu(config.loss, data.train) });
+    const loss = withTieNu(config.loss, data.train);
+    this.tieNu = loss.tie_nu;
+    this.objective = objectiveOf({ ...config, loss });
     this.objective.check(data.train);
     this.objective.check(data.eval);
     this.rows = fingerprint(data.train);
@@ -403,6 +400,7 @@ async function finish(run: Run, { own: evaluation, generic }: Awaited<ReturnType
   if (evaluation) summary.eval = evaluation;
   if (state.evalBefore) summary.eval_before = state.evalBefore as Evaluation;
   if (generic) summary.eval_generic = generic;
+  if (run.tieNu !== null) summary.tie_nu = run.tieNu;
   await folder.writeSummary(summary);
   const { writeReport } = await import('../report/index.js');
   await writeReport(folder.dir);

@@ -1,0 +1,30 @@
+import type { AdaptResult } from '../features/adapt.js';
+import type { AdaptVotersResult } from '../training/adapt.js';
+import type { Stop } from '../training/signals.js';
+import { stopOf } from '../training/signals.js';
+
+export interface AdaptCommandOptions {
+  run: string;
+  votes: string[];
+  /** Runs on features: another table of items than the run's. */
+  items?: string;
+  replace?: boolean;
+  /** Runs with adapters. */
+  steps?: number;
+  learningRate?: number;
+  penalty?: number;
+  stop: Stop;
+  note: (text: string) => void;
+}
+
+/** `pluralign adapt`: adds annotators to a run, fitting only what is theirs. */
+export async function adapt(options: AdaptCommandOptions): Promise<AdaptResult | AdaptVotersResult> {
+  const { isFeatureRun } = await import('../features/run.js');
+  if (await isFeatureRun(options.run)) {
+    const { adapt: onFeatures } = await import('../features/adapt.js');
+    const { run, votes, items, replace, note } = options;
+    return onFeatures({ run, votes, items, replace, note, signal: stopOf(options.stop).signal });
+  }
+  const { adaptVoters } = await import('../training/adapt.js');
+  return adaptVoters(options);
+}

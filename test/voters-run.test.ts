@@ -1,0 +1,230 @@
+// A run with an adapter for each annotator, from the command line: scored, judged, spoken as, adapted and exported.
+import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { AdapterPopulation } from '../lib/adapters/population.js';
+import { safetensorsInfo } from '../lib/model/safetensors.js';
+import { program, type Ran, scratch, trained, writeRows } from './support/runs.js';
+import { opposed, tiny, votersConfig } from './support/voters.js';
+
+const { path } = scratch();
+const rows = opposed(['one', 'two', 'three']);
+const file = writeRows(path('rows.jsonl'), rows);
+const both = writeRows(path('both.jsonl'), [
+  ...rows,
+  ...opposed(['stranger']),
+  ...opposed(['x']).map(({ annotator: _, ...row }) => row),
+]);
+const runs: Record<string, Ran> = {};
+
+beforeAll(async () => {
+  for (const [name, method, share] of [
+    ['reward', 'reward', 'b'],
+    ['core', 'reward', 'core'],
+    ['local', 'reward', 'none'],
+    ['dpo', 'dpo', 'a'],
+  ] as const) {
+    const adapter = { share, per: 'annotator', r: 3 } as const;
+    const config = votersConfig(path(name), { train: file, eval: file }, adapter, { method, train: { steps: 40 } });
+    runs[name] = await trained(config);
+  }
+});
+
+const json = async (...argv: string[]) => {
+  const { status, stdout, stderr } = await program(...argv, '--json');
+  if (status !== 0) throw new Error(stderr);
+  return JSON.parse(stdout);
+};
+const runOf = (name: string) => ['--run', runs[name].output, '--dtype', 'float32'];
+
+describe('population.safetensors', () => {
+  it('is one row for each annotator, the generic adapter first, with its index', () => {
+    const at = join(runs.reward.output, 'population.safetensors');
+    const { metadata, tensors } = safetensorsInfo(at);
+    expect(JSON.parse(metadata.annotators)).toEqual(['one', 'three', 'two']);
+    const width = JSON.parse(metadata.layout).reduce(
+      (n: number, l: { shape: number[] }) => n + l.shape[0] * l.shape[1],
+      0,
+    );
+    expect(tensors.find((t) => t.name === 'own')!.shape).toEqual([4, width]);
+    const population = AdapterPopulation.open(at);
+    expect(population.own(1)).not.toEqual(population.own(2));
+    expect(() => population.require('tow')).toThrow(/no annotator "tow"; did you mean "two"/);
+    expect(() => population.require(' two')).toThrow(/did you mean "two"/);
+  });
+
+  it('that is damaged is refused', () => {
+    const good = readFileSync(join(runs.reward.output, 'population.safetensors'));
+    const bad = (from: string, to: string) => {
+      const at = path('damaged.safetensors');
+      const bytes = Buffer.from(good);
+      const place = bytes.indexOf(from);
+      expect(place).toBeGreaterThan(0);
+      bytes.write(to, place);
+      writeFileSync(at, bytes);
+      return () => AdapterPopulation.open(at);
+    };
+    expect(bad('pluralign-adapters', 'pluralign-others  ')).toThrow(/other metadata/);
+    expect(bad('\\"one\\"', '\\"two\\"')).toThrow(/names an annotator twice/);
+    expect(bad('\\"three\\",', '          ')).toThrow(/"own" is/);
+    expect(bad('[\\"one\\"', '{\\"one\\"')).toThrow(/no JSON under "annotators"/);
+    expect(bad('\\"shape\\":[3,', '\\"shape\\":[4,')).toThrow(/"own" is/);
+    expect(() => AdapterPopulation.open(path('not-there'))).toThrow(/not-there/);
+  });
+});
+
+describe.each(['reward', 'core', 'local', 'dpo'])('%s', (name) => {
+  it('eval --run judges each row by its annotator’s adapter, as training did', async () => {
+    const result = await json('eval', ...runOf(name), '--data', file);
+    expect(result.overall.accuracy).toBe(runs[name].summary.eval!.overall.accuracy);
+    expect(result.overall.log_likelihood).toBeCloseTo(runs[name].summary.eval!.overall.log_likelihood, 6);
+    expect(result.annotators).toEqual(runs[name].summary.eval!.annotators);
+    const { overall } = runs[name].summary.eval_generic!;
+    expect(result.policies.generic.overall.accuracy).toBe(overall.accuracy);
+    expect(result.policies.generic.overall.log_likelihood).toBeCloseTo(overall.log_likelihood, 5);
+    expect(result.voters.seen.rows).toBe(18);
+  });
+
+  it('score --run: everyone by their own, strangers and nobody by the generic adapter', async () => {
+    const key = name === 'dpo' ? 'logps' : 'rewards';
+    const result = await json('score', ...runOf(name), '--data', both);
+    expect(result.policies).toEqual([...(name === 'dpo' ? ['base'] : []), 'generic', 'adapter']);
+    const [own, generic] = ['adapter', 'generic'].map((policy) =>
+      result.rows.map((row: Record<string, Record<string, number[]>>) => row[key][policy]),
+    );
+    own.slice(18).forEach((values: number[], i: number) => {
+      // The generic adapter's files are plain LoRA, with a core multiplied in.
+      values.forEach((value, c) => {
+        expect(Math.abs(value - generic[18 + i][c])).toBeLessThan(1e-5);
+      });
+    });
+    expect(own.slice(0, 6)).not.toEqual(generic.slice(0, 6));
+    expect(own.slice(0, 6)).not.toEqual(own.slice(6, 12));
+  });
+
+  it('export writes plain LoRA that scores the same', async () => {
+    const out = path(`export-${name}`);
+    const argv = ['--annotator', 'one', '--annotator', 'two', '--output', out];
+    const { adapters } = await json('export', '--run', runs[name].output, ...argv);
+    expect(adapters).toEqual({ one: join(out, 'one'), two: join(out, 'two') });
+    const key = name === 'dpo' ? 'logps' : 'rewards';
+    const whole = await json('score', ...runOf(name), '--data', file);
+    for (const [at, annotator] of [
+      [0, 'one'],
+      [6, 'two'],
+    ] as const) {
+      const single = await json(
+        'score',
+        '--model',
+        tiny.model,
+        '--adapter',
+        adapters[annotator],
+        '--data',
+        file,
+        '--dtype',
+        'float32',
+      );
+      for (let i = at; i < at + 6; i++)
+        single.rows[i][key][annotator].forEach((value: number, c: number) => {
+          expect(Math.abs(value - whole.rows[i][key].adapter[c])).toBeLessThan(1e-5);
+        });
+    }
+    const failed = await program('export', '--run', runs[name].output, '--annotator', 'nobody', '--output', out);
+    expect(failed.status).not.toBe(0);
+    expect(failed.stderr).toMatch(/no annotator "nobody"/);
+  });
+
+  it('adapt fits a new voter, leaves every other number be, and does not depend on who comes along', async () => {
+    const fresh = opposed(['zero', 'new', 'other']).slice(6);
+    const copy = (suffix: string) => {
+      const to = path(`${name}-${suffix}`);
+      cpSync(runs[name].output, to, { recursive: true });
+      return to;
+    };
+    const [alone, together] = [copy('alone'), copy('together')];
+    const votes = writeRows(
+      path(`${name}-new.jsonl`),
+      fresh.filter((row) => row.annotator === 'new'),
+    );
+    const before = AdapterPopulation.open(join(alone, 'population.safetensors'));
+    const rowsBefore = [0, 1, 2, 3].map((u) => before.own(u));
+    const shared = [...before.places.keys()].filter((n) => n !== 'own').map((n) => before.shared(n));
+    const result = await json('adapt', '--run', alone, '--votes', votes, '--steps', '40');
+    expect(result.population).toBe(4);
+    expect(result.annotators.new.accuracy).toBeGreaterThanOrEqual(result.annotators.new.generic_accuracy);
+    expect(result.annotators.new.accuracy).toBe(1);
+    const after = AdapterPopulation.open(join(alone, 'population.safetensors'));
+    expect(after.annotators).toEqual(['one', 'three', 'two', 'new']);
+    expect([0, 1, 2, 3].map((u) => after.own(u))).toEqual(rowsBefore);
+    expect([...after.places.keys()].filter((n) => n !== 'own').map((n) => after.shared(n))).toEqual(shared);
+    const [last, added] = [after.own(3), after.own(4)];
+    expect(added).not.toEqual(after.own(0));
+    const judged = await json('eval', '--run', alone, '--data', votes, '--dtype', 'float32');
+    expect(judged.overall.accuracy).toBe(1);
+    expect(judged.voters.seen.rows).toBe(6);
+
+    await json('adapt', '--run', together, '--votes', writeRows(path(`${name}-two.jsonl`), fresh), '--steps', '40');
+    const many = AdapterPopulation.open(join(together, 'population.safetensors'));
+    expect(many.own(many.index.get('new')!)).toEqual(added);
+
+    const again = await program('adapt', '--run', alone, '--votes', votes);
+    expect(again.status).toBe(2);
+    expect(again.stderr).toMatch(/"new": in the run already; give --replace/);
+    await json('adapt', '--run', alone, '--votes', votes, '--steps', '1', '--replace');
+    const replaced = AdapterPopulation.open(join(alone, 'population.safetensors'));
+    expect(replaced.annotators).toEqual(after.annotators);
+    expect(replaced.own(4)).not.toEqual(added);
+    expect(replaced.own(3)).toEqual(last);
+    expect(() => after.own(1)).toThrow(/written anew/);
+  });
+});
+
+describe('generate', () => {
+  const argv = ['--prompt', 'bird', '--max-new-tokens', '6', '--seed', '3'];
+
+  it('speaks as an annotator, or as the generic adapter', async () => {
+    const say = async (...more: string[]) => (await json('generate', ...runOf('dpo'), ...argv, ...more)).samples;
+    const [one] = await say('--annotator', 'one');
+    expect(one.policy).toBe('one');
+    expect((await say()).map((s: { policy: string }) => s.policy)).toEqual(['generic']);
+    await json('export', '--run', runs.dpo.output, '--annotator', 'one', '--output', path('voice'));
+    const plain = await json(
+      'generate',
+      '--model',
+      tiny.model,
+      '--adapter',
+      `v=${path('voice')}`,
+      '--dtype',
+      'float32',
+      ...argv,
+    );
+    expect(plain.samples[0].text).toBe(one.text);
+  });
+
+  it.each([
+    ['dpo', 'nobody', /no annotator "nobody"/],
+    ['reward', 'one', /a reward model does not generate/],
+  ])('%s as %s is refused', async (name, annotator, message) => {
+    const { status, stderr } = await program('generate', ...runOf(name), ...argv, '--annotator', annotator);
+    expect(status).not.toBe(0);
+    expect(stderr).toMatch(message);
+  });
+});
+
+describe('adapt refuses', () => {
+  it('votes without a name, and runs with one adapter for all', async () => {
+    const nameless = writeRows(
+      path('nameless.jsonl'),
+      rows.slice(0, 2).map(({ annotator: _, ...row }) => row),
+    );
+    const { status, stderr } = await program('adapt', '--run', runs.reward.output, '--votes', nameless);
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/line 1: field "annotator": found nothing/);
+    const { output } = await trained(votersConfig(path('global'), { train: file }, {}));
+    const other = await program('adapt', '--run', output, '--votes', file);
+    expect(other.stderr).toMatch(/expected a run with adapter\.per: annotator/);
+    const exported = await program('export', '--run', output, '--annotator', 'one', '--output', path('e'));
+    expect(exported.stderr).toMatch(/expected a finished run with adapter\.per: annotator/);
+    expect(existsSync(path('e'))).toBe(false);
+  });
+});
