@@ -34,14 +34,18 @@ const methodLosses: Record<Method, readonly LossType[]> = {
   sft: ['sft'],
   dpo: ['sigmoid', ...lossTypes.filter((type) => type !== 'sigmoid' && type !== 'bradley_terry')],
   reward: rewardLosses,
-  'em-reward': ['plackett_luce', 'bradley_terry'],
+  // Those that are likelihoods of a choice or a ranking.
+  'em-dpo': ['sigmoid', 'plackett_luce', 'best'],
+  'em-reward': ['plackett_luce', 'bradley_terry', 'best'],
 };
 
 /** Methods that can train rewards on the features of items. */
 const featureMethods: readonly Method[] = ['reward', 'em-reward'];
 
 /** Methods that find types of annotators. */
-const emMethods: readonly Method[] = ['em-reward'];
+const emMethods: readonly Method[] = ['em-dpo', 'em-reward'];
+
+const namedInits = ['random', 'k-means', 'spectral'];
 
 /** Methods that can train an adapter for each annotator. */
 const voterMethods: readonly Method[] = ['dpo', 'reward'];
@@ -86,6 +90,7 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
     if (data.items !== null) say(['data', 'items'], 'is for model: features, but the model is another');
     if (config.features !== null) say(['features'], 'is for model: features, but the model is another');
     if (method === 'em-reward') say(['model'], `found ${config.model}, expected features for method em-reward`);
+    if (emMethods.includes(method)) wrong.push(...crossCheckTypes(config, source));
   }
   if (config.em !== null && !emMethods.includes(method))
     say(['em'], `belongs to method ${emMethods.join(', ')}, but the method is ${method}`);
@@ -135,6 +140,32 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
   return wrong;
 }
 
+/** What EM over policies cannot take: everything that is no likelihood, or no run of rounds. */
+function crossCheckTypes({ train, loss, adapter, em, method }: ParsedConfig, source: Source): string[] {
+  const wrong: string[] = [];
+  const say = (path: Path, message: string) => wrong.push(`${source.locate(path)}: ${path.join('.')}: ${message}`);
+  const epochs = (em?.rounds ?? emDefaults.policies.rounds) * (em?.m_epochs ?? 1);
+  if (train.steps !== null) say(['train', 'steps'], `${method} runs in rounds; give em.rounds and em.m_epochs`);
+  if (train.epochs !== null && train.epochs !== epochs)
+    say(
+      ['train', 'epochs'],
+      `found ${train.epochs}, but em.rounds × em.m_epochs are ${epochs}; leave it out, the rounds say how long a run is`,
+    );
+  if (train.early_stopping !== null) say(['train', 'early_stopping'], `is not for ${method}, which runs in rounds`);
+  if (adapter === 'full') say(['adapter'], `is full, but ${method} trains an adapter for each type`);
+  const noLikelihood = 'which makes the loss no likelihood, and EM needs one';
+  if (loss.label_smoothing !== 0)
+    say(['loss', 'label_smoothing'], `found ${loss.label_smoothing}, expected 0: ${noLikelihood}`);
+  if (loss.f_divergence !== 'reverse_kl')
+    say(['loss', 'f_divergence'], `found ${loss.f_divergence}, expected reverse_kl: ${noLikelihood}`);
+  if (loss.use_weighting) say(['loss', 'use_weighting'], `found true, expected false: ${noLikelihood}`);
+  if (loss.centring !== 0) say(['loss', 'centring'], `found ${loss.centring}, expected 0: ${noLikelihood}`);
+  if (Array.isArray(loss.type)) say(['loss', 'type'], `found a sum of losses, expected one: ${noLikelihood}`);
+  if (em && em.folds > 1 && em.e_step === 'incremental')
+    say(['em', 'e_step'], 'is incremental, but em.folds looks at rows that the M-step leaves out; use exact');
+  return wrong;
+}
+
 /** A loss with every default filled in, for code that has no whole configuration. Paths stay as they are. */
 export function resolveLoss(loss: NonNullable<Config['loss']>, method: Method): ResolvedLoss {
   const parsed = lossSchema.safeParse(loss);
@@ -171,10 +202,23 @@ function resolveFeatures(config: ParsedConfig): ResolvedFeatures | null {
   return { ...given, l2: given.l2 ?? (config.method === 'reward' ? 1 : 0) };
 }
 
+const emDefaults = {
+  policies: { choose_by: 'held_out', rounds: 5, init: 'k-means', restarts: 1 },
+  features: { choose_by: 'bic', rounds: 60, init: 'random', restarts: 8 },
+} as const;
+
 function resolveEm(config: ParsedConfig, path: (given: string) => string): ResolvedEm | null {
   if (!emMethods.includes(config.method)) return null;
   const given = config.em ?? emSchema.parse({});
-  return { ...given, init: ['random', 'k-means'].includes(given.init) ? given.init : path(given.init) };
+  const usual = emDefaults[config.model === 'features' ? 'features' : 'policies'];
+  const init = given.init ?? usual.init;
+  return {
+    ...given,
+    choose_by: given.choose_by ?? usual.choose_by,
+    rounds: given.rounds ?? usual.rounds,
+    restarts: given.restarts ?? usual.restarts,
+    init: namedInits.includes(init) ? init : path(init),
+  };
 }
 
 function resolveSource(source: Source, base: string, output: string | undefined): ResolvedConfig {
@@ -190,6 +234,8 @@ function resolveSource(source: Source, base: string, output: string | undefined)
   const path = (given: string) => resolve(base, given.replace(/^~(?=[\\/]|$)/, homedir()));
   const pathList = (given: string | string[]) => (Array.isArray(given) ? given : [given]).map(path);
   const { data, loss, train } = config;
+  const em = resolveEm(config, path);
+  const passes = em && config.model !== 'features' ? em.rounds * em.m_epochs : 1;
   return {
     ...config,
     model: resolveModel(config.model, path),
@@ -211,7 +257,7 @@ function resolveSource(source: Source, base: string, output: string | undefined)
     },
     train: {
       ...train,
-      epochs: train.epochs ?? (train.steps === null ? 1 : null),
+      epochs: train.epochs ?? (train.steps === null ? passes : null),
       early_stopping: train.early_stopping && {
         ...train.early_stopping,
         mode: train.early_stopping.mode ?? (train.early_stopping.metric.endsWith('loss') ? 'min' : 'max'),
@@ -219,7 +265,7 @@ function resolveSource(source: Source, base: string, output: string | undefined)
     },
     reward: config.reward ?? (config.method === 'reward' ? { head_std: null } : null),
     features: resolveFeatures(config),
-    em: resolveEm(config, path),
+    em,
     pretrain: config.pretrain && { ...config.pretrain, tokenizer: path(config.pretrain.tokenizer) },
     output: output === undefined ? path(config.output as string) : resolve(output),
   };

@@ -5,7 +5,7 @@ export const featureModels = ['global', 'local', 'low-rank', 'lore', 'pal', 'hea
 export type FeatureModelName = (typeof featureModels)[number];
 
 /** Methods that `train` knows. */
-export const methods = ['pretrain', 'sft', 'dpo', 'reward', 'em-reward'] as const;
+export const methods = ['pretrain', 'sft', 'dpo', 'reward', 'em-dpo', 'em-reward'] as const;
 export type Method = (typeof methods)[number];
 
 /** Loss names; formulas and sources stand with the kernels in lib/losses. */
@@ -288,7 +288,7 @@ export const featuresSchema = section({
   l2: notNegative().nullable().default(null),
 });
 
-/** Types of annotators, found by EM (`em-reward`). */
+/** Types of annotators, found by EM (`em-dpo`, `em-reward`). Null: the default of policies or of rewards on features. */
 export const emSchema = section({
   /** How many; a list is fitted in turn and the best kept. */
   types: z
@@ -296,20 +296,32 @@ export const emSchema = section({
       error: 'a whole number of at least 1 or a list of them',
     })
     .default(2),
-  /** How a list is chosen from. */
-  choose_by: choice(['bic', 'held_out']).default('bic'),
-  /** Rounds of E- and M-step of a start, at most. */
-  rounds: wholeFrom(1).default(60),
-  /** random, k-means (of mean differences), or a path to responsibilities.csv. */
-  init: text('random, k-means or a path').default('random'),
-  /** Starts; the likeliest is kept. */
-  restarts: wholeFrom(1).default(8),
+  /** How a list is chosen from. Policies: held_out, features: bic. */
+  choose_by: choice(['bic', 'held_out', 'stability']).nullable().default(null),
+  /** Rounds of E- and M-step of a start (of features: at most). Policies: 5, features: 60. */
+  rounds: wholeFrom(1).nullable().default(null),
+  /** random, k-means (of mean differences), spectral (of the agreement graph), or a path to responsibilities.csv. */
+  init: text('random, k-means, spectral or a path').nullable().default(null),
+  /** Starts; the likeliest is kept. Policies: 1, features: 8. */
+  restarts: wholeFrom(1).nullable().default(null),
   /** Share of each type: from the responsibilities, or equal. */
   weights: choice(['learned', 'uniform']).default('learned'),
   /** Each annotator wholly of the likeliest type. */
   hard: flag().default(false),
   /** Divides the exponent of responsibilities. */
   temperature: positive().default(1),
+  /** Of policies: passes over the rows in an M-step. */
+  m_epochs: wholeFrom(1).default(1),
+  /** Of policies: every M-step starts from the reference again, as the paper's does; else from the last round's policies. */
+  restart: flag().default(false),
+  /** Of policies: exact scores every row after the M-step; incremental takes the M-step's own forward passes. */
+  e_step: choice(['exact', 'incremental']).default('exact'),
+  /** Of policies: the E-step of a round looks only at one fold of the rows, which its M-step leaves out; 1: off. */
+  folds: wholeFrom(1).default(1),
+  /** Of policies: rows count nothing for a type with less responsibility than this. */
+  skip_below: share().default(1e-3),
+  /** Of policies: fit one type for all beside them, to tell whether types are needed. */
+  compare_one: flag().default(true),
 });
 
 /** The configuration file. Cross-field rules stand in lib/config/load.ts. */
@@ -343,7 +355,12 @@ export type ResolvedData = Omit<z.output<typeof dataSchema>, 'train' | 'eval'> &
   eval: string[] | null;
 };
 export type ResolvedFeatures = Omit<z.output<typeof featuresSchema>, 'l2'> & { l2: number };
-export type ResolvedEm = z.output<typeof emSchema>;
+export type ResolvedEm = Omit<z.output<typeof emSchema>, 'choose_by' | 'rounds' | 'init' | 'restarts'> & {
+  choose_by: 'bic' | 'held_out' | 'stability';
+  rounds: number;
+  init: string;
+  restarts: number;
+};
 export type ResolvedEarlyStopping = { metric: string; patience: number; mode: 'min' | 'max' };
 export type ResolvedTrain = Omit<z.output<typeof trainSchema>, 'early_stopping'> & {
   early_stopping: ResolvedEarlyStopping | null;

@@ -22,9 +22,11 @@ export function objectiveOf(config: Pick<ResolvedConfig, 'method' | 'loss'>): Me
 function plainObjective({ method, loss }: Pick<ResolvedConfig, 'method' | 'loss'>): MethodObjective {
   switch (method) {
     case 'dpo':
+    case 'em-dpo':
       // MODPO's implicit reward is 1/w_0 of DPO's; its other wishes' rewards come with the reference.
       return new DpoObjective(loss.modpo ? { ...loss, beta: loss.beta / loss.modpo.weight } : loss);
     case 'reward':
+    case 'em-reward':
       return new RewardObjective(loss);
     default:
       return new SftObjective();
@@ -34,5 +36,5 @@ function plainObjective({ method, loss }: Pick<ResolvedConfig, 'method' | 'loss'
 /** Kinds of rows that a method reads. */
 export function kindsOf(method: ResolvedConfig['method']): Row['kind'][] {
   if (method === 'dpo') return ['pair', 'ranking', 'unpaired'];
-  return method === 'reward' ? ['pair', 'ranking'] : ['text'];
+  return ['reward', 'em-dpo', 'em-reward'].includes(method) ? ['pair', 'ranking'] : ['text'];
 }

@@ -1,6 +1,6 @@
 import { Random } from '../../base/random.js';
 import { PluralignError } from '../../native/errors.js';
-import { eStep, type Posterior } from '../estep.js';
+import { emptyType, eStep, type Posterior } from '../estep.js';
 import { kMeans } from '../kmeans.js';
 import { TypeFitter, type TypeState } from './newton.js';
 import type { MixtureProblem } from './problem.js';
@@ -143,12 +143,11 @@ async function runStart(
     converged = round > 0 && value - last < tolerance * votes.m;
     last = value;
     if (converged || round === rounds) break;
-    if (reseeded < mostReseeds && types > 1) {
-      const empty = posterior.gamma.findIndex((gamma) => gamma.reduce((a, b) => a + b, 0) < 0.5);
+    if (reseeded < mostReseeds) {
+      const empty = emptyType(posterior, votes.annotator);
       if (empty >= 0) {
         reseeded++;
         note(`type ${empty + 1} lost all annotators in round ${round} and was started again`);
-        reseed(problem, posterior, empty);
         states[empty] = fitter.state(pooled.slice());
         last = Number.NEGATIVE_INFINITY;
       }
@@ -190,17 +189,4 @@ function begin(
   }
   const clusters = kMeans(meanDifferences(problem, annotators), annotators, problem.d, types, random);
   mStep(states.map((_, k) => Float64Array.from(clusters, (c) => (c === k ? 1 : 0))));
-}
-
-/** Gives the empty type those annotators whom the mixture explains worst for the number of their votes: N / 2K of them. */
-function reseed(problem: MixtureProblem, posterior: Posterior, empty: number): void {
-  const { votes } = problem;
-  const annotators = votes.annotators.length;
-  const counts = new Float64Array(annotators);
-  for (const u of votes.annotator) counts[u]++;
-  const worst = [...counts.keys()]
-    .filter((u) => counts[u] > 0)
-    .sort((a, b) => posterior.evidence[a] / counts[a] - posterior.evidence[b] / counts[b])
-    .slice(0, Math.max(1, Math.ceil(annotators / (2 * posterior.gamma.length))));
-  for (const [k, gamma] of posterior.gamma.entries()) for (const u of worst) gamma[u] = k === empty ? 1 : 0;
 }

@@ -1,0 +1,273 @@
+import type { Bank } from '../../adapters/bank.js';
+import { type Forest, pack, packTrees, splitByTokens, type Tree, tokensOf } from '../../data/pack.js';
+import type { Group } from '../../data/types.js';
+import type { MethodObjective } from '../../methods/index.js';
+import type { Scores } from '../../methods/objective.js';
+import type { Model } from '../../model/model.js';
+import { PluralignError } from '../../native/errors.js';
+import type { Reference } from '../../training/scorer.js';
+import { namedRows } from '../../training/step.js';
+import { type TypedVote, voteLossOf } from '../outcome.js';
+import { inPlaces, stagesOf } from './votes.js';
+
+export interface TypePoliciesOptions {
+  model: Model;
+  /** One adapter for each type. */
+  bank: Bank;
+  types: number;
+  objective: MethodObjective;
+  /** Null for reward models. */
+  reference: Reference | null;
+  /** Reward of a completion: β × (log π − log π_ref); 1 × the head's value for reward models. */
+  beta: number;
+  /** Rankings are choices of the best. */
+  best: boolean;
+  /** Tokens of a pack, over all types. */
+  maxTokens: number;
+  abort?: Int32Array;
+}
+
+export interface MStepBatch {
+  groups: readonly Group[];
+  /** Responsibility of each type for each row of the batch, K arrays [groups]. */
+  gamma: readonly ArrayLike<number>[];
+  /** Rows below it are left out for a type. */
+  skipBelow: number;
+  /** Score rows that are left out too, without a gradient: the batch then says what every type thinks of it. */
+  scoreAll: boolean;
+  /** Each type's share of all rows, [K]; a type's loss is a mean over its own rows' expected number in a batch. */
+  shares: ArrayLike<number>;
+  checkpoint: boolean;
+  dropoutSeed: number;
+}
+
+export interface MStepGradient {
+  /** Σ_k Σ_j γ_k w l / Σ_j w: minus the expected log-likelihood of a row, with types known. */
+  loss: number;
+  /** Loss of each type, a mean over its rows; NaN for a type without rows in the batch. */
+  typeLosses: number[];
+  /** Share of ordered pairs ordered right by each type, weighted by responsibility. */
+  accuracies: number[];
+  /** Types that have a gradient. */
+  active: number[];
+  /** Rows as every type sees them; with `scoreAll` all types, else null where a type left the row out. */
+  rewards: (Float64Array | null)[][];
+  tokens: number;
+}
+
+/** Policies (or reward models) of K types on one base: adapters of one bank, all scored in one pass over each pack. */
+export class TypePolicies {
+  constructor(readonly options: TypePoliciesOptions) {}
+
+  get types(): number {
+    return this.options.types;
+  }
+
+  /** Rewards of every row under every type, nothing kept. */
+  async votes(groups: readonly Group[], onProgress?: (done: number) => void): Promise<TypedVote[]> {
+    const { model, bank, types, objective, reference, beta, maxTokens, best, abort } = this.options;
+    const policies = Array.from({ length: types }, (_, adapter) => ({ adapter, grad: false }));
+    const out: TypedVote[] = [];
+    for (const run of splitByTokens(groups, types, maxTokens)) {
+      const p = pack(run, { policies, read: objective.read });
+      const { values } = await model.score(p, bank, objective.read, { abort });
+      const sums = objective.sums(
+        p.trees.map((tree) => tree.group),
+        values,
+        p.offsets,
+      );
+      const against = reference ? await reference.sums(run, objective, abort) : null;
+      const perPolicy = p.groupOffsets[run.length];
+      run.forEach((group, g) => {
+        const rewards = policies.map((_, k) => {
+          const from = k * perPolicy + p.groupOffsets[g];
+          const own = sums.subarray(from, from + group.completions.length);
+          return inPlaces(
+            group,
+            own.map((s, c) => beta * (s - (against ? against[p.groupOffsets[g] + c] : 0))),
+          );
+        });
+        checkRewards(group, rewards);
+        out.push({ group, rewards, stages: stagesOf(group, best) });
+      });
+      onProgress?.(out.length);
+    }
+    return out;
+  }
+
+  /** log p_k(V_j) of a row under each type, times the row's weight. */
+  logLikelihood(group: Group, rewards: Float64Array): number {
+    return group.weight === 0 ? 0 : -group.weight * voteLossOf(rewards, stagesOf(group, this.options.best));
+  }
+
+  /** Score → loss → backward of an M-step's batch: the bank's gradients grow by those of every type's weighted loss. */
+  async gradient(batch: MStepBatch): Promise<MStepGradient> {
+    const { types, objective } = this.options;
+    const { groups, gamma } = batch;
+    const weight = objective.totals(groups).weight;
+    const sums = { loss: new Float64Array(types), right: new Float64Array(types), gamma: new Float64Array(types) };
+    const out: MStepGradient = {
+      loss: 0,
+      typeLosses: [],
+      accuracies: [],
+      active: [],
+      rewards: groups.map(() => new Array<Float64Array | null>(types).fill(null)),
+      tokens: 0,
+    };
+    const active = new Set<number>();
+    for (const trees of this.#packs(batch)) await this.#pass(trees, batch, weight, sums, active, out);
+    for (let k = 0; k < types; k++) {
+      out.loss += sums.loss[k] * batch.shares[k];
+      out.typeLosses.push(sums.gamma[k] > 0 ? (sums.loss[k] * batch.shares[k] * weight) / sums.gamma[k] : Number.NaN);
+      out.accuracies.push(sums.gamma[k] > 0 ? sums.right[k] / sums.gamma[k] : Number.NaN);
+    }
+    void gamma;
+    out.active = [...active].sort((a, b) => a - b);
+    return out;
+  }
+
+  /** The batch's trees in packs: whole rows, so that each is scored with its reference once. */
+  #packs({ groups, gamma, skipBelow, scoreAll }: MStepBatch): MStepTree[][] {
+    const { types, maxTokens } = this.options;
+    const packs: MStepTree[][] = [];
+    let tokens = Number.POSITIVE_INFINITY;
+    groups.forEach((group, row) => {
+      const trees: MStepTree[] = [];
+      for (let type = 0; type < types; type++) {
+        const grad = gamma[type][row] > 0 && gamma[type][row] >= skipBelow && group.weight > 0;
+        if (grad || scoreAll) trees.push({ group, row, adapter: type, grad });
+      }
+      const n = tokensOf(group) * trees.length;
+      if (tokens + n > maxTokens) {
+        packs.push([]);
+        tokens = 0;
+      }
+      packs[packs.length - 1].push(...trees);
+      tokens += n;
+    });
+    return packs
+      .filter((trees) => trees.length > 0)
+      .map((trees) => trees.sort((a, b) => Number(b.grad) - Number(a.grad) || a.adapter - b.adapter || a.row - b.row));
+  }
+
+  async #pass(
+    trees: readonly MStepTree[],
+    batch: MStepBatch,
+    weight: number,
+    sums: { loss: Float64Array; right: Float64Array; gamma: Float64Array },
+    active: Set<number>,
+    out: MStepGradient,
+  ): Promise<void> {
+    const { model, bank, types, objective, beta, abort } = this.options;
+    const { gamma, shares, checkpoint, dropoutSeed } = batch;
+    const forest = packTrees(trees, { read: objective.read });
+    const keep = trees[0].grad;
+    const { values } = await model.score(forest, bank, objective.read, { keep, checkpoint, dropoutSeed, abort });
+    out.tokens += forest.native.tokens.length;
+    const against = await this.#references(trees);
+    const logps = objective.sums(
+      trees.map((tree) => tree.group),
+      values,
+      forest.offsets,
+    );
+    trees.forEach(({ group, row, adapter }, t) => {
+      const from = forest.treeOffsets[t];
+      const own = logps.subarray(from, forest.treeOffsets[t + 1]);
+      out.rewards[row][adapter] = inPlaces(
+        group,
+        own.map((s, c) => beta * (s - (against ? against[from + c] : 0))),
+      );
+    });
+    if (!keep) return;
+    const gradient = new Float32Array(values.length);
+    for (let type = 0; type < types; type++) {
+      const from = trees.findIndex((tree) => tree.grad && tree.adapter === type);
+      if (from < 0) continue;
+      let to = from;
+      while (to < trees.length && trees[to].grad && trees[to].adapter === type) to++;
+      const part = slice(forest, from, to, values, against, (t) => gamma[type][trees[t].row]);
+      const outcome = objective.loss(part, { weight: weight * Math.max(shares[type], 1e-12), tokens: 1 }, true);
+      checkFinite(part, outcome.loss, outcome.gradient, type);
+      gradient.set(outcome.gradient, forest.offsets[forest.treeOffsets[from]]);
+      active.add(type);
+      sums.loss[type] += outcome.loss;
+      for (const row of outcome.rows) {
+        sums.right[type] += row.group.weight * row.accuracy;
+        sums.gamma[type] += row.group.weight;
+      }
+    }
+    await model.backward(forest, bank, gradient, abort);
+  }
+
+  /** The reference's log-probabilities of every tree's completions; a row is scored once, whatever types want it. */
+  async #references(trees: readonly MStepTree[]): Promise<Float64Array | null> {
+    const { reference, objective, abort } = this.options;
+    if (!reference) return null;
+    const groups = [...new Set(trees.map((tree) => tree.group))];
+    const sums = await reference.sums(groups, objective, abort);
+    const first = new Map<Group, number>();
+    let at = 0;
+    for (const group of groups) {
+      first.set(group, at);
+      at += group.completions.length;
+    }
+    const parts = trees.map(({ group }) =>
+      sums.subarray(first.get(group)!, first.get(group)! + group.completions.length),
+    );
+    const out = new Float64Array(parts.reduce((n, part) => n + part.length, 0));
+    let to = 0;
+    for (const part of parts) {
+      out.set(part, to);
+      to += part.length;
+    }
+    return out;
+  }
+}
+
+interface MStepTree extends Tree {
+  /** Its place in the batch. */
+  row: number;
+}
+
+/** Trees from … to of a forest as the objective takes them, rows weighted by responsibility. */
+function slice(
+  forest: Forest,
+  from: number,
+  to: number,
+  values: Float32Array,
+  reference: Float64Array | null,
+  gamma: (tree: number) => number,
+): Scores {
+  const { treeOffsets, offsets, trees } = forest;
+  const [firstCompletion, endCompletion] = [treeOffsets[from], treeOffsets[to]];
+  const [first, end] = [offsets[firstCompletion], offsets[endCompletion]];
+  const scores: Scores = {
+    groups: trees
+      .slice(from, to)
+      .map(({ group }, i): Group => ({ ...group, weight: group.weight * gamma(from + i) })),
+    groupOffsets: treeOffsets.slice(from, to + 1).map((x) => x - firstCompletion),
+    offsets: offsets.slice(firstCompletion, endCompletion + 1).map((x) => x - first),
+    values: values.subarray(first, end),
+  };
+  if (reference) scores.reference = reference.subarray(firstCompletion, endCompletion);
+  return scores;
+}
+
+function checkFinite(scores: Scores, loss: number, gradient: Float32Array, type: number): void {
+  if (Number.isFinite(loss) && gradient.every(Number.isFinite)) return;
+  throw new PluralignError(
+    'NON_FINITE',
+    `the loss of type ${type + 1} is ${loss}; rows ${namedRows(scores.groups)} are in the batch. No step was taken; ` +
+      'lower the learning rate',
+  );
+}
+
+function checkRewards(group: Group, rewards: readonly Float64Array[]): void {
+  const bad = rewards.findIndex((own) => !own.every(Number.isFinite));
+  if (bad < 0) return;
+  throw new PluralignError(
+    'NON_FINITE',
+    `${group.origin.file}:${group.origin.line}: type ${bad + 1} gives a completion the reward ` +
+      `${rewards[bad].find((r) => !Number.isFinite(r))}: its probability is 0 or its policy is broken; lower the learning rate`,
+  );
+}
