@@ -11,7 +11,7 @@ import { fitMixture } from '../lib/em/features/mixture.js';
 import { TypeFitter, type TypeState } from '../lib/em/features/newton.js';
 import { assignTypes } from '../lib/em/features/posterior.js';
 import { type MixtureProblem, mixtureProblem, rewardsOf, voteLikelihoods } from '../lib/em/features/problem.js';
-import { assignVotes } from '../lib/em/features/run.js';
+import { assignVotes } from '../lib/em/run.js';
 import { readResponsibilities, readTypes, responsibilitiesCsv } from '../lib/em/files.js';
 import { likeliest } from '../lib/em/outcome.js';
 import type { EmSummary } from '../lib/em/summary.js';
@@ -351,7 +351,7 @@ describe('method em-reward', () => {
     expect(evaluation.overall.log_likelihood).toBeGreaterThan(summary.em.log_likelihood);
     expect(Object.keys(evaluation.annotators)).toHaveLength(40);
 
-    const assigned = await assignVotes(run, [join(dir, 'new.jsonl')]);
+    const assigned = await assignVotes({ run, data: [join(dir, 'new.jsonl')] });
     expect(assigned.map((line) => line.annotator)).toContain('new, 5');
     for (const line of assigned) {
       const same = known.get(`u${line.annotator.split(' ')[1]}`)!;
@@ -424,6 +424,6 @@ describe('method em-reward', () => {
     );
     await expect(
       train({ ...config({ em: {}, output: 'z' }), method: 'reward' } as Config, { quiet: true }),
-    ).rejects.toThrow(/em: belongs to method em-reward/);
+    ).rejects.toThrow(/em: belongs to method em-dpo, em-reward/);
   });
 });

@@ -15,6 +15,7 @@ const maxTokens = 8192;
  * `pluralign eval`: how well each policy's rewards order the choices of `data`. An adapter's implicit reward is
  * β log π/π_ref (of a run its own β and reference, else 0.1 and the base); the base alone is judged by its
  * log-probabilities; a reward model by its rewards. `overall` is of the last adapter; with several, `policies` has each.
+ * A run over types is judged by each annotator's mixture of its types (unless other adapters are to be compared with them).
  */
 export async function evalCommand(
   options: PolicyOptions & { data: string[]; by?: 'annotator' },
@@ -22,8 +23,9 @@ export async function evalCommand(
   const { signal, flag: abort } = stopOf(options.stop);
   const note = (text: string) => void process.stderr.write(`${text}\n`);
   if (options.run !== undefined) {
-    const { emConfig, evaluateRun } = await import('../em/features/run.js');
-    if (emConfig(options.run)) return evaluateRun(options.run, options.data, signal);
+    const { emConfig, evaluateRun } = await import('../em/run.js');
+    const types = (options.adapters ?? []).length === 0 ? emConfig(options.run) : null;
+    if (types) return evaluateRun({ ...options, run: options.run, note });
     const { evalFeatures, isFeatureRun } = await import('../features/run.js');
     if (await isFeatureRun(options.run)) return evalFeatures(options.run, options.data, { signal, note });
   }

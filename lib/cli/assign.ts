@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { emit } from './output.js';
 import { collect } from './score.js';
-import { addJsonOption, withStop } from './shared.js';
+import { addJsonOption, addRuntimeOptions, runtimeOptions, withStop } from './shared.js';
 
 interface Options {
   run: string;
@@ -13,14 +13,16 @@ interface Options {
 export function assignCommand(): Command {
   const command = new Command('assign')
     .description('give new annotators their types, by their votes')
-    .requiredOption('--run <run>', 'run folder of em-reward')
+    .requiredOption('--run <run>', 'run folder of em-dpo or em-reward')
     .requiredOption('--votes <rows>', 'rows: .jsonl .json .csv .parquet; may be given several times', collect)
     .option('--output <file>', 'write responsibilities as CSV')
     .action(async (options: Options) => {
       await withStop(
-        async ({ signal }) => {
-          const { assignVotes } = await import('../em/features/run.js');
-          const lines = await assignVotes(options.run, options.votes, signal);
+        async (stop) => {
+          const { assignVotes } = await import('../em/run.js');
+          const { run, votes: data } = options;
+          const note = (text: string) => void process.stderr.write(`${text}\n`);
+          const lines = await assignVotes({ ...runtimeOptions({ ...options }), run, data, stop, note });
           if (options.output !== undefined) {
             const { writeResponsibilities } = await import('../em/files.js');
             await writeResponsibilities(options.output, lines);
@@ -43,5 +45,5 @@ export function assignCommand(): Command {
           ),
       );
     });
-  return addJsonOption(command);
+  return addJsonOption(addRuntimeOptions(command));
 }

@@ -160,7 +160,8 @@ function crossCheckTypes({ train, loss, adapter, em, method }: ParsedConfig, sou
     say(['loss', 'f_divergence'], `found ${loss.f_divergence}, expected reverse_kl: ${noLikelihood}`);
   if (loss.use_weighting) say(['loss', 'use_weighting'], `found true, expected false: ${noLikelihood}`);
   if (loss.centring !== 0) say(['loss', 'centring'], `found ${loss.centring}, expected 0: ${noLikelihood}`);
-  if (Array.isArray(loss.type)) say(['loss', 'type'], `found a sum of losses, expected one: ${noLikelihood}`);
+  if (Array.isArray(loss.type) && loss.type.length > 1)
+    say(['loss', 'type'], `found a sum of losses, expected one: ${noLikelihood}`);
   if (em && em.folds > 1 && em.e_step === 'incremental')
     say(['em', 'e_step'], 'is incremental, but em.folds looks at rows that the M-step leaves out; use exact');
   return wrong;

@@ -23,20 +23,22 @@ export function responsibilitiesPath(run: string): string {
   return join(run, 'responsibilities.csv');
 }
 
-export async function writeTypes(path: string, { rewards, weights, items }: TypesFile): Promise<void> {
-  const d = rewards[0].length;
-  const data = new Float32Array(rewards.length * d);
-  rewards.forEach((beta, k) => {
-    data.set(beta, k * d);
-  });
-  await writeSafetensors(
-    path,
-    [
-      { name: 'rewards', shape: [rewards.length, d], data },
-      { name: 'weights', shape: [rewards.length], data: Float32Array.from(weights) },
-    ],
-    items ? { ids: JSON.stringify(items) } : {},
-  );
+/** `types` without rewards: those of policies, which have their adapters. */
+export async function writeTypes(
+  path: string,
+  types: TypesFile | { weights: ArrayLike<number>; rewards: null },
+): Promise<void> {
+  const { rewards, weights } = types;
+  const tensors = [{ name: 'weights', shape: [weights.length], data: Float32Array.from(weights) }];
+  if (rewards) {
+    const d = rewards[0].length;
+    const data = new Float32Array(rewards.length * d);
+    rewards.forEach((beta, k) => {
+      data.set(beta, k * d);
+    });
+    tensors.unshift({ name: 'rewards', shape: [rewards.length, d], data });
+  }
+  await writeSafetensors(path, tensors, rewards && types.items ? { ids: JSON.stringify(types.items) } : {});
 }
 
 /** Throws `NOT_FOUND`, `BAD_FILE`, `BAD_DATA` where it is not what `writeTypes` writes. */
@@ -52,6 +54,13 @@ export function readTypes(path: string): TypesFile {
     weights: Float64Array.from(weights.data),
     items: metadata.ids === undefined ? null : (JSON.parse(metadata.ids) as string[]),
   };
+}
+
+/** The types' weights alone, [K]. Throws what `readTypes` throws of them. */
+export function readTypeWeights(path: string): Float64Array {
+  const weights = readSafetensors(path).tensors.get('weights');
+  if (weights?.shape.length !== 1) throw new PluralignError('BAD_DATA', `${path}: expected a tensor weights [K]`);
+  return Float64Array.from(weights.data);
 }
 
 /** One annotator's line of responsibilities.csv. */

@@ -56,7 +56,7 @@ export async function embed(options: EmbedOptions): Promise<EmbedResult> {
   let done = 0;
   try {
     for (const part of splitByTokens(groups, 1, maxTokens)) {
-      await pool(model, part, pooling, features.subarray(done * d, (done + part.length) * d), stop?.flag);
+      await poolHidden(model, part, pooling, features.subarray(done * d, (done + part.length) * d), stop?.flag);
       done += part.length;
       bar.update(done);
     }
@@ -71,8 +71,8 @@ export async function embed(options: EmbedOptions): Promise<EmbedResult> {
   return { items: table.n, features: d, pooling, paths: { items: output } };
 }
 
-/** Writes one pooled row for each group, [groups, d]. */
-async function pool(
+/** The base's final hidden rows, pooled: one for each completion of the groups in turn, [completions, d]. */
+export async function poolHidden(
   model: Model,
   groups: readonly Group[],
   pooling: 'last' | 'mean',
@@ -92,12 +92,12 @@ async function pool(
   const hidden = new Float32Array(rows.length * d);
   const read = { ...native, rows: Int32Array.from(rows), targets: new Int32Array(rows.length) };
   await model.native.hidden(read, null, hidden, abort);
-  for (let g = 0; g < groups.length; g++) {
-    const count = ends[g + 1] - ends[g];
+  for (let c = 0; c + 1 < ends.length; c++) {
+    const count = ends[c + 1] - ends[c];
     for (let j = 0; j < d; j++) {
       let sum = 0;
-      for (let row = ends[g]; row < ends[g + 1]; row++) sum += hidden[row * d + j];
-      out[g * d + j] = sum / count;
+      for (let row = ends[c]; row < ends[c + 1]; row++) sum += hidden[row * d + j];
+      out[c * d + j] = sum / count;
     }
   }
 }

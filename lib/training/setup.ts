@@ -169,7 +169,7 @@ export async function makeBank(
   names: readonly string[] = [adapterName],
 ): Promise<Bank> {
   const { seed } = config.train;
-  const wantsHead = config.method === 'reward';
+  const wantsHead = config.method === 'reward' || config.method === 'em-reward';
   if (config.adapter === 'full') {
     const std = config.pretrain?.initializer_range;
     const bank = Bank.full(

@@ -72,7 +72,7 @@ export async function saveState(
   run: string,
   state: RunState,
   bank: Bank,
-  objective: Objective,
+  objective: Pick<Objective, 'state' | 'restore'>,
   data: string,
 ): Promise<void> {
   const { parameters, m, v, steps, factors } = bank.state();
@@ -103,7 +103,7 @@ export async function saveState(
 export async function loadState(
   checkpoint: Checkpoint,
   bank: Bank,
-  objective: Objective,
+  objective: Pick<Objective, 'state' | 'restore'>,
   data: string,
 ): Promise<RunState> {
   const { means, objective: running, factors, data: rows, ...rest } = checkpoint.meta as Record<string, unknown>;

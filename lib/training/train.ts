@@ -341,9 +341,9 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
     const { trainFeatures } = await import('../features/train.js');
     return trainFeatures(config, options);
   }
-  if (config.method === 'em-reward') {
-    const { trainMixture } = await import('../em/features/train.js');
-    return trainMixture(config, options);
+  if (config.em) {
+    const { trainEm } = await import('../em/train.js');
+    return trainEm(config, options);
   }
   const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
   const stop = stopOf(options.stop);

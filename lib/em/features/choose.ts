@@ -1,7 +1,7 @@
 import { Random } from '../../base/random.js';
 import { sigmoid } from '../../features/likelihood.js';
 import type { Votes } from '../../features/votes.js';
-import { alike, bic } from '../criteria.js';
+import { agreement, alike, bestCriterion, bic } from '../criteria.js';
 import { eStep } from '../estep.js';
 import type { Criterion } from '../summary.js';
 import { fitMixture, type MixtureFit, type MixtureOptions } from './mixture.js';
@@ -20,12 +20,12 @@ export interface Choice {
 
 /**
  * Fits every number of types in `candidates` and keeps the one with the smallest BIC, or with the highest likelihood of
- * annotators who were held out (a fifth of them, the same for all).
+ * annotators who were held out (a fifth of them, the same for all), or with the most stable types of annotators.
  */
 export async function chooseTypes(
   problem: MixtureProblem,
   candidates: readonly number[],
-  options: Omit<MixtureOptions, 'types'> & { by?: 'bic' | 'held_out' },
+  options: Omit<MixtureOptions, 'types'> & { by?: 'bic' | 'held_out' | 'stability' },
 ): Promise<Choice> {
   const { by = 'bic', weights = 'learned', seed = 0 } = options;
   const sides = splitAnnotators(problem.votes, 0.2, seed);
@@ -36,10 +36,15 @@ export async function chooseTypes(
     const fit = await fitMixture(problem, { ...options, types });
     const parameters = parameterCount(problem, types, weights);
     let held = Number.NaN;
+    let stability = Number.NaN;
     if (types <= sides.fit.annotators.length && sides.held.m > 0) {
       const quiet = { ...options, types, onRound: undefined, onNote: undefined };
       const part = await fitMixture(withVotes(problem, sides.fit), quiet);
       held = mixtureLikelihood(withVotes(problem, sides.held), part) / sides.held.m;
+      stability = agreement(
+        { names: problem.votes.annotators, gamma: fit.posterior.gamma },
+        { names: sides.fit.annotators, gamma: part.posterior.gamma },
+      );
     }
     fits.push(fit);
     criteria.push({
@@ -48,13 +53,10 @@ export async function chooseTypes(
       parameters,
       bic: bic(fit.logLikelihood, parameters, m),
       held_out_log_likelihood: held,
+      stability,
     });
   }
-  const score = (c: Criterion) => (by === 'bic' ? -c.bic : c.held_out_log_likelihood);
-  let best = 0;
-  criteria.forEach((criterion, i) => {
-    if (score(criterion) > score(criteria[best])) best = i;
-  });
+  const best = bestCriterion(criteria, by);
   return { fit: fits[best], types: candidates[best], criteria };
 }
 

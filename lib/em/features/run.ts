@@ -1,11 +1,8 @@
-import { existsSync } from 'node:fs';
-import { loadConfig, runConfigPath } from '../../config/index.js';
 import type { ResolvedConfig } from '../../config/schema.js';
 import type { Evaluation } from '../../evaluation/preference.js';
 import { type ItemTable, readItems } from '../../features/items.js';
 import type { Votes } from '../../features/votes.js';
 import { PluralignError } from '../../native/errors.js';
-import { requireRun } from '../../training/run-folder.js';
 import { type Responsibility, readResponsibilities, readTypes, responsibilitiesPath, typesPath } from '../files.js';
 import { plainTable, readEmVotes } from './data.js';
 import { assignTypes, itemRewards } from './posterior.js';
@@ -14,26 +11,13 @@ import { mixtureProblem } from './problem.js';
 
 /** A finished run over types, opened. */
 interface EmRun {
-  config: ResolvedConfig;
   table: ItemTable;
   /** K arrays [n] */
   rewards: Float64Array[];
   weights: Float64Array;
 }
 
-/** The configuration of a run where it finds types over features, else null (also where it is no run). */
-export function emConfig(run: string): ResolvedConfig | null {
-  const path = runConfigPath(run);
-  if (!existsSync(path)) return null;
-  const config = loadConfig(path);
-  return config.method === 'em-reward' ? config : null;
-}
-
-async function openRun(run: string): Promise<EmRun> {
-  await requireRun(run);
-  const config = emConfig(run);
-  if (!config)
-    throw new PluralignError('BAD_CONFIG', `${run}: found no run of em-reward; expected one, which knows its types`);
+async function openRun(run: string, config: ResolvedConfig): Promise<EmRun> {
   const { rewards, weights, items } = readTypes(typesPath(run));
   const table = items ? plainTable(typesPath(run), items) : await readItems(config.data.items as string);
   const d = items ? table.n : table.d;
@@ -43,7 +27,7 @@ async function openRun(run: string): Promise<EmRun> {
       `${table.file}: found ${d} features, expected the ${rewards[0].length} that ${run} was trained on`,
     );
   const problem = mixtureProblem(emptyVotes, items ? table.n : table);
-  return { config, table, rewards: itemRewards(problem, rewards), weights };
+  return { table, rewards: itemRewards(problem, rewards), weights };
 }
 
 const emptyVotes: Votes = {
@@ -59,23 +43,26 @@ const emptyVotes: Votes = {
 };
 
 /** `eval --run`: rows under each annotator's own mixture of types; those the run does not know get the types' weights. */
-export async function evaluateRun(run: string, data: readonly string[], signal?: AbortSignal): Promise<Evaluation> {
-  const { table, rewards, weights } = await openRun(run);
+export async function evaluateFeatures(
+  run: string,
+  config: ResolvedConfig,
+  data: readonly string[],
+  signal?: AbortSignal,
+): Promise<Evaluation> {
+  const { table, rewards, weights } = await openRun(run, config);
   const known = await readResponsibilities(responsibilitiesPath(run));
   const votes = await readEmVotes(data, table, { signal });
   return evaluateMixture(votes, { rewards, weights, known });
 }
 
-/**
- * `pluralign assign`: what votes say of their annotators' types, the types' weights being the prior. Throws what reading the
- * run and the votes throws.
- */
-export async function assignVotes(
+/** What votes say of their annotators' types, the types' weights being the prior. */
+export async function assignFeatures(
   run: string,
+  config: ResolvedConfig,
   paths: readonly string[],
   signal?: AbortSignal,
 ): Promise<Responsibility[]> {
-  const { config, table, rewards, weights } = await openRun(run);
+  const { table, rewards, weights } = await openRun(run, config);
   const { votes } = await readEmVotes(paths, table, { signal });
   const em = config.em!;
   return assignTypes(votes, rewards, weights, em.hard ? 0 : em.temperature);

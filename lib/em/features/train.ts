@@ -3,7 +3,7 @@ import { PluralignError } from '../../native/errors.js';
 import { MetricsWriter } from '../../training/metrics.js';
 import { openRunFolder } from '../../training/run-folder.js';
 import type { TrainOptions } from '../../training/train.js';
-import { bic } from '../criteria.js';
+import { bic, choiceNames } from '../criteria.js';
 import { responsibilitiesPath, typesPath, writeResponsibilities, writeTypes } from '../files.js';
 import { startFrom } from '../from-file.js';
 import { likeliest } from '../outcome.js';
@@ -167,7 +167,7 @@ async function fitted(
       );
     const init = em.init as 'random' | 'k-means';
     const choice = await chooseTypes(problem, em.types, { ...options, init, by: em.choose_by });
-    note(`chose ${choice.types} types by ${em.choose_by === 'bic' ? 'BIC' : 'held-out likelihood'}`);
+    note(`chose ${choice.types} types by ${choiceNames[em.choose_by]}`);
     return choice;
   }
   const types = Array.isArray(em.types) ? em.types[0] : em.types;

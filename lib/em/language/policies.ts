@@ -242,9 +242,7 @@ function slice(
   const [firstCompletion, endCompletion] = [treeOffsets[from], treeOffsets[to]];
   const [first, end] = [offsets[firstCompletion], offsets[endCompletion]];
   const scores: Scores = {
-    groups: trees
-      .slice(from, to)
-      .map(({ group }, i): Group => ({ ...group, weight: group.weight * gamma(from + i) })),
+    groups: trees.slice(from, to).map(({ group }, i): Group => ({ ...group, weight: group.weight * gamma(from + i) })),
     groupOffsets: treeOffsets.slice(from, to + 1).map((x) => x - firstCompletion),
     offsets: offsets.slice(firstCompletion, endCompletion + 1).map((x) => x - first),
     values: values.subarray(first, end),
