@@ -64,7 +64,11 @@ export async function tell(model, seed) {
     for (const tokens of made) {
       const whole = model.tokenizer.decode(tokens, { skipSpecial: true }).split('<|')[0];
       const sentences = whole.match(/[^.!?]+[.!?]+"?/g) ?? [];
-      const text = sentences.slice(0, 1 + random.below(5)).join('').replace(/\s+/g, ' ').trim();
+      const text = sentences
+        .slice(0, 1 + random.below(5))
+        .join('')
+        .replace(/\s+/g, ' ')
+        .trim();
       if (text !== '') stories.push({ prompt, text: ` ${text}` });
     }
   }
