@@ -13,30 +13,23 @@ void Decoder::norm_backward(const Pass& pass, const Weight& weight, float* dx, c
   rmsnorm_backward(pass.context, dx, dy, x, rstd, weight.floats(), rows, config_.hidden, accumulate);
 }
 
-// Given dy: dx (where not null) gets dy W (added where `accumulate`), and every trained weight and factor its gradient.
-void Decoder::linear_backward(const Pass& pass, int64_t layer, int target, const void* x, const Saved& saved, const float* dy, int64_t ldy,
-                              float* dx, bool accumulate) {
-  const Linear& l = pass.network.layers[size_t(layer)].linear[target];
-  const int64_t in = target_in(config_, target), out = target_out(config_, target), rows = pass.plan.rows;
-  if (dx) {
-    Gemm g{rows, in, out, matrix(dy, DType::f32, ldy), matrix(l.weight.data, l.weight.type, in), dx, DType::f32, in};
-    g.accumulate = accumulate;
-    g.bfloat16 = storage_ == kBf16;
-    gemm(pass.context, g);
+// Given dy: dx (where not null) becomes the gradient of x, and every trained weight and factor gets its own.
+void Decoder::linears_backward(const Pass& pass, int64_t layer, int first, int last, const void* x, const Saved& saved, const float* dy, int64_t ldy, float* dx) {
+  const LinearCall c = call(pass, layer, first, last, x, saved);
+  for (int t = first; t <= last; dy += parts_[t++].out) {
+    parts_[t].dy = dy;
+    parts_[t].ldy = ldy;
+    const Linear& l = pass.network.layers[size_t(layer)].linear[t];
+    if (l.weight.grad) {
+      Gemm g{parts_[t].out, c.in, c.rows, transposed(dy, DType::f32, ldy), matrix(x, type(), c.in), l.weight.grad, DType::f32, c.in};
+      g.accumulate = true;
+      g.bfloat16 = storage_ == kBf16;
+      gemm(pass.context, g);
+    }
+    if (l.bias.grad)
+      for (int64_t r = 0; r < c.rows; ++r) pass.context.kernels.axpy(l.bias.grad, dy + r * ldy, 1.f, parts_[t].out);
   }
-  if (l.weight.grad) {
-    Gemm g{out, in, rows, transposed(dy, DType::f32, ldy), matrix(x, type(), in), l.weight.grad, DType::f32, in};
-    g.accumulate = true;
-    g.bfloat16 = storage_ == kBf16;
-    gemm(pass.context, g);
-  }
-  if (l.bias.grad)
-    for (int64_t r = 0; r < rows; ++r) pass.context.kernels.axpy(l.bias.grad, dy + r * ldy, 1.f, out);
-  const auto adapted = ranges(pass, layer, target);
-  if (adapted.empty()) return;
-  const LoraCall call{adapted, in, out, storage_, x, low_rank(pass, saved, target), pass.bank->largest_rank(), pass.plan.row_keys.data(),
-                      storage_ == kBf16};
-  lora_backward(pass.context, call, dy, ldy, dx);
+  linear_backward(pass.context, c, dx);
 }
 
 // dx holds the gradient of the layer's output and becomes that of its input (left as it is where nobody below trains).
@@ -53,17 +46,16 @@ void Decoder::layer_backward(const Pass& pass, int64_t layer, Saved& saved, floa
   void* act = act_.get(size_t(rows * ff) * element());
   swiglu(pass.context, storage_, act, saved.gate_up.data(), rows, ff);
   float* dact = dact_.as<float>(rows * ff);
-  linear_backward(pass, layer, kDown, act, saved, dx, d, dact, false);
+  linears_backward(pass, layer, kDown, kDown, act, saved, dx, d, dact);
   float* dgate_up = dgate_up_.as<float>(rows * 2 * ff);
   swiglu_backward(pass.context, storage_, dgate_up, dact, saved.gate_up.data(), rows, ff);
   rmsnorm(pass.context, storage_, normed, middle_rstd, middle, w.post_norm.floats(), rows, d, eps);
-  linear_backward(pass, layer, kGate, normed, saved, dgate_up, 2 * ff, dnormed, false);
-  linear_backward(pass, layer, kUp, normed, saved, dgate_up + ff, 2 * ff, dnormed, true);
+  linears_backward(pass, layer, kGate, kUp, normed, saved, dgate_up, 2 * ff, dnormed);
   norm_backward(pass, w.post_norm, dx, dnormed, middle, middle_rstd, rows, true);
 
   // Attention: middle = input + o(attention(q, k, v))
   float* dattended = dattended_.as<float>(rows * config_.q_width());
-  linear_backward(pass, layer, kO, saved.attended.data(), saved, dx, d, dattended, false);
+  linears_backward(pass, layer, kO, kO, saved.attended.data(), saved, dx, d, dattended);
   float* rotated = rotated_.as<float>(rows * qkv);
   rotate(pass, layer, saved, rotated);
   float* drotated = drotated_.as<float>(rows * qkv);
@@ -72,9 +64,7 @@ void Decoder::layer_backward(const Pass& pass, int64_t layer, Saved& saved, floa
   rope_backward(pass.context, rope_shape(w), rope_, storage_, drotated, saved.qkv.data(), pass.plan.positions.data(), rows, w.q_norm.grad, w.k_norm.grad);
   rmsnorm(pass.context, storage_, normed, input_rstd, input, w.input_norm.floats(), rows, d, eps);
   const bool below = to_input || w.input_norm.grad;
-  linear_backward(pass, layer, kQ, normed, saved, drotated, qkv, below ? dnormed : nullptr, false);
-  linear_backward(pass, layer, kK, normed, saved, drotated + config_.q_width(), qkv, below ? dnormed : nullptr, true);
-  linear_backward(pass, layer, kV, normed, saved, drotated + config_.q_width() + config_.kv_width(), qkv, below ? dnormed : nullptr, true);
+  linears_backward(pass, layer, kQ, kV, normed, saved, drotated, qkv, below ? dnormed : nullptr);
   if (below) norm_backward(pass, w.input_norm, dx, dnormed, input, input_rstd, rows, true);
 }
 

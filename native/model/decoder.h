@@ -5,6 +5,7 @@
 #include "bank.h"
 #include "base/cancel.h"
 #include "ops/attention/attention.h"
+#include "ops/linear/linear.h"
 #include "ops/rope/rope.h"
 #include "plan.h"
 #include "weights.h"
@@ -67,11 +68,10 @@ class Decoder {
   void rotate(const Pass& pass, int64_t layer, const Saved& saved, float* out);
   void attend(const Pass& pass, int64_t layer, Saved& saved, const float* rotated);
   std::vector<AttentionSegment> segments(const Pass& pass, int64_t layer, const float* rotated, float* gradient) const;
-  void linear(const Pass& pass, int64_t layer, int target, const void* x, Saved& saved, void* y, int64_t ldy, bool residual);
-  void linear_backward(const Pass& pass, int64_t layer, int target, const void* x, const Saved& saved, const float* dy, int64_t ldy,
-                       float* dx, bool accumulate);
-  std::vector<LoraRange> ranges(const Pass& pass, int64_t layer, int target) const;
-  float* low_rank(const Pass& pass, const Saved& saved, int target) const;
+  // Targets [first, last] share x [rows × in]; their outputs lie side by side in rows of ldy.
+  void linears(const Pass& pass, int64_t layer, int first, int last, const void* x, Saved& saved, void* y, int64_t ldy, bool residual);
+  void linears_backward(const Pass& pass, int64_t layer, int first, int last, const void* x, const Saved& saved, const float* dy, int64_t ldy, float* dx);
+  LinearCall call(const Pass& pass, int64_t layer, int first, int last, const void* x, const Saved& saved);
   void norm_backward(const Pass& pass, const Weight& weight, float* dx, const float* dy, const float* x, const float* rstd, int64_t rows, bool accumulate);
 
   const ModelConfig config_;
@@ -80,6 +80,8 @@ class Decoder {
   bool kept_ = false, checkpoint_ = false;
   std::vector<Saved> saved_;  // one for each layer; with checkpointing only their inputs
   Saved scratch_;             // of the layer in hand where nothing (else) is kept
+  std::vector<LoraRange> ranges_[kTargets];  // of the linears in hand
+  LinearPart parts_[kTargets];
   Buffer x_, normed_, rotated_, act_, hidden_, read_, read_rstd_;
   Buffer dx_, dnormed_, drotated_, dattended_, dact_, dgate_up_, dread_;
 };

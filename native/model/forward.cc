@@ -8,34 +8,29 @@
 
 namespace pluralign {
 
-std::vector<LoraRange> Decoder::ranges(const Pass& pass, int64_t layer, int target) const {
-  std::vector<LoraRange> out;
-  if (!pass.bank) return out;
-  for (const AdapterRun& run : pass.plan.runs)
-    if (const LoraModule* m = pass.bank->module(run.adapter, layer, target))
-      out.push_back({run.row, run.rows, m, pass.dropout_seed == 0 ? 0 : pass.dropout_seed * 0x9e3779b97f4a7c15ull + uint64_t(layer * kTargets + target)});
-  return out;
+LinearCall Decoder::call(const Pass& pass, int64_t layer, int first, int last, const void* x, const Saved& saved) {
+  for (int t = first; t <= last; ++t) {
+    const Linear& l = pass.network.layers[size_t(layer)].linear[t];
+    ranges_[t].clear();
+    const uint64_t stream = pass.dropout_seed == 0 ? 0 : pass.dropout_seed * 0x9e3779b97f4a7c15ull + uint64_t(layer * kTargets + t);
+    if (pass.bank)
+      for (const AdapterRun& run : pass.plan.runs)
+        if (const LoraModule* m = pass.bank->module(run.adapter, layer, t)) ranges_[t].push_back({run.row, run.rows, m, stream});
+    float* h = pass.bank ? static_cast<float*>(saved.low_rank.data()) + int64_t(t) * pass.plan.rows * pass.bank->largest_rank() : nullptr;
+    parts_[t] = {target_out(config_, t), matrix(l.weight.data, l.weight.type, target_in(config_, t)), l.weight.packed, l.bias ? l.bias.floats() : nullptr, &ranges_[t], h};
+  }
+  return {pass.plan.rows, target_in(config_, first), storage_, x, parts_ + first, last - first + 1, pass.bank ? pass.bank->largest_rank() : 0, pass.plan.row_keys.data()};
 }
 
-float* Decoder::low_rank(const Pass& pass, const Saved& saved, int target) const {
-  return static_cast<float*>(saved.low_rank.data()) + int64_t(target) * pass.plan.rows * pass.bank->largest_rank();
-}
-
-// y = x Wᵀ + b + low-rank part, in `storage`; with `residual`, added to the float32 y.
-void Decoder::linear(const Pass& pass, int64_t layer, int target, const void* x, Saved& saved, void* y, int64_t ldy, bool residual) {
-  const Linear& l = pass.network.layers[size_t(layer)].linear[target];
-  const int64_t in = target_in(config_, target), out = target_out(config_, target), rows = pass.plan.rows;
-  Gemm g{rows, out, in, matrix(x, type(), in), transposed(l.weight.data, l.weight.type, in), y, residual ? DType::f32 : type(), ldy};
-  g.bias = l.bias ? l.bias.floats() : nullptr;
-  g.accumulate = residual;
-  g.packed = l.weight.packed;
-  g.bfloat16 = storage_ == kBf16;
-  gemm(pass.context, g);
-  const auto adapted = ranges(pass, layer, target);
-  if (adapted.empty()) return;
-  const LoraCall call{adapted, in, out, storage_, x, low_rank(pass, saved, target), pass.bank->largest_rank(), pass.plan.row_keys.data(),
-                      storage_ == kBf16};
-  lora_forward(pass.context, call, y, ldy, residual);
+void Decoder::linears(const Pass& pass, int64_t layer, int first, int last, const void* x, Saved& saved, void* y, int64_t ldy, bool residual) {
+  const LinearCall c = call(pass, layer, first, last, x, saved);
+  auto* at = static_cast<char*>(y);
+  for (int t = first; t <= last; ++t) {
+    parts_[t].y = at;
+    parts_[t].ldy = ldy;
+    at += size_t(parts_[t].out) * (residual ? 4 : element());
+  }
+  linear_forward(pass.context, c, residual);
 }
 
 AttentionShape Decoder::attention_shape() const {
@@ -90,22 +85,19 @@ void Decoder::layer_forward(const Pass& pass, int64_t layer, Saved& saved, float
   rmsnorm(pass.context, storage_, normed, saved.input_rstd.as<float>(rows), x, w.input_norm.floats(), rows, d, float(config_.eps));
   const int64_t qkv = config_.qkv_width();
   char* raw = static_cast<char*>(saved.qkv.get(size_t(rows * qkv) * element()));
-  linear(pass, layer, kQ, normed, saved, raw, qkv, false);
-  linear(pass, layer, kK, normed, saved, raw + size_t(config_.q_width()) * element(), qkv, false);
-  linear(pass, layer, kV, normed, saved, raw + size_t(config_.q_width() + config_.kv_width()) * element(), qkv, false);
+  linears(pass, layer, kQ, kV, normed, saved, raw, qkv, false);
   float* rotated = rotated_.as<float>(rows * qkv);
   rotate(pass, layer, saved, rotated);
   attend(pass, layer, saved, rotated);
-  linear(pass, layer, kO, saved.attended.data(), saved, x, d, true);
+  linears(pass, layer, kO, kO, saved.attended.data(), saved, x, d, true);
 
   std::memcpy(saved.middle.as<float>(rows * d), x, size_t(rows * d) * 4);
   rmsnorm(pass.context, storage_, normed, saved.middle_rstd.as<float>(rows), x, w.post_norm.floats(), rows, d, float(config_.eps));
   char* gate_up = static_cast<char*>(saved.gate_up.get(size_t(rows * 2 * ff) * element()));
-  linear(pass, layer, kGate, normed, saved, gate_up, 2 * ff, false);
-  linear(pass, layer, kUp, normed, saved, gate_up + size_t(ff) * element(), 2 * ff, false);
+  linears(pass, layer, kGate, kUp, normed, saved, gate_up, 2 * ff, false);
   void* act = act_.get(size_t(rows * ff) * element());
   swiglu(pass.context, storage_, act, gate_up, rows, ff);
-  linear(pass, layer, kDown, act, saved, x, d, true);
+  linears(pass, layer, kDown, kDown, act, saved, x, d, true);
 }
 
 void Decoder::forward(const Pass& pass, bool keep, bool checkpoint) {

@@ -66,6 +66,10 @@ struct Kernels {
   int64_t bf16_columns = 0;  // columns of C that are worked on at a time
   int64_t bf16_rows_bytes = 0;  // of A, that should stay in the second-level cache
 
+  // lora: c[i · c_row + j · c_col] += alpha · Σ_p a[p · lda + i] b[p · ldb + j] for i < r, j < n, p < k; b float32 or bfloat16.
+  void (*outer)(int64_t r, int64_t n, int64_t k, const float* a, int64_t lda, const void* b, DType b_type, int64_t ldb, float* c,
+                int64_t c_row, int64_t c_col, float alpha) = nullptr;
+
   // norm: see ops/norm/norm.h
   void (*rmsnorm[2])(void* y, float* rstd, const float* x, const float* weight, int64_t rows, int64_t width, float eps) = {};
   void (*rmsnorm_backward)(float* dx, const float* dy, const float* x, const float* rstd, const float* weight, int64_t rows,
@@ -133,12 +137,23 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
+struct LoraModule;
+
+// Rows that one adapter answers for. `stream`: seed of this linear's dropout masks; 0: nothing is dropped.
+struct LoraRange {
+  int64_t row, rows;
+  const LoraModule* module;
+  uint64_t stream;
+};
+
 // What an operator runs in: the vector code, the threads, and scratch memory (shared, and of each thread).
 struct Context {
   Context(const Kernels& k, Pool& p) : kernels(k), pool(p), local(size_t(p.size())) {}
   const Kernels& kernels;
   Pool& pool;
-  Buffer packed_a, packed_b, head;
+  Buffer packed_a, packed_b, cuts, head;
+  Buffer shared[8];               // of the operator in hand, on the calling thread
+  std::vector<LoraRange> ranges;  // likewise
   struct Local { Buffer slot[14]; };
   std::vector<Local> local;
 };

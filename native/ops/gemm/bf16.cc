@@ -9,19 +9,16 @@ int64_t round_up(int64_t a, int64_t to) { return ceil_div(a, to) * to; }
 // Below both a region costs more than its threads save: so many operations, so many elements of B to read.
 constexpr double kSerialOperations = 8e6, kSerialElements = 2.5e5;
 
-constexpr int64_t kMostProducts = 8, kMostTerms = 16;
-
 // How one product is cut: rows so that A's panels stay in the second-level cache, columns so that threads have enough to
 // share.
 struct Cut {
-  int64_t rows, columns, row_parts, parts;
+  double operations;
+  int64_t first, rows, columns, row_parts, parts;  // first: the number of its first task
 };
 
-Cut cut(const Context& context, const Bf16Product& p, int64_t wanted) {
-  int64_t k = 0;
-  for (int64_t t = 0; t < p.term_count; ++t) k += round_up(p.terms[t].k, kBf16K);
+void cut(const Context& context, const Bf16Product& p, int64_t wanted, Cut& c) {
+  const auto k = int64_t(c.operations / (2.0 * double(p.m) * double(p.n)));  // of a row, over its terms
   const int64_t step = context.kernels.bf16_columns, fit = context.kernels.bf16_rows_bytes / std::max<int64_t>(1, 2 * k) / kBf16Rows * kBf16Rows;
-  Cut c;
   c.row_parts = ceil_div(p.m, std::max(kBf16Rows, fit));
   const int64_t steps = ceil_div(p.n, step), column_parts = std::min(steps, ceil_div(wanted, c.row_parts));
   c.row_parts = std::min(ceil_div(p.m, kBf16Rows), std::max(c.row_parts, wanted / column_parts));
@@ -29,11 +26,10 @@ Cut cut(const Context& context, const Bf16Product& p, int64_t wanted) {
   c.row_parts = ceil_div(p.m, c.rows);
   c.columns = ceil_div(steps, column_parts) * step;
   c.parts = c.row_parts * ceil_div(p.n, c.columns);
-  return c;
 }
 
 void block(Context& context, int thread, const Bf16Product& p, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
-  Bf16Block::Term terms[kMostTerms];
+  Bf16Block::Term* terms = context.local[size_t(thread)].slot[2].as<Bf16Block::Term>(p.term_count);
   int64_t count = 0;
   for (int64_t t = 0; t < p.term_count; ++t) {
     const Bf16Term& term = p.terms[t];
@@ -50,14 +46,14 @@ void block(Context& context, int thread, const Bf16Product& p, int64_t m0, int64
 
 void pack_bf16(Context& context, const Bf16Packing* packings, int64_t count) {
   // Tasks are slabs of panels, of about 64 KB.
-  int64_t first[kMostProducts + 1] = {}, slab[kMostProducts] = {};
+  int64_t *first = context.cuts.as<int64_t>(2 * count + 1), *slab = first + count + 1;
+  first[0] = 0;
   for (int64_t i = 0; i < count; ++i) {
     slab[i] = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, bf16_panel(packings[i].k)));
     first[i + 1] = first[i] + ceil_div(ceil_div(packings[i].rows, kBf16Panel), slab[i]);
   }
   const auto task = [&](int64_t t, int) {
-    int64_t i = 0;
-    while (t >= first[i + 1]) ++i;
+    const int64_t i = std::upper_bound(first, first + count + 1, t) - first - 1;
     const Bf16Packing& p = packings[i];
     const int64_t panel = (t - first[i]) * slab[i], row = panel * kBf16Panel, rows = std::min(p.rows - row, slab[i] * kBf16Panel);
     const int64_t row_stride = p.side == Side::left ? p.operand.row_stride : p.operand.col_stride;
@@ -71,34 +67,34 @@ void pack_bf16(Context& context, const Bf16Packing* packings, int64_t count) {
 }
 
 void multiply_bf16(Context& context, const Bf16Product* products, int64_t count) {
-  double operations[kMostProducts] = {}, total = 0, elements = 0;
+  Cut* cuts = context.cuts.as<Cut>(count + 1);
+  double total = 0, elements = 0;
   for (int64_t i = 0; i < count; ++i) {
+    cuts[i].operations = 0;
     for (int64_t t = 0; t < products[i].term_count; ++t) {
       const double right = double(products[i].n) * double(products[i].terms[t].k);
       elements += right;
-      operations[i] += 2.0 * double(products[i].terms[t].end - products[i].terms[t].begin) * right;
+      cuts[i].operations += 2.0 * double(products[i].terms[t].end - products[i].terms[t].begin) * right;
     }
-    total += operations[i];
+    total += cuts[i].operations;
   }
   const bool serial = context.pool.size() == 1 || (total < kSerialOperations && elements < kSerialElements);
-  Cut cuts[kMostProducts];
-  int64_t first[kMostProducts + 1] = {};
+  cuts[0].first = 0;
   for (int64_t i = 0; i < count; ++i) {
     const bool empty = products[i].m <= 0 || products[i].n <= 0;
-    if (!empty) cuts[i] = cut(context, products[i], serial ? 1 : std::max<int64_t>(1, int64_t(6 * context.pool.size() * operations[i] / total)));
-    first[i + 1] = first[i] + (empty ? 0 : cuts[i].parts);
+    if (!empty) cut(context, products[i], serial ? 1 : std::max<int64_t>(1, int64_t(6 * context.pool.size() * cuts[i].operations / total)), cuts[i]);
+    cuts[i + 1].first = cuts[i].first + (empty ? 0 : cuts[i].parts);
   }
   const auto task = [&](int64_t t, int thread) {
-    int64_t i = 0;
-    while (t >= first[i + 1]) ++i;
+    const int64_t i = std::upper_bound(cuts, cuts + count + 1, t, [](int64_t task, const Cut& c) { return task < c.first; }) - cuts - 1;
     const Bf16Product& p = products[i];
     const Cut& c = cuts[i];
-    const int64_t at = t - first[i], m0 = at % c.row_parts * c.rows, n0 = at / c.row_parts * c.columns;
+    const int64_t at = t - c.first, m0 = at % c.row_parts * c.rows, n0 = at / c.row_parts * c.columns;
     block(context, thread, p, m0, std::min(p.m, m0 + c.rows), n0, std::min(p.n, n0 + c.columns));
   };
   if (serial)
-    for (int64_t t = 0; t < first[count]; ++t) task(t, 0);
-  else context.pool.run(first[count], task);
+    for (int64_t t = 0; t < cuts[count].first; ++t) task(t, 0);
+  else context.pool.run(cuts[count].first, task);
 }
 
 void gemm_bf16(Context& context, const Gemm& g) {

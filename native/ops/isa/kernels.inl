@@ -1,6 +1,7 @@
 // Every operator's vector code, for the instruction set of the including file.
 #include "ops/isa/vec.inl"
 #include "ops/gemm/simd.inl"
+#include "ops/lora/simd.inl"
 #include "ops/norm/simd.inl"
 #include "ops/swiglu/simd.inl"
 #include "ops/attention/simd.inl"
@@ -10,6 +11,7 @@
 
 void fill(Kernels& k) {
   fill_gemm(k);
+  fill_lora(k);
   fill_norm(k);
   fill_swiglu(k);
   fill_attention(k);

@@ -34,6 +34,16 @@ void panels(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_step, con
     }
 }
 
+void outer(int64_t r, int64_t n, int64_t k, const float* a, int64_t lda, const void* b, DType b_type, int64_t ldb, float* c,
+           int64_t c_row, int64_t c_col, float alpha) {
+  for (int64_t i = 0; i < r; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int64_t p = 0; p < k; ++p) sum += a[p * lda + i] * read(b, b_type, p * ldb + j);
+      c[i * c_row + j * c_col] = float(c[i * c_row + j * c_col] + alpha * sum);
+    }
+}
+
 template <class T>
 void rmsnorm(void* y, float* rstd, const float* x, const float* weight, int64_t rows, int64_t width, float eps) {
   for (int64_t r = 0; r < rows; ++r) {
@@ -147,6 +157,7 @@ void fill(Kernels& k) {
   k.mr = k.nr = 1;
   k.pack_a = k.pack_b = pack;
   k.panels = panels;
+  k.outer = outer;
   k.rmsnorm[kF32] = rmsnorm<float>;
   k.rmsnorm[kBf16] = rmsnorm<bf16>;
   k.rmsnorm_backward = rmsnorm_backward;

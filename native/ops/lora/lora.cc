@@ -63,7 +63,7 @@ void product(Context& context, const LoraCall& c, Gemm g) {
 }  // namespace
 
 void lora_forward(Context& context, const LoraCall& c, void* y, int64_t ldy, bool y_f32) {
-  Buffer dropped, core;
+  Buffer &dropped = context.shared[0], &core = context.shared[1];
   for (const LoraRange& r : c.ranges) {
     const LoraModule& m = *r.module;
     float* h = c.h + r.row * c.h_stride;
@@ -78,7 +78,7 @@ void lora_forward(Context& context, const LoraCall& c, void* y, int64_t ldy, boo
 }
 
 void lora_backward(Context& context, const LoraCall& c, const float* dy, int64_t ldy, float* dx) {
-  Buffer dropped, core, dcore_rows, dh_rows, dx_rows;
+  Buffer &dropped = context.shared[0], &core = context.shared[1], &dcore_rows = context.shared[2], &dh_rows = context.shared[3], &dx_rows = context.shared[4];
   for (const LoraRange& r : c.ranges) {
     const LoraModule& m = *r.module;
     const float* h = c.h + r.row * c.h_stride;

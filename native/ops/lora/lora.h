@@ -14,13 +14,6 @@ struct LoraModule {
   float scale, dropout;
 };
 
-// Rows that one adapter answers for. `stream`: seed of this linear's dropout masks; 0: nothing is dropped.
-struct LoraRange {
-  int64_t row, rows;
-  const LoraModule* module;
-  uint64_t stream;
-};
-
 struct LoraCall {
   const std::vector<LoraRange>& ranges;
   int64_t in, out;
