@@ -105,9 +105,9 @@ describe('fits', () => {
     expect(few.value).toBeCloseTo(all.value, 10);
   });
 
-  it.each(featureModels)('%s ends where its gradient vanishes', (name) => {
+  it.each(featureModels)('%s ends where its gradient vanishes', async (name) => {
     const model = featureModel(name, d, 2);
-    const { parameters, report } = model.fit(table, votes, { model: name, rank: 2, l2: 1, seed: 1 });
+    const { parameters, report } = await model.fit(table, votes, { model: name, rank: 2, l2: 1, seed: 1 });
     expect(report.converged).toBe(true);
     const x = Float64Array.from([...parameters.shared, ...parameters.own]);
     const gradient = new Float64Array(x.length);
@@ -137,10 +137,10 @@ describe('fits', () => {
     for (let j = 0; j < wide; j++) expect(fit.w[j]).toBeCloseTo(exact.z[j], 5);
   });
 
-  it('low-rank of full rank is a mean and one reward for each about it', () => {
+  it('low-rank of full rank is a mean and one reward for each about it', async () => {
     const l2 = 1;
     const named = { ...votes, annotator: votes.annotator.map((u) => Math.max(u, 0)) };
-    const { parameters } = featureModel('low-rank', d, d).fit(table, named, {
+    const { parameters } = await featureModel('low-rank', d, d).fit(table, named, {
       model: 'low-rank',
       rank: d,
       l2,

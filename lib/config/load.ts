@@ -92,6 +92,8 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
     if (method === 'em-reward') say(['model'], `found ${config.model}, expected features for method em-reward`);
     if (emMethods.includes(method)) wrong.push(...crossCheckTypes(config, source));
   }
+  if (config.features?.batch_size && config.features.model !== 'low-rank')
+    say(['features', 'batch_size'], `mini-batches are for model low-rank, but the model is ${config.features.model}`);
   if (config.em !== null && !emMethods.includes(method))
     say(['em'], `belongs to method ${emMethods.join(', ')}, but the method is ${method}`);
   if (method === 'pretrain') {

@@ -286,6 +286,13 @@ export const featuresSchema = section({
   rank: wholeFrom(1).default(4),
   /** Precision of the prior on an annotator's own parameters; null: 1 (0 in EM). */
   l2: notNegative().nullable().default(null),
+  /** low-rank: train by mini-batches of this many votes; null: to convergence. */
+  batch_size: wholeFrom(1).nullable().default(null),
+  /** With `batch_size`: passes over the votes, and Adam's rate at their start. */
+  epochs: wholeFrom(1).default(10),
+  learning_rate: positive().default(0.03),
+  /** `blocks`: a batch has the votes between two groups of items, drawn anew for each pass; or all votes at random. */
+  batches: choice(['blocks', 'random']).default('blocks'),
 });
 
 /** Types of annotators, found by EM (`em-dpo`, `em-reward`). Null: the default of policies or of rewards on features. */

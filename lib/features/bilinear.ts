@@ -1,4 +1,5 @@
 import { voteLoss } from './likelihood.js';
+import { bilinearLossNative, isLarge } from './native.js';
 import type { Votes } from './votes.js';
 
 /**
@@ -32,13 +33,14 @@ export function bilinearLoss(
   k: number,
   gradient?: BilinearGradient,
 ): number {
+  if (isLarge(votes.items.length * (k + 1))) return bilinearLossNative(votes, { base, points }, users, k, gradient);
   const { offsets, items, annotator, weights, margins, stages } = votes;
   let loss = 0;
   for (let v = 0; v < votes.m; v++) {
     const from = offsets[v];
     const n = offsets[v + 1] - from;
     const u = annotator[v] < 0 ? -1 : annotator[v] * k;
-    if (n !== 2 || stages[v] !== 1) {
+    if (n !== 2 || stages[v] !== 1 || votes.tie) {
       loss += rankingLoss(votes, v, base, points, users, k, gradient);
       continue;
     }
@@ -84,7 +86,7 @@ function rankingLoss(
     rewards[s] = base[item];
     if (u >= 0) for (let c = 0; c < k; c++) rewards[s] += points[item * k + c] * users[u + c];
   }
-  const loss = votes.weights[v] * voteLoss(rewards, votes.stages[v], votes.margins[v], g);
+  const loss = votes.weights[v] * voteLoss(rewards, votes.stages[v], votes.margins[v], g, votes.tie);
   if (!gradient) return loss;
   for (let s = 0; s < n; s++) {
     const item = votes.items[from + s];

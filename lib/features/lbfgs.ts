@@ -31,10 +31,39 @@ export type Objective = (x: Float64Array, gradient: Float64Array) => number;
  * @throws PluralignError `NON_FINITE` where the value at the start is not finite, `ABORTED`
  */
 export function lbfgs(objective: Objective, x: Float64Array, options: LbfgsOptions = {}): LbfgsResult {
+  const search = minimise(x, options);
+  let turn = search.next();
+  while (!turn.done) turn = search.next(objective(turn.value.at, turn.value.gradient));
+  return turn.value;
+}
+
+/** The same, letting other work in between evaluations: a fit of minutes hears a stop signal, and a bar can move. */
+export async function lbfgsInTurns(
+  objective: Objective,
+  x: Float64Array,
+  options: LbfgsOptions = {},
+): Promise<LbfgsResult> {
+  const search = minimise(x, options);
+  let since = performance.now();
+  let turn = search.next();
+  while (!turn.done) {
+    turn = search.next(objective(turn.value.at, turn.value.gradient));
+    if (performance.now() - since < 50) continue;
+    await new Promise((resolve) => setImmediate(resolve));
+    since = performance.now();
+  }
+  return turn.value;
+}
+
+/** Asks for the value and gradient at one point after another; x is the best so far. */
+function* minimise(
+  x: Float64Array,
+  options: LbfgsOptions,
+): Generator<{ at: Float64Array; gradient: Float64Array }, LbfgsResult, number> {
   const { maxSteps = 500, tolerance = 1e-6, patience = 10, relative = 1e-10, memory = 10, signal } = options;
   const n = x.length;
   let g = new Float64Array(n);
-  let value = objective(x, g);
+  let value = yield { at: x, gradient: g };
   if (!Number.isFinite(value)) throw new PluralignError('NON_FINITE', `the loss is ${value} at the start of the fit`);
   const ss: Float64Array[] = [];
   const ys: Float64Array[] = [];
@@ -79,7 +108,7 @@ export function lbfgs(objective: Objective, x: Float64Array, options: LbfgsOptio
     let found = false;
     for (let attempt = 0; attempt < 40; attempt++) {
       for (let i = 0; i < n; i++) trial[i] = x[i] + step * direction[i];
-      next = objective(trial, trialG);
+      next = yield { at: trial, gradient: trialG };
       if (!(next <= value + 1e-4 * step * slope)) high = step;
       else if (dot(trialG, direction) < 0.9 * slope) {
         low = step;

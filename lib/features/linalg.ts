@@ -1,3 +1,5 @@
+import { isLarge, projectBackNative, projectNative } from './native.js';
+
 /** Dense float64 products over row-major arrays, and the Cholesky factor; sizes are those of factors and coordinates. */
 
 /** X [n, d] · V [d, k] → [n, k]. X may be float32. */
@@ -9,6 +11,10 @@ export function project(
   k: number,
   out = new Float64Array(n * k),
 ): Float64Array {
+  if (x instanceof Float32Array && k > 0 && isLarge(n * d * k)) {
+    projectNative(x, n, d, v, k, out);
+    return out;
+  }
   out.fill(0);
   for (let i = 0; i < n; i++) {
     const o = i * k;
@@ -32,6 +38,10 @@ export function projectBack(
   k: number,
   out: Float64Array,
 ): void {
+  if (x instanceof Float32Array && k > 0 && isLarge(n * d * k)) {
+    projectBackNative(x, n, d, g, k, out);
+    return;
+  }
   for (let i = 0; i < n; i++) {
     const o = i * k;
     let any = false;

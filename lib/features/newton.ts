@@ -1,5 +1,5 @@
 import { PluralignError } from '../native/errors.js';
-import { voteLoss } from './likelihood.js';
+import { davidson, voteLoss } from './likelihood.js';
 import { cholesky, choleskySolve } from './linalg.js';
 import type { Votes } from './votes.js';
 
@@ -47,7 +47,7 @@ export function linearObjective(
     const from = votes.offsets[v];
     const n = votes.offsets[v + 1] - from;
     const w = votes.weights[v];
-    if (w === 0 || votes.stages[v] === 0) continue;
+    if (w === 0 || (votes.stages[v] === 0 && !votes.tie)) continue;
     if (n === 2) {
       // The pair alone, without a list: nearly every vote is one.
       const i = votes.items[from] * k;
@@ -57,6 +57,13 @@ export function linearObjective(
       for (let c = 0; c < k; c++) {
         delta[c] = points[i + c] - points[j + c];
         x += delta[c] * z[c];
+      }
+      if (votes.tie) {
+        const { loss, slope, curvature } = davidson(x, votes.tie, votes.stages[v] === 0);
+        value += w * loss;
+        for (let c = 0; c < k; c++) gradient[c] += w * slope * delta[c];
+        if (hessian) rankOne(hessian, delta, k, w * curvature);
+        continue;
       }
       const e = Math.exp(-Math.abs(x));
       value += w * ((x < 0 ? -x : 0) + Math.log1p(e));

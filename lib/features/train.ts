@@ -7,6 +7,7 @@ import type { TrainOptions, TrainSummary } from '../training/train.js';
 import { type FeatureData, featureData } from './data.js';
 import { evaluateVotes } from './evaluate.js';
 import { featureModel } from './models/index.js';
+import { useThreads } from './native.js';
 import { Population } from './population.js';
 
 /** The file of a run that holds everyone. */
@@ -28,7 +29,7 @@ export async function trainFeatures(config: ResolvedConfig, options: TrainOption
     const signal = options.stop instanceof AbortSignal ? options.stop : options.stop?.signal;
     const data = await featureData(config, signal);
     for (const text of [...data.notes, ...fewVotes(config, data)]) note(text);
-    const population = fitPopulation(config, data, note, signal);
+    const population = await fitPopulation(config, data, note, signal);
     await population.save(populationPath(folder.dir));
     const scorer = population.scorer(data.table);
     const known = population.annotators.length;
@@ -69,13 +70,21 @@ export async function trainFeatures(config: ResolvedConfig, options: TrainOption
 }
 
 /** Fits the configured model to the training votes. */
-function fitPopulation(
+async function fitPopulation(
   config: ResolvedConfig,
   { table, train }: FeatureData,
   note: (text: string) => void,
   signal: AbortSignal | undefined,
-): Population & { report: { objective: number; steps: number; converged: boolean } } {
-  const { model: name, rank: wanted, l2 } = config.features as NonNullable<ResolvedConfig['features']>;
+): Promise<Population & { report: { objective: number; steps: number; converged: boolean } }> {
+  const {
+    model: name,
+    rank: wanted,
+    l2,
+    batch_size,
+    epochs,
+    learning_rate: learningRate,
+    batches: order,
+  } = config.features as NonNullable<ResolvedConfig['features']>;
   if (name !== 'global' && train.votes.annotators.length === 0) {
     throw new PluralignError(
       'BAD_DATA',
@@ -85,11 +94,15 @@ function fitPopulation(
   const rank = name === 'low-rank' ? Math.min(wanted, table.d) : wanted;
   if (rank < wanted) note(`features.rank: ${wanted} is more than the ${table.d} features; used ${rank}`);
   const model = featureModel(name, table.d, rank);
-  const { parameters, report } = model.fit(table, train.votes, {
+  if (config.train.threads !== 'auto') useThreads(config.train.threads);
+  const batch =
+    name === 'low-rank' && batch_size !== null ? { batch: batch_size, epochs, learningRate, order } : undefined;
+  const { parameters, report } = await model.fit(table, train.votes, {
     model: name,
     rank,
     l2,
     seed: config.train.seed,
+    batch,
     signal,
   });
   if (!report.converged) note(`the fit ended after ${report.steps} steps before it had converged`);

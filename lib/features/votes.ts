@@ -21,6 +21,8 @@ export interface Votes {
   /** [m] the rows' own index, for messages. */
   rows: Int32Array;
   m: number;
+  /** Davidson's ν of a model in which a pair with no stage is a tie; absent: such pairs say nothing. */
+  tie?: number;
 }
 
 export interface VotesOptions {
@@ -142,6 +144,7 @@ export function subTable(
       margins: Float64Array.from(indices, (v) => votes.margins[v]),
       rows: Int32Array.from(indices, (v) => votes.rows[v]),
       m: indices.length,
+      ...(votes.tie ? { tie: votes.tie } : {}),
     },
   };
 }

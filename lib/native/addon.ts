@@ -1,5 +1,6 @@
 /** The native addon as TypeScript sees it: the one seam between `lib/` and `native/bindings/`. */
 
+import type { NativeBilinear } from './bilinear.js';
 import type { NativeBench, NativeKernels } from './kernels.js';
 import type { NativeMerge } from './merge.js';
 
@@ -191,6 +192,8 @@ export interface Addon extends NativeMerge {
     tensors: { name: string; dtype: string; shape: number[]; data: Float32Array }[];
   };
 
+  /** Low-rank rewards over votes (lib/features). */
+  readonly bilinear: NativeBilinear;
   /** Operators on typed arrays (lib/kernels). */
   readonly kernels: NativeKernels;
   /** Timings of operators (lib/api/bench.ts). */

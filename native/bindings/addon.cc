@@ -51,6 +51,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   register_optimizer(env, exports);
   register_kernels(env, exports);
   register_merge(env, exports);
+  register_bilinear(env, exports);
   register_bench(env, exports);
   return exports;
 }

@@ -9,6 +9,7 @@
 #include "base/cpu.h"
 #include "base/dtype.h"
 #include "base/pool.h"
+#include "ops/bilinear/kernels.h"
 
 namespace pluralign {
 
@@ -93,6 +94,9 @@ struct Kernels {
   // y += alpha x; dot product (float64 over lanes of float32 blocks)
   void (*axpy)(float* y, const float* x, float alpha, int64_t n) = nullptr;
   double (*squared_norm)(const float* x, int64_t n) = nullptr;
+  // bilinear: low-rank rewards of votes, see ops/bilinear/kernels.h
+  BilinearKernels<float> bilinear_f32;
+  BilinearKernels<double> bilinear_f64;
   // bench: n rounds of independent multiply-adds in registers; gives the floating-point operations done.
   double (*multiply_adds)(int64_t n, volatile float* sink) = nullptr;
   double (*multiply_adds_bf16)(int64_t n, volatile float* sink) = nullptr;  // null where the set has no such products

@@ -1,5 +1,5 @@
 import { project, projectBack } from '../linalg.js';
-import { fitRidge } from '../ridge.js';
+import { fitRidgeInTurns } from '../ridge.js';
 import type { FeatureRewardModel } from './model.js';
 
 /** One reward for all: r_i = w·x_i, the mode of the posterior under the prior N(0, 1/l2) on w. Convex. */
@@ -16,8 +16,8 @@ export function globalModel(d: number): FeatureRewardModel {
     user() {},
     userBack() {},
     weights: (shared) => shared.slice(),
-    fit(table, votes, { l2, signal }) {
-      const { w, value, steps, converged } = fitRidge(table, votes, { l2, signal });
+    async fit(table, votes, { l2, signal }) {
+      const { w, value, steps, converged } = await fitRidgeInTurns(table, votes, { l2, signal });
       return {
         parameters: { shared: w, own: new Float64Array(0) },
         report: { objective: value, steps, converged },

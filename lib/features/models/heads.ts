@@ -57,7 +57,7 @@ export function headsModel(d: number, rank: number): FeatureRewardModel {
     userBack(_shared, _own, gradient, _outShared, outOwn) {
       for (let c = 0; c < k; c++) outOwn[c] += gradient[c];
     },
-    fit(table, votes, options) {
+    async fit(table, votes, options) {
       const random = new Random(options.seed, 0x4ead);
       const shared = new Float64Array(d * k + 2 * k);
       const { matrix } = parts(shared);

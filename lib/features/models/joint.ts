@@ -1,11 +1,11 @@
 import { type BilinearGradient, bilinearLoss } from '../bilinear.js';
-import { type LbfgsOptions, lbfgs } from '../lbfgs.js';
+import { type LbfgsOptions, lbfgsInTurns } from '../lbfgs.js';
 import type { Votes } from '../votes.js';
 import {
   type FeatureModelOptions,
   type FeatureRewardModel,
   type Features,
-  type FitReport,
+  type Fitted,
   type Parameters,
   sharedPrecision,
 } from './model.js';
@@ -52,20 +52,20 @@ export function jointObjective(
 }
 
 /** Fits everything at once with L-BFGS from the given start, to convergence. */
-export function jointFit(
+export async function jointFit(
   model: FeatureRewardModel,
   table: Features,
   votes: Votes,
   options: FeatureModelOptions,
   start: Parameters,
   limits: LbfgsOptions = {},
-): { parameters: Parameters; report: FitReport } {
+): Promise<Fitted> {
   const size = start.shared.length;
   const x = new Float64Array(size + start.own.length);
   x.set(start.shared);
   x.set(start.own, size);
   const sharedL2 = sharedPrecision(options.l2);
-  const { value, steps, converged } = lbfgs(
+  const { value, steps, converged } = await lbfgsInTurns(
     (at, gradient) => jointObjective(model, table, votes, options.l2, at, gradient, sharedL2),
     x,
     { maxSteps: 2000, signal: options.signal, ...limits },

@@ -22,7 +22,7 @@ export function localModel(d: number): FeatureRewardModel {
     },
     weights: (_shared, c) => c.slice(),
     generic: (shared) => shared,
-    fit(table, votes, { l2, signal }) {
+    async fit(table, votes, { l2, signal }) {
       const count = votes.annotators.length;
       const by = votesByAnnotator(votes);
       const own = new Float64Array(count * d);
@@ -31,6 +31,7 @@ export function localModel(d: number): FeatureRewardModel {
       let steps = 0;
       let converged = true;
       for (let u = 0; u < count; u++) {
+        if (u % 64 === 63) await new Promise((resolve) => setImmediate(resolve));
         const which = by.votes.subarray(by.offsets[u], by.offsets[u + 1]);
         const fit = fitRidge(table, votes, { l2, signal, which });
         own.set(fit.w, u * d);

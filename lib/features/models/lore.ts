@@ -1,6 +1,6 @@
 import { Random } from '../../base/random.js';
 import { project, projectBack } from '../linalg.js';
-import { fitRidge } from '../ridge.js';
+import { fitRidgeInTurns } from '../ridge.js';
 import { jointFit } from './joint.js';
 import { type FeatureRewardModel, sharedPrecision } from './model.js';
 import { softmax, softmaxBack } from './simplex.js';
@@ -42,9 +42,10 @@ export function loreModel(d: number, rank: number): FeatureRewardModel {
       }
     },
     weights: (shared, c) => project(shared, d, k, c, 1),
-    fit(table, votes, options) {
+    async fit(table, votes, options) {
       const random = new Random(options.seed, 0x10e);
-      const { w } = fitRidge(table, votes, { l2: sharedPrecision(options.l2), signal: options.signal });
+      const start = { l2: sharedPrecision(options.l2), signal: options.signal };
+      const { w } = await fitRidgeInTurns(table, votes, start);
       const size = Math.sqrt(w.reduce((sum, element) => sum + element * element, 0) / d) || 0.1;
       const shared = new Float64Array(d * k + k);
       for (let j = 0; j < d; j++) for (let c = 0; c < k; c++) shared[j * k + c] = w[j] + size * random.normal();

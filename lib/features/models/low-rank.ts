@@ -1,12 +1,22 @@
 import { Random } from '../../base/random.js';
 import { PluralignError } from '../../native/errors.js';
+import { progress } from '../../training/progress.js';
 import { type BilinearGradient, bilinearLoss } from '../bilinear.js';
-import { lbfgs } from '../lbfgs.js';
+import { lbfgsInTurns } from '../lbfgs.js';
 import { orthonormalise, project, projectBack } from '../linalg.js';
+import { isLarge, newtonNative } from '../native.js';
 import { fitLinear } from '../newton.js';
-import { fitRidge } from '../ridge.js';
+import { fitRidgeInTurns } from '../ridge.js';
 import { type Votes, votesByAnnotator } from '../votes.js';
-import { type FeatureModelOptions, type FeatureRewardModel, type Features, sharedPrecision } from './model.js';
+import { LowRankBatches } from './batches.js';
+import {
+  type BatchOptions,
+  type FeatureModelOptions,
+  type FeatureRewardModel,
+  type Features,
+  type Fitted,
+  sharedPrecision,
+} from './model.js';
 
 /**
  * P-ShareLoRA's linear case: w_u = w_0 + V z_u, V [d, k] shared with orthonormal columns, z_u the annotator's own, so
@@ -49,11 +59,38 @@ export function lowRankModel(d: number, rank: number): FeatureRewardModel {
       for (let j = 0; j < d; j++) w[j] += mean[j];
       return w;
     },
-    fit(table, votes, options) {
+    async fit(table, votes, options) {
       const fit = new SubspaceFit(table, votes, k, options);
-      return fit.run();
+      return options.batch ? batchFit(fit, options.batch) : fit.run();
     },
   };
+}
+
+/**
+ * Mini-batches, their rate falling along half a cosine, in place of L-BFGS; then everyone's coordinates exactly for what
+ * all share. One evaluation of the objective at the end says how good that is.
+ */
+async function batchFit(fit: SubspaceFit, batch: BatchOptions): Promise<Fitted> {
+  const { table, votes, k, options } = fit;
+  const start = fit.start(new Float64Array(table.d), 4);
+  const batches = new LowRankBatches(table, votes, k, { ...options, ...batch }, start);
+  const bar = progress(batch.epochs, 'epochs');
+  try {
+    for (let epoch = 0; epoch < batch.epochs; epoch++) {
+      batches.epoch(batch.learningRate * 0.5 * (1 + Math.cos((Math.PI * epoch) / batch.epochs)), options.signal);
+      bar.update(epoch + 1);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  } finally {
+    bar.stop();
+  }
+  const { factor, mean } = batches.parts();
+  const x = new Float64Array(factor.length + mean.length);
+  x.set(factor);
+  x.set(mean, factor.length);
+  const objective = fit.objective(x, new Float64Array(x.length));
+  x.set(fit.q);
+  return { parameters: { shared: x, own: fit.z.slice() }, report: { objective, steps: batch.epochs, converged: true } };
 }
 
 /** The profile objective F(V, w_0) = min_Z over everyone's coordinates, and its gradient. */
@@ -78,14 +115,15 @@ export class SubspaceFit {
     this.#l2 = Math.max(options.l2, 1e-6);
   }
 
-  run() {
+  async run(): Promise<Fitted> {
     const { table, votes, k, options } = this;
     const { d } = table;
-    const mean = fitRidge(table, votes, { l2: sharedPrecision(this.#l2), signal: options.signal }).w;
+    const prior = { l2: sharedPrecision(this.#l2), signal: options.signal };
+    const { w: mean } = await fitRidgeInTurns(table, votes, prior);
     const x = new Float64Array(d * k + d);
     x.set(this.start(mean));
     x.set(mean, d * k);
-    const { value, steps, converged } = lbfgs((at, gradient) => this.objective(at, gradient), x, {
+    const { value, steps, converged } = await lbfgsInTurns((at, gradient) => this.objective(at, gradient), x, {
       maxSteps: 500,
       tolerance: 1e-5,
       relative: 1e-9,
@@ -102,7 +140,7 @@ export class SubspaceFit {
   }
 
   /** Subspace iteration on Σ_u g_u g_uᵀ, g_u [d] the gradient of u's votes at the reward for all; [d, k]. */
-  start(mean: Float64Array): Float64Array {
+  start(mean: Float64Array, rounds = 12): Float64Array {
     const { table, votes, k, options } = this;
     const { d, n } = table;
     const random = new Random(options.seed, 0x5eed);
@@ -111,7 +149,7 @@ export class SubspaceFit {
     const base = project(table.features, n, d, mean, 1);
     // With coordinates 0 the loss sees the base alone: the gradient of c_u is V g_u.
     const zeros = new Float64Array(this.#count * k);
-    for (let round = 0; round < 12; round++) {
+    for (let round = 0; round < rounds; round++) {
       const points = project(table.features, n, d, v, k);
       const g = this.#gradient();
       bilinearLoss(votes, { base, points }, zeros, k, g);
@@ -179,6 +217,15 @@ export class SubspaceFit {
     const turn = new Float64Array(k * k);
     projectBack(q, d, k, this.q, k, turn);
     const start = new Float64Array(k);
+    if (isLarge(votes.items.length * k * k)) {
+      for (let u = 0; u < this.#count; u++) {
+        const z = this.z.subarray(u * k, (u + 1) * k);
+        z.set(project(turn, k, k, z, 1, start));
+      }
+      newtonNative(votes, { base, points }, this.z, k, this.#l2, 1e-14);
+      this.q = q;
+      return;
+    }
     for (let u = 0; u < this.#count; u++) {
       const which = this.#by.votes.subarray(this.#by.offsets[u], this.#by.offsets[u + 1]);
       const z = this.z.subarray(u * k, (u + 1) * k);

@@ -5,6 +5,18 @@ import type { Votes } from '../votes.js';
 
 export { type FeatureModelName, featureModels } from '../../config/schema.js';
 
+export interface BatchOptions {
+  /** Votes of a step, at most. */
+  batch: number;
+  epochs: number;
+  learningRate: number;
+  /**
+   * `random`: every batch has votes on all items. `blocks`: items fall into groups, drawn anew for each pass, and a batch
+   * has the votes between two groups: far fewer rows of features to read.
+   */
+  order: 'random' | 'blocks';
+}
+
 export interface FeatureModelOptions {
   model: FeatureModelName;
   /** Size of what is shared: columns of V, basis rewards, prototypes or shared features. */
@@ -12,6 +24,8 @@ export interface FeatureModelOptions {
   /** Precision of the prior on an annotator's own parameters: the loss Σ votes has l2/2 ‖own‖² added. */
   l2: number;
   seed: number;
+  /** Low-rank alone: train by mini-batches, for more votes than a fit to convergence has time for. */
+  batch?: BatchOptions;
   signal?: AbortSignal;
 }
 
@@ -29,6 +43,11 @@ export interface FitReport {
   objective: number;
   steps: number;
   converged: boolean;
+}
+
+export interface Fitted {
+  parameters: Parameters;
+  report: FitReport;
 }
 
 /**
@@ -60,7 +79,7 @@ export interface FeatureRewardModel {
   ): void;
   /** The rewards as weights [d] on the features, where they are linear in them. */
   weights?(shared: Float64Array, c: Float64Array): Float64Array;
-  fit(table: Features, votes: Votes, options: FeatureModelOptions): { parameters: Parameters; report: FitReport };
+  fit(table: Features, votes: Votes, options: FeatureModelOptions): Promise<Fitted>;
   /** Own numbers of whoever is unknown; absent: zeros. */
   generic?(shared: Float64Array): Float64Array;
 }

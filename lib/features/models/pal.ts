@@ -78,7 +78,7 @@ export function palModel(d: number, rank: number): FeatureRewardModel {
         outOwn[a] += back[a];
       }
     },
-    fit(table, votes, options) {
+    async fit(table, votes, options) {
       const random = new Random(options.seed, 0x9a1);
       const shared = new Float64Array(d * k + k * k + k);
       const { f, prototypes } = parts(shared);

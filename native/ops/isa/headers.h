@@ -5,4 +5,5 @@
 #include <limits>
 #include <utility>
 
+#include "ops/bilinear/likelihood.h"
 #include "ops/table.h"

@@ -8,6 +8,7 @@
 #include "ops/head/simd.inl"
 #include "ops/adamw/simd.inl"
 #include "ops/peak/simd.inl"
+#include "ops/bilinear/simd.inl"
 
 void fill(Kernels& k) {
   fill_gemm(k);
@@ -18,4 +19,5 @@ void fill(Kernels& k) {
   fill_head(k);
   fill_adamw(k);
   fill_peak(k);
+  fill_bilinear(k);
 }

@@ -5,6 +5,9 @@
 #include "ops/table.h"
 
 namespace pluralign::isa_reference {
+
+void fill_bilinear(Kernels&);  // ops/bilinear/reference.cc
+
 namespace {
 
 double read(const void* p, DType type, int64_t i) {
@@ -173,6 +176,7 @@ void fill(Kernels& k) {
   k.axpy = axpy;
   k.squared_norm = squared_norm;
   k.multiply_adds = multiply_adds;
+  fill_bilinear(k);
 }
 
 }  // namespace pluralign::isa_reference
