@@ -5,6 +5,22 @@ import { join } from 'node:path';
 import { embed, itemTable, readItems } from 'pluralign';
 import { generator } from '../p-share-lora/planted.mjs';
 
+/** Names of `statistics`. */
+const names = [
+  'length',
+  'words',
+  'long words',
+  'questions',
+  'exclamations',
+  'quotations',
+  'lines',
+  'digits',
+  'men',
+  'women',
+  'I and you',
+  'question and answer',
+];
+
 /** Numbers that a reader sees at a glance. */
 function statistics(text) {
   const words = text.split(/\s+/).filter(Boolean);
@@ -67,7 +83,7 @@ export async function readJester(folder, model) {
     if (!ratings.has(user)) ratings.set(user, []);
     ratings.get(user).push({ item: table.index.get(joke), rating: Number(rating) });
   }
-  return { table, ratings };
+  return { table, ratings, names, jokes: jokes.map(({ text }) => ({ text, statistics: statistics(text) })) };
 }
 
 /** Typed votes of [annotator, better item, worse item] rows. */
