@@ -17,6 +17,7 @@ export { fitMixture, type Mixture, type MixtureFit, type MixtureOptions } from '
 export { assignTypes } from './em/features/posterior.js';
 export { type MixtureProblem, mixtureProblem } from './em/features/problem.js';
 export type { Criterion, EmSummary } from './em/summary.js';
+export { type Interval, pairedBootstrap, worstDecile } from './evaluation/bootstrap.js';
 export { type Evaluation, type PreferenceMetrics, summarise } from './evaluation/preference.js';
 export { adjustedRandIndex } from './evaluation/rand-index.js';
 export * from './features/index.js';

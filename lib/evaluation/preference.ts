@@ -1,4 +1,5 @@
 import type { RowOutcome } from '../methods/objective.js';
+import { worstDecile } from './bootstrap.js';
 
 // Types, not interfaces: a printer may take them as records.
 export type PreferenceMetrics = {
@@ -120,8 +121,7 @@ export function summarise(
   if (ranked.length > 1) {
     const [annotator, metrics] = ranked[0];
     out.worst = { annotator, ...metrics };
-    const tenth = ranked.slice(0, Math.max(1, Math.floor(ranked.length / 10)));
-    overall.worst_decile_accuracy = tenth.reduce((sum, [, m]) => sum + m.accuracy, 0) / tenth.length;
+    overall.worst_decile_accuracy = worstDecile(ranked.map(([, m]) => m.accuracy));
   }
   return out;
 }

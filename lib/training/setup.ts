@@ -17,6 +17,7 @@ import {
   tokenNotes,
 } from '../data/index.js';
 import type { Group, Row } from '../data/types.js';
+import { type VoterReport, voterNotes, voterReport } from '../data/voters.js';
 import { kindsOf } from '../methods/index.js';
 import { newConfig, parseModelConfig } from '../model/config.js';
 import { type LoadOptions, Model } from '../model/model.js';
@@ -73,7 +74,14 @@ export async function openModel(config: ResolvedConfig): Promise<Model> {
 export interface PreparedData {
   train: Group[];
   eval: Group[];
-  reports: { train: DataReport; eval: DataReport | null; tokens: TokenReport; evalTokens: TokenReport | null };
+  reports: {
+    train: DataReport;
+    eval: DataReport | null;
+    tokens: TokenReport;
+    evalTokens: TokenReport | null;
+    /** Where every annotator has an adapter. */
+    voters?: VoterReport;
+  };
   notes: string[];
 }
 
@@ -94,6 +102,9 @@ export async function prepareData(
       notes.push(
         `${rows.length - kept.length} rows are ties and were left out; loss.ties has likelihoods that use them`,
       );
+    const left = new Set(kept.map((row) => row.annotator));
+    const silent = new Set(rows.map((row) => row.annotator).filter((name) => !left.has(name)));
+    if (silent.size > 0) notes.push(`${silent.size} annotators have nothing but ties and no vote left`);
     if (kept.length === 0)
       throw new PluralignError('BAD_DATA', `${data.train.join(', ')}: every row is a tie; see loss.ties`);
     return kept;
@@ -130,10 +141,21 @@ export async function prepareData(
     evalTokens = await tokenise(evalRows, 'tokenise evaluation');
     notes.push(...tokenNotes(evalTokens.report, maxLength).map((n) => `evaluation: ${n}`));
   }
+  const reports: PreparedData['reports'] = {
+    train: read.report,
+    eval: evalReport,
+    tokens: tokens.report,
+    evalTokens: evalTokens?.report ?? null,
+  };
+  if (config.adapter !== 'full' && config.adapter.per === 'annotator') {
+    const rank = Math.max(config.adapter.r ?? 1, ...Object.values(config.adapter.rank_pattern));
+    reports.voters = voterReport(tokens.groups);
+    notes.push(...voterNotes(reports.voters, tokens.groups, rank));
+  }
   return {
     train: config.loss.balance === 'annotators' ? balanced(tokens.groups) : tokens.groups,
     eval: evalTokens?.groups ?? [],
-    reports: { train: read.report, eval: evalReport, tokens: tokens.report, evalTokens: evalTokens?.report ?? null },
+    reports,
     notes,
   };
 }

@@ -30,7 +30,7 @@ export function votersConfig(
   output: string,
   data: Config['data'],
   adapter: Exclude<Config['adapter'], 'full' | null | undefined>,
-  changes: Pick<Config, 'method' | 'loss' | 'train'> = {} as Config,
+  changes: Partial<Pick<Config, 'method' | 'loss' | 'train'>> = {},
 ): Config {
   return {
     method: changes.method ?? 'reward',
