@@ -43,7 +43,7 @@ export interface AggregatePoliciesOptions extends PolicyOptions {
 
 /** The printed result, and (without `rules` and `others`) mixture.json. */
 export interface RunAggregate extends Regrets {
-  rule: SampleRule;
+  rule: SampleRule | 'trained';
   weights: number[];
   rewards: number[];
   /** Names of the types' policies, in the order of `weights`. */

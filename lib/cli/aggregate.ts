@@ -20,7 +20,9 @@ interface Options {
   matrix?: string;
   model?: string;
   adapter: AdapterReference[];
-  rule: SampleRule;
+  rule: SampleRule | 'trained';
+  rounds?: number;
+  steps?: number;
   alpha?: number;
   solver?: 'lp' | 'hedge';
   output?: string;
@@ -50,7 +52,11 @@ export function aggregateCommand(): Command {
     )
     .option('--model <dir>', 'in place of a run: the model whose adapters are aggregated')
     .option('--adapter <[name=]dir>', 'with --model: an adapter; given for each type', collectAdapter, [])
-    .addOption(new Option('--rule <name>', 'how to weigh the types').choices(sampleRules).default('min-max-regret'))
+    .addOption(
+      new Option('--rule <name>', 'how to weigh the types')
+        .choices([...sampleRules, 'trained'])
+        .default('min-max-regret'),
+    )
     .option('--alpha <number>', 'α of rule alpha: 0 the mean, -inf the worst type (default: -1)', alphaOf)
     .addOption(new Option('--solver <name>', 'for the worst-case rules (default: lp)').choices(['lp', 'hedge']))
     .option('--output <dir>', 'folder for the mixture; score, eval and generate take it as an --adapter')
@@ -60,6 +66,8 @@ export function aggregateCommand(): Command {
     .option('--max-new-tokens <n>', 'tokens of an answer at most (default: 128)', integer(1))
     .option('--temperature <t>', 'of the answers (default: 1)', real(0))
     .option('--seed <n>', 'of prompts and answers (default: 0)', integer(0))
+    .option('--rounds <n>', 'rule trained: times that the weights of types move (default: 20)', integer(1))
+    .option('--steps <n>', 'rule trained: optimizer steps between (default: 10)', integer(1))
     .option(
       '--compare <[name=]dir>',
       'another adapter whose regrets are wanted; may be given several times',
@@ -73,11 +81,8 @@ export function aggregateCommand(): Command {
         throw new PluralignError('BAD_ARGUMENT', `expected RUN, --model DIR or --matrix FILE, found ${given} of them`);
       if (matrix !== undefined) {
         const { aggregateMatrix } = await import('../api/aggregate.js');
-        if (rule === 'max-min-sample')
-          throw new PluralignError(
-            'BAD_ARGUMENT',
-            '--rule max-min-sample looks at samples, which a matrix does not have',
-          );
+        if (rule === 'max-min-sample' || rule === 'trained')
+          throw new PluralignError('BAD_ARGUMENT', `--rule ${rule} needs policies that can be sampled; give RUN`);
         emit(options, await aggregateMatrix(matrix, { rule, alpha, solver, output }), describeMatrix);
         return;
       }
@@ -85,7 +90,12 @@ export function aggregateCommand(): Command {
       const { adapter: adapters, ...rest } = options;
       const runtime = runtimeOptions({ ...options });
       await withStop(
-        (stop) => aggregatePolicies({ ...rest, ...runtime, run, adapters, stop }),
+        async (stop) => {
+          const all = { ...rest, ...runtime, run, adapters, stop };
+          if (rule !== 'trained') return aggregatePolicies({ ...all, rule });
+          const { aggregateTrained } = await import('../api/aggregate-trained.js');
+          return aggregateTrained({ ...all, rule: 'min-max-regret' });
+        },
         (result) => emit(options, result, describeRun),
       );
     });
@@ -115,7 +125,7 @@ function describeRun(r: RunAggregate): string {
       ['policy', 'weights', ...r.types.map((type) => `regret of ${type}`), 'worst'],
       [
         ...r.rules.map((rule) => line(rule.rule === r.rule ? `${rule.rule} *` : rule.rule, rule.weights, rule)),
-        ...others.map((other) => line(other.name, null, other)),
+        ...others.map((other) => line(other.name === r.rule ? `${other.name} *` : other.name, null, other)),
       ],
     ),
     `* chosen. ${sampling.prompts} prompts × ${sampling.per_prompt}, 95 % bootstrap intervals over prompts`,
