@@ -4,6 +4,8 @@ export { loadPeft, type PeftAdapter, type SavePeftOptions, savePeft } from './ad
 export { type GameSolution, optimisticHedge, solveGame } from './aggregation/game.js';
 export { regretMatrix, rewardMatrix, withZeroRow } from './aggregation/regret.js';
 export { type Aggregate, type AggregateOptions, aggregate, type Rule } from './aggregation/rules.js';
+export { type AggregatePoliciesOptions, aggregatePolicies, type RunAggregate } from './api/aggregate-run.js';
+export { aggregateTrained } from './api/aggregate-trained.js';
 export { evalCommand as evaluateModel } from './api/eval.js';
 export { generateCommand as generateText } from './api/generate.js';
 export { scoreCommand as scoreRows } from './api/score.js';
