@@ -186,6 +186,62 @@ describe('a run over types', () => {
   });
 });
 
+describe('other ways', () => {
+  it.each([
+    ['spectral', { init: 'spectral' }],
+    ['random, by held-out folds', { init: 'random', folds: 2, rounds: 6, restarts: 3 }],
+    ['incremental', { e_step: 'incremental' }],
+    ['hard', { hard: true }],
+    ['restarted, tempered, equal weights', { restart: true, m_epochs: 2, temperature: 2, weights: 'uniform' }],
+  ])('%s finds the tastes too', async (name, em) => {
+    const run = next();
+    const summary = await fit(configOf(run, { em: { rounds: 4, compare_one: false, ...em } }));
+    expect(summary.em.adjusted_rand_index).toBe(1);
+    if (name.startsWith('restarted')) expect(summary.em.weights).toEqual([0.5, 0.5]);
+    const last = roundsOf(run).at(-1)!;
+    if (name === 'incremental') {
+      expect(last.incremental_difference).toBeGreaterThanOrEqual(0);
+      expect(Math.abs(last.incremental_log_likelihood_difference)).toBeGreaterThan(0);
+    } else expect(last.incremental_difference).toBeUndefined();
+  });
+
+  it('em-reward: a reward model for each type', async () => {
+    const run = next();
+    const config = configOf(run, { em: { rounds: 4 }, loss: {} });
+    const summary = await fit({ ...config, method: 'em-reward', loss: {} });
+    expect(summary.em.adjusted_rand_index).toBe(1);
+    expect(summary.eval!.overall.accuracy).toBeGreaterThan(0.9);
+    const { policies, rows } = await scoreCommand({ run, data: [held], dtype: 'float32', threads: 1 });
+    expect(policies).toEqual(['type_1', 'type_2']);
+    expect(rows[0].rewards!.type_1).toHaveLength(3);
+    const evaluated = await evalCommand({ run, data: [held], dtype: 'float32', threads: 1 });
+    expect(evaluated.overall.log_likelihood).toBeCloseTo(summary.eval!.overall.log_likelihood, 4);
+    const assigned = await assignVotes({ run, data: [held] });
+    const of = (name: string) => assigned.find((line) => line.annotator === name)!.probabilities;
+    expect(of('u0').indexOf(Math.max(...of('u0')))).not.toBe(of('u1').indexOf(Math.max(...of('u1'))));
+  });
+
+  it('spectral needs people who judged the same things', async () => {
+    const rows = plantedRows(4, 1).map((row, i) => ({ ...row, prompt: words[i] }));
+    const config = configOf(next(), {
+      em: { init: 'spectral' },
+      data: { train: writeRows(path('apart.jsonl'), rows) },
+    });
+    await refuses(() => fit(config), 'BAD_DATA', /spectral needs annotators who judged the same/);
+  });
+
+  it('a list of numbers is chosen from, with a line for each', async () => {
+    const summary = await fit(configOf(next(), { em: { types: [1, 2, 3], rounds: 3 }, data: { eval: null } }));
+    expect(summary.em.types).toBe(2);
+    expect(summary.em.criteria!.map((line) => line.types)).toEqual([1, 2, 3]);
+    expect(summary.em.criteria![1].held_out_log_likelihood).toBeGreaterThan(
+      summary.em.criteria![0].held_out_log_likelihood,
+    );
+    expect(summary.em.criteria![1].stability).toBe(1);
+    expect(summary.em.criteria![1].bic).toBeLessThan(summary.em.criteria![0].bic);
+  });
+});
+
 describe('the M-step', async () => {
   const model = await Model.load(f.model, { dtype: 'float32', threads: 1 });
   const groups: Group[] = randomGroups(6, 270, 4).map((g, i) => ({
@@ -203,7 +259,7 @@ describe('the M-step', async () => {
   const objective = objectiveOf({ method: 'em-dpo', loss: resolveLoss({ beta: 0.7 }, 'em-dpo') });
   const reference = new PolicyReference({ model, bank: null, adapter: -1 }, true, 4096);
   const policies = (bank: Bank, maxTokens = 4096) =>
-    new TypePolicies({ model, bank, types: 3, objective, reference, beta: 0.7, best: false, maxTokens });
+    new TypePolicies({ model, bank, types: 3, objective, reference, beta: 0.7, best: false, margin: null, maxTokens });
   const gamma = [0, 1, 2].map((k) => Float64Array.from(groups, (_, i) => [0.9, 0.0999, 1e-4][(k + i) % 3]));
   const batch = (skipBelow: number, scoreAll = false) => ({
     groups,

@@ -40,13 +40,11 @@ const animals = new Set(
 const wordsOf = (text) => text.toLowerCase().match(/[a-z']+/g) ?? [];
 const count = (text, set) => wordsOf(text).reduce((n, word) => n + (set.has(word) ? 1 : 0), 0);
 
-const rate = (text, set) => (10 * count(text, set)) / (wordsOf(text).length + 5);
-
 /** What people can like about a story, as a number: its length, its mood, its topic. */
 export const tastes = {
   short: (text) => -wordsOf(text).length,
-  happy: (text) => rate(text, happy) - rate(text, sad),
-  animals: (text) => rate(text, animals),
+  happy: (text) => Math.sign(count(text, happy) - count(text, sad)),
+  animals: (text) => Math.min(1, count(text, animals)),
 };
 
 /** Stories for every prompt, cut after one to five sentences so that lengths differ. */

@@ -77,7 +77,7 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
     say(['train', 'early_stopping'], 'nothing to evaluate on; give data.eval or data.split');
   }
   for (const block of ['pretrain', 'reward'] as const) {
-    if (config[block] !== null && method !== block)
+    if (config[block] !== null && method !== block && !(block === 'reward' && method === 'em-reward'))
       say([block], `belongs to method ${block}, but the method is ${method}`);
   }
   if (config.model === 'features') {
@@ -86,10 +86,11 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
     // Types can be found over plain items too.
     if (data.items === null && method !== 'em-reward')
       say(['data', 'items'], 'found nothing, expected the table of items; model is features');
+    if (method === 'em-reward' && lossTerms(config.loss.type, method).some(({ type }) => type === 'best'))
+      say(['loss', 'type'], 'found best, which features do not take; give rankings of the best alone, top-1');
   } else {
     if (data.items !== null) say(['data', 'items'], 'is for model: features, but the model is another');
     if (config.features !== null) say(['features'], 'is for model: features, but the model is another');
-    if (method === 'em-reward') say(['model'], `found ${config.model}, expected features for method em-reward`);
     if (emMethods.includes(method)) wrong.push(...crossCheckTypes(config, source));
   }
   if (config.features?.batch_size && config.features.model !== 'low-rank')

@@ -45,3 +45,37 @@ export function kMeans(points: Float64Array, count: number, d: number, k: number
   }
   return cluster;
 }
+
+/** The tightest of several k-means clusterings of N points [N, d]. */
+export function tightestClusters(
+  points: Float64Array,
+  count: number,
+  d: number,
+  k: number,
+  random: Random,
+  starts = 10,
+): Int32Array {
+  let best: Int32Array | null = null;
+  let least = Number.POSITIVE_INFINITY;
+  for (let start = 0; start < starts; start++) {
+    const clusters = kMeans(points, count, d, k, random);
+    const spread = within(points, clusters, k, d);
+    if (best === null || spread < least) [best, least] = [clusters, spread];
+  }
+  return best!;
+}
+
+/** Σ of squared distances to the clusters' means. */
+function within(points: Float64Array, clusters: Int32Array, k: number, d: number): number {
+  const sums = new Float64Array(k * d);
+  const sizes = new Float64Array(k);
+  clusters.forEach((c, u) => {
+    sizes[c]++;
+    for (let j = 0; j < d; j++) sums[c * d + j] += points[u * d + j];
+  });
+  let total = 0;
+  clusters.forEach((c, u) => {
+    for (let j = 0; j < d; j++) total += (points[u * d + j] - sums[c * d + j] / sizes[c]) ** 2;
+  });
+  return total;
+}

@@ -12,9 +12,9 @@ export interface TypedVote {
   stages: number;
 }
 
-/** −log p_k(vote) under one type, without the row's weight. */
-export function voteLossOf(rewards: Float64Array, stages: number): number {
-  return voteLoss(rewards, stages, 0, new Float64Array(rewards.length));
+/** −log p_k(vote) under one type, without the row's weight; `margin`: what a pair's choice needs. */
+export function voteLossOf(rewards: Float64Array, stages: number, margin = 0): number {
+  return voteLoss(rewards, stages, margin, new Float64Array(rewards.length));
 }
 
 /**

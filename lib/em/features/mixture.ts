@@ -1,10 +1,11 @@
 import { Random } from '../../base/random.js';
 import { PluralignError } from '../../native/errors.js';
+import { spectralClusters } from '../agreement.js';
 import { emptyType, eStep, type Posterior } from '../estep.js';
 import { kMeans } from '../kmeans.js';
 import { TypeFitter, type TypeState } from './newton.js';
 import type { MixtureProblem } from './problem.js';
-import { meanDifferences, randomRewards } from './start.js';
+import { agreementOf, meanDifferences, randomRewards } from './start.js';
 
 export interface MixtureOptions {
   types: number;
@@ -12,8 +13,8 @@ export interface MixtureOptions {
   rounds?: number;
   /** Starts; the one with the highest likelihood is kept. Default 8. */
   restarts?: number;
-  /** Rewards at random, clusters of mean differences, or responsibilities to begin with, [K] arrays of [N]. */
-  init?: 'random' | 'k-means' | readonly Float64Array[];
+  /** Rewards at random, clusters of mean differences or of the agreement graph, or responsibilities to begin with, [K] arrays of [N]. */
+  init?: 'random' | 'k-means' | 'spectral' | readonly Float64Array[];
   /** η from the responsibilities, or 1/K each. */
   weights?: 'learned' | 'uniform';
   /** τ of the E-step; 0: hard EM. Default 1. */
@@ -183,10 +184,13 @@ function begin(
     states.push(fitter.state(noisy ? randomRewards(problem, pooled, random) : pooled.slice()));
   }
   if (types === 1 || init === 'random') return;
-  if (init !== 'k-means') {
+  if (typeof init !== 'string') {
     mStep(init);
     return;
   }
-  const clusters = kMeans(meanDifferences(problem, annotators), annotators, problem.d, types, random);
+  const clusters =
+    init === 'k-means'
+      ? kMeans(meanDifferences(problem, annotators), annotators, problem.d, types, random)
+      : spectralClusters(agreementOf(problem.votes), annotators, types, random);
   mStep(states.map((_, k) => Float64Array.from(clusters, (c) => (c === k ? 1 : 0))));
 }

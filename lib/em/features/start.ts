@@ -1,4 +1,7 @@
 import type { Random } from '../../base/random.js';
+import type { Votes } from '../../features/votes.js';
+import { PluralignError } from '../../native/errors.js';
+import { agreementGraph, comparisonsOf } from '../agreement.js';
 import { type MixtureProblem, spreads } from './problem.js';
 
 /**
@@ -36,4 +39,18 @@ export function meanDifferences({ votes, features, d }: MixtureProblem, annotato
   }
   for (let u = 0; u < annotators; u++) for (let j = 0; j < d; j++) if (counts[u] > 0) out[u * d + j] /= counts[u];
   return out;
+}
+
+/** How annotators agree on pairs of items that they both compared, [N, N]. Throws BAD_DATA where no two share any. */
+export function agreementOf(votes: Votes): Float64Array {
+  const comparisons = Array.from({ length: votes.m }, (_, v) => {
+    const places = Array.from(votes.items.subarray(votes.offsets[v], votes.offsets[v + 1]), String);
+    return comparisonsOf(votes.annotator[v], '', places, votes.stages[v]);
+  }).flat();
+  const { weights, shared } = agreementGraph(comparisons, votes.annotators.length);
+  if (shared.some((others) => others > 0)) return weights;
+  throw new PluralignError(
+    'BAD_DATA',
+    'em.init: spectral needs annotators who compared the same items, and no two did; use k-means',
+  );
 }

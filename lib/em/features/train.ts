@@ -158,19 +158,21 @@ async function fitted(
     signal,
     onNote: note,
   };
-  const named = em.init === 'random' || em.init === 'k-means';
+  const named = em.init === 'random' || em.init === 'k-means' || em.init === 'spectral';
   if (Array.isArray(em.types) && em.types.length > 1) {
     if (!named)
       throw new PluralignError(
         'BAD_CONFIG',
         'em.init: is a file, which has one number of types, but em.types lists several',
       );
-    const init = em.init as 'random' | 'k-means';
+    const init = em.init as 'random' | 'k-means' | 'spectral';
     const choice = await chooseTypes(problem, em.types, { ...options, init, by: em.choose_by });
     note(`chose ${choice.types} types by ${choiceNames[em.choose_by]}`);
     return choice;
   }
   const types = Array.isArray(em.types) ? em.types[0] : em.types;
-  const init = named ? (em.init as 'random' | 'k-means') : await startFrom(em.init, types, problem.votes.annotators);
+  const init = named
+    ? (em.init as 'random' | 'k-means' | 'spectral')
+    : await startFrom(em.init, types, problem.votes.annotators);
   return { fit: await fitMixture(problem, { ...options, types, init }), types };
 }

@@ -7,15 +7,14 @@ import { type EmState, emDpo, type Round, type TypedVotes } from '../../methods/
 import { PluralignError } from '../../native/errors.js';
 import { loadLatestCheckpoint, pruneCheckpoints } from '../../training/checkpoint.js';
 import { MetricsWriter } from '../../training/metrics.js';
-import { orderOf } from '../../training/order.js';
 import { type Progress, progress } from '../../training/progress.js';
-import { learningRateFactor } from '../../training/schedule.js';
 import { fingerprint, freshState, loadState, type RunState, saveState } from '../../training/state.js';
 import { namedRows } from '../../training/step.js';
 import { eStep } from '../estep.js';
 import type { Annotators } from './annotators.js';
 import { type BankStart, copyAdapter } from './bank.js';
 import type { MStepGradient, TypePolicies } from './policies.js';
+import { Rounds } from './rounds.js';
 
 export interface FitOptions {
   config: ResolvedConfig;
@@ -62,6 +61,7 @@ export class Fit implements TypedVotes {
   incremental: { responsibility: number; log_likelihood: number } | null = null;
   readonly #em: ResolvedEm;
   readonly #rows: string;
+  readonly #rounds: Rounds;
   /** Share of each type over all rows in this M-step, [K]. */
   #shares: Float64Array = new Float64Array();
   #skipped = { rows: 0, all: 0 };
@@ -72,6 +72,7 @@ export class Fit implements TypedVotes {
     const { config, policies, annotators, gamma } = options;
     this.#em = config.em!;
     this.of = annotators.of;
+    this.#rounds = new Rounds(annotators, this.#em, config.train);
     this.#rows = fingerprint(options.rows);
     const weights = new Float64Array(policies.types).fill(1 / policies.types);
     this.state = { round: 0, batch: 0, step: 0, gamma, weights, history: [], reseeded: 0 };
@@ -86,12 +87,6 @@ export class Fit implements TypedVotes {
     return this.options.annotators.names.length;
   }
 
-  get steps(): number {
-    let steps = 0;
-    for (let round = 0; round < this.#em.rounds; round++) steps += this.batches(round);
-    return steps;
-  }
-
   /** Runs EM to its end, from the newest checkpoint where there is one. ABORTED: the state is saved. */
   async fit(): Promise<void> {
     const { dir, config, label, quiet } = this.options;
@@ -104,7 +99,7 @@ export class Fit implements TypedVotes {
       resumeAt: this.run.step > 0 ? this.run.step : undefined,
       records: this.run.records,
     });
-    this.#bar = progress(this.steps, label, { quiet, done: this.state.step });
+    this.#bar = progress(this.#rounds.steps, label, { quiet, done: this.state.step });
     const started = performance.now();
     const before = this.run.seconds;
     const clock = () => {
@@ -144,53 +139,8 @@ export class Fit implements TypedVotes {
     }
   }
 
-  // The M-step's rows: all, or those that the round's E-step does not look at.
-  #rowsOf(round: number): Int32Array {
-    const { folds } = this.#em;
-    const all = Int32Array.from({ length: this.of.length }, (_, row) => row);
-    if (folds === 1) return all;
-    return all.filter((row) => this.#fold(row) !== round % folds);
-  }
-
-  /** An annotator's rows go to the folds in turn. */
-  #fold(row: number): number {
-    this.#folds ??= (() => {
-      const next = new Int32Array(this.annotators);
-      return Int32Array.from(this.of, (u) => next[u]++ % this.#em.folds);
-    })();
-    return this.#folds[row];
-  }
-
-  #folds: Int32Array | undefined;
-
-  #batchesInEpoch(round: number): number {
-    return Math.ceil(this.#rowsOf(round).length / this.options.config.train.batch_size);
-  }
-
   batches(round: number): number {
-    return this.#batchesInEpoch(round) * this.#em.m_epochs;
-  }
-
-  #batch(round: number, batch: number): Int32Array {
-    const { batch_size: size, seed, shuffle } = this.options.config.train;
-    const rows = this.#rowsOf(round);
-    const each = this.#batchesInEpoch(round);
-    const epoch = round * this.#em.m_epochs + Math.floor(batch / each);
-    const order = orderOf(rows.length, epoch, seed, shuffle);
-    const first = (batch % each) * size;
-    return Int32Array.from(order.subarray(first, first + size), (i) => rows[i]);
-  }
-
-  /** Of the step after `step` steps. With `em.restart` the schedule starts anew in every round. */
-  learningRate(step: number): number {
-    const { learning_rate, schedule: kind, warmup, min_learning_rate_ratio: minRatio } = this.options.config.train;
-    let [at, of] = [step, this.steps];
-    if (this.#em.restart) {
-      let round = 0;
-      while (round + 1 < this.#em.rounds && at >= this.batches(round)) at -= this.batches(round++);
-      of = this.batches(round);
-    }
-    return learning_rate * learningRateFactor(at, of, { kind, warmup, minRatio });
+    return this.#rounds.batches(round);
   }
 
   async improve(state: EmState): Promise<void> {
@@ -199,7 +149,7 @@ export class Fit implements TypedVotes {
     const { bank } = policies.options;
     if (abort && Atomics.load(abort, 0) !== 0) throw new PluralignError('ABORTED', 'stopped on request');
     const started = performance.now();
-    const which = this.#batch(state.round, state.batch);
+    const which = this.#rounds.batch(state.round, state.batch);
     const groups = Array.from(which, (row) => rows[row]);
     const gamma = state.gamma.map((own) => Float64Array.from(which, (row) => own[this.of[row]]));
     this.#shares = this.#rowShares(state.gamma);
@@ -242,7 +192,7 @@ export class Fit implements TypedVotes {
       beta2: train.beta2,
       eps: train.eps,
       weightDecay: train.weight_decay,
-      learningRate: this.learningRate(this.state.step),
+      learningRate: this.#rounds.learningRate(this.state.step),
       maxGradNorm: train.max_grad_norm,
     };
     const apart = bank.factors.every((factor) => factor.owner !== -1);
@@ -284,7 +234,7 @@ export class Fit implements TypedVotes {
     const used = new Uint8Array(this.of.length).fill(1);
     // The last E-step says whose votes are whose, by all of them.
     if (folds > 1 && !last)
-      for (let row = 0; row < used.length; row++) used[row] = this.#fold(row) === round % folds ? 1 : 0;
+      for (let row = 0; row < used.length; row++) used[row] = this.#rounds.foldOf(row) === round % folds ? 1 : 0;
     if (this.#seen && !last) return { values: this.#seen.map((own) => own.slice()), used };
     const values = await this.exactLikelihoods(used);
     if (this.#seen) await this.#compare(this.#seen, values);
@@ -342,7 +292,7 @@ export class Fit implements TypedVotes {
   async #logStep(force = false): Promise<void> {
     const { log_every } = this.options.config.train;
     if (!(force || this.state.step % log_every === 0) || this.run.means.empty) return;
-    this.run.last = { ...this.run.means.take(), learning_rate: this.learningRate(this.state.step - 1) };
+    this.run.last = { ...this.run.means.take(), learning_rate: this.#rounds.learningRate(this.state.step - 1) };
     await this.#log(this.run.last);
   }
 
@@ -378,7 +328,7 @@ export class Fit implements TypedVotes {
   }
 
   async #log(values: Record<string, number>): Promise<void> {
-    const each = this.#batchesInEpoch(0);
+    const each = this.#rounds.batchesInEpoch(0);
     await this.#metrics!.write({ step: this.state.step, epoch: this.state.step / each, ...values });
     this.run.records++;
   }

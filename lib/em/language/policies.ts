@@ -22,6 +22,8 @@ export interface TypePoliciesOptions {
   beta: number;
   /** Rankings are choices of the best. */
   best: boolean;
+  /** Bradley–Terry margin of pairs whose row has none of its own; null: rows' margins do not count. */
+  margin: number | null;
   /** Tokens of a pack, over all types. */
   maxTokens: number;
   abort?: Int32Array;
@@ -97,13 +99,16 @@ export class TypePolicies {
 
   /** log p_k(V_j) of a row under each type, times the row's weight. */
   logLikelihood(group: Group, rewards: Float64Array): number {
-    return group.weight === 0 ? 0 : -group.weight * voteLossOf(rewards, stagesOf(group, this.options.best));
+    if (group.weight === 0) return 0;
+    const { margin, best } = this.options;
+    const ahead = margin === null || group.kind !== 'pair' ? 0 : (group.margin ?? margin);
+    return -group.weight * voteLossOf(rewards, stagesOf(group, best), ahead);
   }
 
   /** Score → loss → backward of an M-step's batch: the bank's gradients grow by those of every type's weighted loss. */
   async gradient(batch: MStepBatch): Promise<MStepGradient> {
     const { types, objective } = this.options;
-    const { groups, gamma } = batch;
+    const { groups } = batch;
     const weight = objective.totals(groups).weight;
     const sums = { loss: new Float64Array(types), right: new Float64Array(types), gamma: new Float64Array(types) };
     const out: MStepGradient = {
@@ -121,7 +126,6 @@ export class TypePolicies {
       out.typeLosses.push(sums.gamma[k] > 0 ? (sums.loss[k] * batch.shares[k] * weight) / sums.gamma[k] : Number.NaN);
       out.accuracies.push(sums.gamma[k] > 0 ? sums.right[k] / sums.gamma[k] : Number.NaN);
     }
-    void gamma;
     out.active = [...active].sort((a, b) => a - b);
     return out;
   }

@@ -5,24 +5,28 @@ import type { ResolvedConfig, ResolvedEm } from '../../config/schema.js';
 import type { Group } from '../../data/types.js';
 import { type MethodObjective, objectiveOf } from '../../methods/index.js';
 import type { Model } from '../../model/model.js';
-import { PluralignError } from '../../native/errors.js';
 import type { Reference } from '../../training/scorer.js';
 import { makeBank } from '../../training/setup.js';
 import { startFrom } from '../from-file.js';
 import { type Annotators, annotatorsOf } from './annotators.js';
 import { BankStart } from './bank.js';
 import { Fit } from './fit.js';
-import { TypePolicies } from './policies.js';
-import { clusterStart, meanDifferences, randomStart } from './start.js';
+import { TypePolicies, type TypePoliciesOptions } from './policies.js';
+import { clusterStart, meanDifferences, randomStart, spectralStart } from './start.js';
 
 export const typeName = (k: number): string => `type_${k + 1}`;
 
-/** β of rewards and whether rankings are choices of the best, as the loss says. */
-export function rewardScale({ method, loss }: Pick<ResolvedConfig, 'method' | 'loss'>): {
-  beta: number;
-  best: boolean;
-} {
-  return { beta: method === 'em-dpo' ? loss.beta : 1, best: loss.type[0].type === 'best' };
+/** β of rewards, whether rankings are choices of the best, and margins of pairs, as the loss says. */
+export function rewardScale({
+  method,
+  loss,
+}: Pick<ResolvedConfig, 'method' | 'loss'>): Pick<TypePoliciesOptions, 'beta' | 'best' | 'margin'> {
+  const policies = method === 'em-dpo';
+  return {
+    beta: policies ? loss.beta : 1,
+    best: loss.type[0].type === 'best',
+    margin: policies ? null : loss.margin,
+  };
 }
 
 /** What the fits of a run share: model, reference, data, and how the run is to be heard and stopped. */
@@ -108,7 +112,13 @@ export class Fits {
     if (types === 1) return [new Float64Array(count).fill(1)];
     if (init === 'random') return randomStart(count, types, random);
     if (init !== 'k-means' && init !== 'spectral') return startFrom(init, types, annotators.names);
-    if (init === 'spectral') throw new PluralignError('UNSUPPORTED', 'em.init: spectral');
+    if (init === 'spectral')
+      return spectralStart(rows, annotators, {
+        types,
+        best: rewardScale(this.shop.config).best,
+        random,
+        note: this.shop.note,
+      });
     return clusterStart(await this.#differences(rows, annotators), count, types, random);
   }
 

@@ -3,10 +3,12 @@ import { splitByTokens } from '../../data/pack.js';
 import type { Group } from '../../data/types.js';
 import { poolHidden } from '../../features/embed.js';
 import type { Model } from '../../model/model.js';
+import { PluralignError } from '../../native/errors.js';
 import { progress } from '../../training/progress.js';
-import { kMeans } from '../kmeans.js';
+import { agreementGraph, comparisonsOf, spectralClusters } from '../agreement.js';
+import { tightestClusters } from '../kmeans.js';
 import type { Annotators } from './annotators.js';
-import { placesOf } from './votes.js';
+import { placesOf, stagesOf } from './votes.js';
 
 /** Clusters → responsibilities, K arrays [annotators]. */
 export function oneHot(clusters: ArrayLike<number>, types: number): Float64Array[] {
@@ -82,30 +84,38 @@ function worth(group: Group): number[] {
   return out;
 }
 
-/** k-means of points [annotators, d]: the tightest of several starts. */
+/** k-means of points [annotators, d]. */
 export function clusterStart(points: Float64Array, annotators: number, types: number, random: Random): Float64Array[] {
   const d = points.length / Math.max(1, annotators);
-  let best: Int32Array | null = null;
-  let least = Number.POSITIVE_INFINITY;
-  for (let start = 0; start < 10; start++) {
-    const clusters = kMeans(points, annotators, d, types, random);
-    const spread = within(points, clusters, types, d);
-    if (spread < least) [best, least] = [clusters, spread];
-  }
-  return oneHot(best!, types);
+  return oneHot(tightestClusters(points, annotators, d, types, random), types);
 }
 
-/** Σ of squared distances to the clusters' means. */
-function within(points: Float64Array, clusters: Int32Array, types: number, d: number): number {
-  const sums = new Float64Array(types * d);
-  const sizes = new Float64Array(types);
-  clusters.forEach((c, u) => {
-    sizes[c]++;
-    for (let j = 0; j < d; j++) sums[c * d + j] += points[u * d + j];
-  });
-  let total = 0;
-  clusters.forEach((c, u) => {
-    for (let j = 0; j < d; j++) total += (points[u * d + j] - sums[c * d + j] / sizes[c]) ** 2;
-  });
-  return total;
+/**
+ * Clusters of annotators by how they agree on the same completions. Throws BAD_DATA where no two judged the same; those who
+ * share none with anyone go where the clustering puts them, and are noted.
+ */
+export function spectralStart(
+  rows: readonly Group[],
+  annotators: Annotators,
+  options: { types: number; best: boolean; random: Random; note: (text: string) => void },
+): Float64Array[] {
+  const comparisons = rows.flatMap((row, i) =>
+    comparisonsOf(
+      annotators.of[i],
+      row.prompt.join(),
+      placesOf(row).map((c) => row.completions[c].join()),
+      stagesOf(row, options.best),
+    ),
+  );
+  const count = annotators.names.length;
+  const { weights, shared } = agreementGraph(comparisons, count);
+  const alone = shared.reduce((n, others) => n + (others === 0 ? 1 : 0), 0);
+  if (alone === count)
+    throw new PluralignError(
+      'BAD_DATA',
+      'em.init: spectral needs annotators who judged the same completions, and no two did; use k-means',
+    );
+  if (alone > 0)
+    options.note(`${alone} of ${count} annotators share no comparison with anyone; their first type is arbitrary`);
+  return oneHot(spectralClusters(weights, count, options.types, options.random), options.types);
 }
