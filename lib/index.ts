@@ -29,4 +29,6 @@ export { type GenerateOptions, type LoadOptions, Model, type ScoreOptions } from
 export { loadTokenizer, type Tokenizer } from './model/tokenizer.js';
 export { exitCode, PluralignError } from './native/errors.js';
 export { writeReport } from './report/index.js';
+export { type RewardScale, Rewards, type RewardTerm, type Scored } from './rewards/compose.js';
+export type { RewardFunction, Sample } from './rewards/types.js';
 export { type TrainOptions, type TrainSummary, train } from './training/train.js';

@@ -5,6 +5,7 @@ import { stringify } from 'yaml';
 import { errnoOf, ioError } from '../base/files.js';
 import { PluralignError } from '../native/errors.js';
 import { configError, schemaError } from './problems.js';
+import { checkRollouts, resolveRollouts } from './rollouts.js';
 import {
   adapterSchema,
   type Config,
@@ -37,6 +38,11 @@ const methodLosses: Record<Method, readonly LossType[]> = {
   // Those that are likelihoods of a choice or a ranking.
   'em-dpo': ['sigmoid', 'plackett_luce', 'best'],
   'em-reward': ['plackett_luce', 'bradley_terry', 'best'],
+  // Their losses have blocks of their own.
+  rloo: ['sft'],
+  grpo: ['sft'],
+  'reinforce++': ['sft'],
+  ppo: ['sft'],
 };
 
 /** Methods that can train rewards on the features of items. */
@@ -97,6 +103,7 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
     say(['features', 'batch_size'], `mini-batches are for model low-rank, but the model is ${config.features.model}`);
   if (config.em !== null && !emMethods.includes(method))
     say(['em'], `belongs to method ${emMethods.join(', ')}, but the method is ${method}`);
+  wrong.push(...checkRollouts(config, source));
   if (method === 'pretrain') {
     if (adapter !== null && adapter !== 'full')
       say(['adapter'], 'pretrain trains all weights; leave it out or write full');
@@ -270,6 +277,7 @@ function resolveSource(source: Source, base: string, output: string | undefined)
     reward: config.reward ?? (config.method === 'reward' ? { head_std: null } : null),
     features: resolveFeatures(config),
     em,
+    ...resolveRollouts(config, path),
     pretrain: config.pretrain && { ...config.pretrain, tokenizer: path(config.pretrain.tokenizer) },
     output: output === undefined ? path(config.output as string) : resolve(output),
   };

@@ -1,11 +1,45 @@
 import { z } from 'zod';
+import {
+  choice,
+  flag,
+  notNegative,
+  number,
+  part,
+  paths,
+  patternOf,
+  positive,
+  section,
+  share,
+  text,
+  wholeFrom,
+} from './leaves.js';
+import {
+  grpoSchema,
+  ppoSchema,
+  type ResolvedRewardTerm,
+  reinforceSchema,
+  rewardTermSchema,
+  rlooSchema,
+  rolloutSchema,
+} from './rollout-schema.js';
 
 /** Models of rewards on features, one file each in lib/features/models. */
 export const featureModels = ['global', 'local', 'low-rank', 'lore', 'pal', 'heads'] as const;
 export type FeatureModelName = (typeof featureModels)[number];
 
 /** Methods that `train` knows. */
-export const methods = ['pretrain', 'sft', 'dpo', 'reward', 'em-dpo', 'em-reward'] as const;
+export const methods = [
+  'pretrain',
+  'sft',
+  'dpo',
+  'reward',
+  'em-dpo',
+  'em-reward',
+  'rloo',
+  'grpo',
+  'reinforce++',
+  'ppo',
+] as const;
 export type Method = (typeof methods)[number];
 
 /** Loss names; formulas and sources stand with the kernels in lib/losses. */
@@ -38,36 +72,6 @@ export const lossTypes = [
   'bradley_terry',
 ] as const;
 export type LossType = (typeof lossTypes)[number];
-
-// Every leaf's `error` is what was expected; lib/config/problems.ts puts the place and what was found in front of it.
-const wholeFrom = (min: number) => {
-  const error = `a whole number of at least ${min}`;
-  return z.int({ error }).min(min, { error });
-};
-const flag = () => z.boolean({ error: 'true or false' });
-const text = (error: string) => z.string({ error }).min(1, { error });
-const choice = <const T extends readonly string[]>(values: T) =>
-  z.enum(values, { error: values.length === 1 ? values[0] : `one of ${values.join(', ')}` });
-const number = () => z.number({ error: 'a number' });
-const positive = () => z.number({ error: 'a number above 0' }).gt(0, { error: 'a number above 0' });
-const notNegative = () => z.number({ error: 'a number of at least 0' }).min(0, { error: 'a number of at least 0' });
-/** In [0, 1). */
-const share = () => {
-  const error = 'a number from 0 to below 1';
-  return z.number({ error }).min(0, { error }).lt(1, { error });
-};
-/** A share strictly between 0 and 1. */
-const part = () => {
-  const error = 'a number between 0 and 1';
-  return z.number({ error }).gt(0, { error }).lt(1, { error });
-};
-const section = <const T extends z.core.$ZodLooseShape>(shape: T) => z.strictObject(shape, { error: 'a mapping' });
-const paths = () =>
-  z.union([text('a path'), z.array(text('a path')).min(1, { error: 'a path or a list of paths' })], {
-    error: 'a path or a list of paths',
-  });
-const patternOf = (value: z.ZodNumber | z.ZodInt) =>
-  z.record(z.string(), value, { error: 'a mapping from module names to numbers' });
 
 const splitSchema = section({
   /** What stays together: all votes of an annotator, all rows of a prompt, or single rows. */
@@ -347,6 +351,17 @@ export const configSchema = section({
   reward: rewardSchema.nullable().default(null),
   features: featuresSchema.nullable().default(null),
   em: emSchema.nullable().default(null),
+  /** Of policies that learn from their own samples: what they are rewarded for, and how they are sampled. */
+  rewards: z
+    .array(rewardTermSchema, { error: 'a list of rewards, each { type, weight, … }' })
+    .min(1, { error: 'at least one reward' })
+    .nullable()
+    .default(null),
+  rollout: rolloutSchema.nullable().default(null),
+  rloo: rlooSchema.nullable().default(null),
+  grpo: grpoSchema.nullable().default(null),
+  reinforce: reinforceSchema.nullable().default(null),
+  ppo: ppoSchema.nullable().default(null),
   output: text('a path').nullable().default(null),
 });
 
@@ -376,7 +391,7 @@ export type ResolvedTrain = Omit<z.output<typeof trainSchema>, 'early_stopping'>
 /** A checked configuration: every key present, every path absolute (but hf: models). It is a valid `Config` too. */
 export type ResolvedConfig = Omit<
   ParsedConfig,
-  'adapter' | 'loss' | 'data' | 'train' | 'reward' | 'features' | 'em' | 'output'
+  'adapter' | 'loss' | 'data' | 'train' | 'reward' | 'features' | 'em' | 'rewards' | 'output'
 > & {
   data: ResolvedData;
   adapter: 'full' | ResolvedAdapter;
@@ -386,6 +401,8 @@ export type ResolvedConfig = Omit<
   reward: z.output<typeof rewardSchema> | null;
   /** Null unless the model is `features`. */
   features: ResolvedFeatures | null;
+  /** Null unless the method learns from its own samples; so are `rollout` and the method's own block. */
+  rewards: ResolvedRewardTerm[] | null;
   /** Null unless the method finds types. */
   em: ResolvedEm | null;
   output: string;

@@ -79,6 +79,22 @@ export function encodeRow(tokenizer: Tokenizer): (row: Row) => Encoded {
   };
 }
 
+/** A function from row to the token ids of its prompt alone, as `encodeRow` gives them. Throws `BAD_DATA` where there are none. */
+export function encodePrompt(tokenizer: Tokenizer): (row: Row) => Int32Array {
+  const { bosId } = tokenizer;
+  return (row) => {
+    if (typeof row.prompt !== 'string' && !tokenizer.hasChatTemplate)
+      throw badData(row.origin, 'found a conversation, and the tokenizer has no chat template; write plain text');
+    const ids =
+      typeof row.prompt === 'string'
+        ? tokenizer.encode(row.prompt)
+        : tokenizer.encodeRendered(render(tokenizer, row, row.prompt, true));
+    const whole = bosId === null || ids[0] === bosId ? ids : joined(Int32Array.of(bosId), ids);
+    if (whole.length === 0) throw badData(row.origin, 'the prompt has no tokens and the tokenizer adds none in front');
+    return whole;
+  };
+}
+
 function completionsOf(row: Row): Text[] {
   switch (row.kind) {
     case 'pair':

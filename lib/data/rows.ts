@@ -32,6 +32,8 @@ export interface RowOptions {
    * in them.
    */
   items?: boolean;
+  /** Rows are prompts: only `prompt` is used, and every row has one. They come as text rows without a completion. */
+  prompts?: boolean;
 }
 
 export interface ParsedRow {
@@ -72,6 +74,12 @@ export function parseRow(record: RawRecord, index: number, options: RowOptions =
     };
   };
 
+  if (options.prompts) {
+    if (!fields.has('prompt')) fields.fail('prompt', fields.get('prompt'), 'a text or an array of messages to answer');
+    const prompt = fields.text('prompt');
+    used.push(...rowFields);
+    return done({ kind: 'text', ...base, prompt, completion: emptyLike(prompt) }, []);
+  }
   const isPair = fields.has('chosen') || fields.has('rejected');
   const isRanking = fields.has('responses') || fields.has('ranking');
   if (isPair && isRanking) {

@@ -27,6 +27,8 @@ export interface ScoreOptions {
   dropoutSeed?: number;
   /** Also give Σ_v π(v)² at every token (WPO's weights need it). */
   squares?: boolean;
+  /** Log-probabilities of the policy as it is sampled: logits divided by this (default 1), forward and backward. */
+  temperature?: number;
   abort?: Int32Array;
 }
 
@@ -155,6 +157,7 @@ export class Model implements Disposable {
         keep: options.keep ?? false,
         checkpoint: options.checkpoint ?? false,
         dropoutSeed: options.dropoutSeed ?? 0,
+        temperature: options.temperature,
         abort: options.abort,
       },
       out,

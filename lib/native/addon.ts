@@ -89,6 +89,8 @@ export interface ScoreOptions {
   checkpoint: boolean;
   /** Seed of the dropout masks; 0: dropout off. */
   dropoutSeed: number;
+  /** Divides the logits of log-probabilities; 1 where absent. */
+  temperature?: number;
   abort?: Int32Array;
 }
 

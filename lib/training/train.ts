@@ -5,8 +5,10 @@ import { type Config, type ResolvedConfig, resolveConfig } from '../config/index
 import type { Group } from '../data/types.js';
 import { type Evaluation, summarise } from '../evaluation/preference.js';
 import { type MethodObjective, objectiveOf } from '../methods/index.js';
+import { isPolicyMethod } from '../methods/policies.js';
 import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
+import type { RewardFunction } from '../rewards/types.js';
 import { loadLatestCheckpoint, openCheckpoint, pruneCheckpoints } from './checkpoint.js';
 import { MetricsWriter } from './metrics.js';
 import { DataOrder, totalSteps } from './order.js';
@@ -32,6 +34,8 @@ export interface TrainOptions {
   quiet?: boolean;
   /** Notes about data, checkpoints and stops; default: lines on stderr. */
   onNote?: (note: string) => void;
+  /** What rewards of `type: function` mean, by name. */
+  rewards?: Readonly<Record<string, RewardFunction>>;
 }
 
 /** RUN/summary.json, and what `train --json` prints. */
@@ -344,6 +348,10 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
   if (config.em) {
     const { trainEm } = await import('../em/train.js');
     return trainEm(config, options);
+  }
+  if (isPolicyMethod(config.method)) {
+    const { trainPolicy } = await import('../rl/train.js');
+    return trainPolicy(config, options);
   }
   const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
   const stop = stopOf(options.stop);

@@ -211,7 +211,9 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
       const Napi::Object options = object(info[2], "options");
       const std::string read = options.Get("read").ToString();
       if (read != "logps" && read != "reward") throw_error("BAD_ARGUMENT", "read must be logps or reward");
-      const ScoreRequest request{read == "reward", boolean(options, "keep"), boolean(options, "checkpoint"), uint32_t(integer(options, "dropoutSeed", 0, UINT32_MAX))};
+      const ScoreRequest request{read == "reward", boolean(options, "keep"), boolean(options, "checkpoint"), uint32_t(integer(options, "dropoutSeed", 0, UINT32_MAX)),
+                                 options.Get("temperature").IsUndefined() ? 1.f : float(number(options, "temperature"))};
+      if (!(request.temperature > 0)) throw_error("BAD_ARGUMENT", "temperature must be above 0");
       set_abort(*job, options.Get("abort"));
       const auto out = array<float>(info[3], "out");
       job->keep(info[3]);

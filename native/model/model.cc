@@ -25,14 +25,14 @@ void Model::check(const Bank* bank) {
   checked_ = bank->id();
 }
 
-Head Model::head_of(const Network& network, const Plan& plan, const Decoder& decoder) const {
+Head Model::head_of(const Network& network, const Plan& plan, const Decoder& decoder, float temperature) const {
   return {plan.readouts, config_.hidden, config_.vocabulary, matrix(decoder.hidden(), decoder.type(), config_.hidden),
-          network.head.data, network.head.type, plan.targets.data()};
+          network.head.data, network.head.type, plan.targets.data(), 1 / temperature};
 }
 
-void Model::read(Context& context, const Network& network, const Bank* bank, const Plan& plan, const Decoder& decoder, bool reward, float* out,
-                 Partition* partition, float* squares) const {
-  if (!reward) return head_logps(context, head_of(network, plan, decoder), out, partition, squares);
+void Model::read(Context& context, const Network& network, const Bank* bank, const Plan& plan, const Decoder& decoder, const ScoreRequest& request,
+                 float* out, Partition* partition, float* squares) const {
+  if (!request.reward) return head_logps(context, head_of(network, plan, decoder, request.temperature), out, partition, squares);
   for (int64_t i = 0; i < plan.readouts; ++i) {
     int factor;
     const float* w = reward_head(bank, plan, i, &factor);
@@ -59,7 +59,7 @@ void Model::score(Context& context, const Pack& pack, const Bank* bank, const Sc
     Decoder& decoder = grad ? kept_ : free_;
     const Pass pass{context, network, bank, plan, request.dropout_seed, cancel};
     decoder.forward(pass, grad && request.keep, request.checkpoint);
-    read(context, network, bank, plan, decoder, request.reward, out + plan.first_readout, grad ? partition.data() : other.data(),
+    read(context, network, bank, plan, decoder, request, out + plan.first_readout, grad ? partition.data() : other.data(),
          squares ? squares + plan.first_readout : nullptr);
   }
   if (!request.keep) return;
@@ -106,7 +106,7 @@ void Model::backward(Context& context, const Bank& bank, const float* gradient, 
       }
     }
   } else {
-    head_backward(context, head_of(network, plan, kept_), partition_.data(), g, dhidden.data(), network.head.grad);
+    head_backward(context, head_of(network, plan, kept_, request_.temperature), partition_.data(), g, dhidden.data(), network.head.grad);
   }
   kept_.backward({context, network, &bank, plan, request_.dropout_seed, cancel}, dhidden.data());
 }

@@ -9,6 +9,7 @@ struct ScoreRequest {
   bool reward = false;  // else log-probabilities
   bool keep = false, checkpoint = false;
   uint32_t dropout_seed = 0;
+  float temperature = 1;  // divides the logits of log-probabilities
 };
 
 struct GenerateRequest {
@@ -39,10 +40,10 @@ class Model {
   int64_t activation_bytes() const { return kept_.activation_bytes() + free_.activation_bytes(); }
 
  private:
-  void read(Context& context, const Network& network, const Bank* bank, const Plan& plan, const Decoder& decoder, bool reward, float* out,
-            Partition* partition, float* squares) const;
+  void read(Context& context, const Network& network, const Bank* bank, const Plan& plan, const Decoder& decoder, const ScoreRequest& request,
+            float* out, Partition* partition, float* squares) const;
   const float* reward_head(const Bank* bank, const Plan& plan, int64_t readout, int* factor) const;
-  Head head_of(const Network& network, const Plan& plan, const Decoder& decoder) const;
+  Head head_of(const Network& network, const Plan& plan, const Decoder& decoder, float temperature) const;
 
   ModelConfig config_;
   std::unique_ptr<Weights> weights_;

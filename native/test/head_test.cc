@@ -9,15 +9,15 @@ using namespace pluralign::test;
 namespace {
 
 struct Problem {
-  Problem(int64_t rows, int64_t width, int64_t vocabulary, DType h, DType w, unsigned seed, double spread = 0.5)
-      : random(seed), rows(rows), width(width), vocabulary(vocabulary), hidden(h, random.normals(rows * (width + 2))),
+  Problem(int64_t rows, int64_t width, int64_t vocabulary, DType h, DType w, unsigned seed, double spread = 0.5, float scale = 1)
+      : random(seed), scale(scale), rows(rows), width(width), vocabulary(vocabulary), hidden(h, random.normals(rows * (width + 2))),
         weight(w, random.normals(vocabulary * width, spread)), dlogps(random.normals(rows)) {
     for (int64_t i = 0; i < rows; ++i) targets.push_back(int32_t(random.below(vocabulary)));
   }
   // Rows [r0, r1); hidden rows stand two elements apart.
   Head head(int64_t r0, int64_t r1) const {
     return {r1 - r0, width, vocabulary, matrix(hidden.data() + r0 * (width + 2) * int64_t(dtype_size(hidden.type)), hidden.type, width + 2),
-            weight.data(), weight.type, targets.data() + r0};
+            weight.data(), weight.type, targets.data() + r0, scale};
   }
 
   struct Exact {
@@ -33,6 +33,7 @@ struct Problem {
       for (int64_t v = 0; v < vocabulary; ++v) {
         double dot = 0;
         for (int64_t c = 0; c < width; ++c) dot += h[size_t(i * (width + 2) + c)] * w[size_t(v * width + c)];
+        dot *= scale;
         p.push_back(dot);
         top = std::max(top, dot);
       }
@@ -42,7 +43,7 @@ struct Problem {
       e.logps.push_back(target - top - std::log(sum));
       e.squares.push_back(squares);
       for (int64_t v = 0; v < vocabulary; ++v) {
-        const double d = dlogps[size_t(i)] * ((v == targets[size_t(i)]) - p[size_t(v)] / sum);
+        const double d = double(scale) * dlogps[size_t(i)] * ((v == targets[size_t(i)]) - p[size_t(v)] / sum);
         for (int64_t c = 0; c < width; ++c) {
           e.dhidden[size_t(i * width + c)] += d * w[size_t(v * width + c)];
           e.dweight[size_t(v * width + c)] += d * h[size_t(i * (width + 2) + c)];
@@ -53,6 +54,7 @@ struct Problem {
   }
 
   Random random;
+  float scale;
   int64_t rows, width, vocabulary;
   Typed hidden, weight;
   std::vector<float> dlogps;
@@ -82,7 +84,8 @@ TEST(head_matches_float64) {
   Random random(1);
   for (Case c : {Case{0, 4, 7}, Case{1, 1, 1}, Case{1, 16, 2}, Case{5, 37, 511}, Case{5, 16, 512}, Case{7, 15, 513}, Case{33, 20, 1100}, Case{1, 64, 1537}, Case{1030, 3, 30}})
     for (int round = 0; round < 2; ++round) {
-      const Problem p(c.rows, c.width, c.vocabulary, round ? random.of(types) : DType::f32, round ? random.of(types) : DType::f32, 2 + unsigned(round));
+      const Problem p(c.rows, c.width, c.vocabulary, round ? random.of(types) : DType::f32, round ? random.of(types) : DType::f32, 2 + unsigned(round), 0.5,
+                      round ? 1.6f : 1.f);
       const Problem::Exact exact = p.exact(p.hidden.values, p.weight.values);
       const Problem::Exact rounded = p.exact(p.hidden.values, Typed(DType::bf16, {p.weight.values.begin(), p.weight.values.end()}).values);
       on_every_machine([&](Context& context) {
@@ -114,7 +117,7 @@ TEST(head_matches_float64) {
 }
 
 TEST(head_gradient_formula_matches_central_differences) {
-  const Problem p(4, 5, 9, DType::f32, DType::f32, 3);
+  const Problem p(4, 5, 9, DType::f32, DType::f32, 3, 0.5, 1.6f);
   std::vector<double> h = p.hidden.values, w = p.weight.values;
   const auto loss = [&] {
     double total = 0;

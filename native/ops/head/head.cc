@@ -16,6 +16,8 @@ void logits_of(Context& context, const Head& h, int64_t r0, int64_t rows, int64_
   g.bfloat16 = h.hidden.type == DType::bf16;
   g.a.data = static_cast<const char*>(h.hidden.data) + r0 * h.hidden.row_stride * int64_t(dtype_size(h.hidden.type));
   gemm(context, g);
+  if (h.scale == 1) return;
+  for (int64_t i = 0; i < rows * n; ++i) logits[i] *= h.scale;
 }
 
 }  // namespace
@@ -60,8 +62,9 @@ void head_backward(Context& context, const Head& h, const Partition* partition, 
         for (; i < end; ++i) {
           const int64_t target = h.targets[r0 + i] - v0;
           const Partition& p = partition[r0 + i];
-          context.kernels.head_gradient_row(logits + i * n, n, p.maximum, float(-double(dlogps[r0 + i]) / p.sum));
-          if (target >= 0 && target < n) logits[i * n + target] += dlogps[r0 + i];
+          const float d = dlogps[r0 + i] * h.scale;
+          context.kernels.head_gradient_row(logits + i * n, n, p.maximum, float(-double(d) / p.sum));
+          if (target >= 0 && target < n) logits[i * n + target] += d;
         }
       });
       Gemm to_hidden{rows, h.width, n, matrix(logits, DType::f32, n), matrix(weight_rows(h, v0), h.weight_type, h.width),

@@ -14,6 +14,7 @@ struct Head {
   const void* weight;                      // [vocabulary × width]
   DType weight_type;
   const int32_t* targets;                  // [rows], each in [0, vocabulary)
+  float scale = 1;                         // of the logits: 1 / temperature
 };
 
 // Of a row's logits x: their maximum and Σ e^(x - maximum). Kept apart, since their log would round what backward needs.
@@ -22,7 +23,7 @@ struct Partition {
   double sum;
 };
 
-// logps[i] = log softmax(hidden[i] · weightᵀ)[targets[i]]; partition [rows]. squares (may be null): Σ_v p_v².
+// logps[i] = log softmax(scale · hidden[i] · weightᵀ)[targets[i]]; partition [rows]. squares (may be null): Σ_v p_v².
 void head_logps(Context& context, const Head& head, float* logps, Partition* partition, float* squares);
 
 // Adds to dhidden [rows × width] (float32, leading dimension width) and, where dweight is not null, to dweight

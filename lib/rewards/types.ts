@@ -1,0 +1,16 @@
+import type { Text } from '../data/types.js';
+
+/** An answer to a prompt, as rewards see it. */
+export interface Sample {
+  prompt: Text;
+  /** Without special tokens: what a reader reads, cut at the first EOS. */
+  completion: string;
+  /** Token ids; the completion's with its closing EOS where it has one. */
+  promptIds: Int32Array;
+  ids: Int32Array;
+  /** The policy closed it; else it was cut at the longest length. */
+  ended: boolean;
+}
+
+/** One finite number for each sample. Larger is better. */
+export type RewardFunction = (samples: readonly Sample[]) => ArrayLike<number> | Promise<ArrayLike<number>>;

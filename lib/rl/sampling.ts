@@ -1,0 +1,50 @@
+import type { Bank } from '../adapters/bank.js';
+import type { ResolvedRollout } from '../config/rollout-schema.js';
+import type { Model } from '../model/model.js';
+import type { Sample } from '../rewards/types.js';
+import type { Prompt } from './prompts.js';
+
+/** An adapter of a bank (−1: the base) that answers. */
+export interface Speaker {
+  model: Model;
+  bank: Bank | null;
+  adapter: number;
+}
+
+export type SampleFunction = (prompts: readonly Prompt[], seed: number) => Promise<Int32Array[]>;
+
+/** Answers of a speaker: sample i of a call is drawn with seed + i. */
+export function sampler(
+  { model, bank, adapter }: Speaker,
+  rollout: ResolvedRollout,
+  abort?: Int32Array,
+): SampleFunction {
+  const settings = {
+    adapter,
+    maxNewTokens: rollout.max_new_tokens,
+    temperature: rollout.temperature,
+    topK: rollout.top_k,
+    topP: rollout.top_p,
+    abort,
+  };
+  return async (prompts, seed) => {
+    const out: Int32Array[] = [];
+    for (let at = 0; at < prompts.length; at += rollout.at_once) {
+      const some = prompts.slice(at, at + rollout.at_once).map((p) => p.prompt);
+      out.push(...(await model.generate(some, bank, { ...settings, seed: (seed + at) >>> 0 })));
+    }
+    return out;
+  };
+}
+
+/** Answers as rewards see them. Generation stops behind the first EOS, so nothing follows it. */
+export function samplesOf(prompts: readonly Prompt[], answers: readonly Int32Array[], model: Model): Sample[] {
+  const ends = new Set(model.config.eosIds);
+  return answers.map((ids, i) => ({
+    prompt: prompts[i].text,
+    completion: model.tokenizer.decode(ids, { skipSpecial: true }),
+    promptIds: prompts[i].prompt,
+    ids,
+    ended: ends.has(ids[ids.length - 1]),
+  }));
+}

@@ -1,0 +1,329 @@
+import type { Bank } from '../adapters/bank.js';
+import { mix32 } from '../base/random.js';
+import type { ResolvedConfig } from '../config/index.js';
+import { policyMethod } from '../methods/policies.js';
+import type { PolicyMethod } from '../methods/policy.js';
+import type { Model } from '../model/model.js';
+import { PluralignError } from '../native/errors.js';
+import type { Rewards } from '../rewards/compose.js';
+import { openRewards } from '../rewards/open.js';
+import { loadLatestCheckpoint, pruneCheckpoints } from '../training/checkpoint.js';
+import { MetricsWriter } from '../training/metrics.js';
+import { DataOrder, totalSteps } from '../training/order.js';
+import { progress } from '../training/progress.js';
+import { openRunFolder, type RunFolder } from '../training/run-folder.js';
+import { saveResult } from '../training/save.js';
+import { learningRateFactor } from '../training/schedule.js';
+import { adapterName, makeBank, openModel, openReference, referenceOf } from '../training/setup.js';
+import { stopOf } from '../training/signals.js';
+import { EventWriter } from '../training/tensorboard.js';
+import type { TrainOptions, TrainSummary } from '../training/train.js';
+import { type Answered, evaluatePolicy, type PolicyScores } from './evaluate.js';
+import { type PreparedPrompts, type Prompt, preparePrompts } from './prompts.js';
+import { makeRollout, rolloutMetrics, type Scorers } from './rollout.js';
+import { sampler, samplesOf } from './sampling.js';
+import { type Banks, freshRlState, loadRlState, promptsFingerprint, type RlState, saveRlState } from './state.js';
+import { updateOn } from './update.js';
+
+/** Samples that a report shows. */
+const shown = 6;
+
+/** A run in flight. */
+class RlRun {
+  state: RlState = freshRlState();
+  stopped = false;
+  before: Answered | null = null;
+  after: Answered | null = null;
+  private started = performance.now();
+  private readonly fingerprint: string;
+
+  constructor(
+    readonly config: ResolvedConfig,
+    readonly folder: RunFolder,
+    readonly model: Model,
+    readonly banks: Banks & { policy: Bank },
+    readonly method: PolicyMethod,
+    readonly prompts: PreparedPrompts,
+    readonly rewards: Rewards,
+    readonly scorers: Scorers,
+    readonly quiet: boolean,
+    readonly note: (text: string) => void,
+  ) {
+    this.fingerprint = promptsFingerprint(prompts.train);
+  }
+
+  get steps(): number {
+    return totalSteps(this.prompts.train.length, this.config.train.batch_size, this.config.train);
+  }
+
+  get policy(): Scorers['reference'] {
+    return { model: this.model, bank: this.banks.policy, adapter: 0 };
+  }
+
+  async resume(): Promise<boolean> {
+    if (!this.folder.resumed) return false;
+    const checkpoint = await loadLatestCheckpoint(this.folder.dir, (problem) =>
+      this.note(`passed over a damaged checkpoint: ${problem}`),
+    );
+    if (!checkpoint) return false;
+    this.state = await loadRlState(checkpoint, this.banks, this.method, this.fingerprint);
+    this.rewards.scale = this.state.scale;
+    this.note(`resumed at step ${this.state.step}`);
+    return true;
+  }
+
+  /** Mean and deviation of the rewards on answers of the reference to training prompts. */
+  async fitRewards(): Promise<void> {
+    if (!this.rewards.wantsScale) return;
+    const { rollout, train } = this.config;
+    const count = rollout!.reference_samples;
+    const asked = Array.from({ length: count }, (_, i) => this.prompts.train[i % this.prompts.train.length]);
+    const answers = await sampler(
+      this.scorers.reference,
+      rollout!,
+      this.scorers.abort,
+    )(asked, mix32(train.seed + 0x5ca1e));
+    this.state.scale = await this.rewards.fit(samplesOf(asked, answers, this.model));
+  }
+
+  async evaluate(): Promise<Answered | null> {
+    const { eval: prompts } = this.prompts;
+    if (prompts.length === 0) return null;
+    const sample = sampler(this.policy, this.config.rollout!, this.scorers.abort);
+    const compare = { policy: this.policy, reference: this.scorers.reference, options: this.scorers };
+    const seed = mix32(this.config.train.seed + 0xe7a1);
+    return evaluatePolicy(prompts, sample, seed, this.rewards, this.model, compare);
+  }
+
+  /** One rollout and its updates. A step that fails or is stopped before its first update leaves the run as it was. */
+  async step(prompts: readonly Prompt[]): Promise<Record<string, number>> {
+    const { train, rollout } = this.config;
+    const { step } = this.state;
+    const before = this.method.state();
+    const started = performance.now();
+    const seed = mix32(mix32(train.seed + 0x9e37) + step);
+    try {
+      const sample = sampler(this.policy, rollout!, this.scorers.abort);
+      const { method, scorers } = this;
+      const rolled = await makeRollout(
+        prompts,
+        method.groupSize,
+        sample,
+        seed,
+        this.rewards,
+        scorers,
+        rollout!.missing_eos_penalty,
+      );
+      const estimate = method.estimate(rolled.rollout);
+      const updated = await updateOn(rolled.rollout, estimate, method, {
+        model: this.model,
+        bank: this.banks.policy,
+        critic: scorers.critic,
+        temperature: scorers.temperature,
+        maxTokens: scorers.maxTokens,
+        checkpoint: train.gradient_checkpointing,
+        longest: rollout!.max_new_tokens,
+        step: (bank) => this.optimise(bank),
+        seed,
+        abort: scorers.abort,
+      });
+      this.state.step++;
+      this.state.samples += rolled.samples.length;
+      this.state.tokens += rolled.rollout.old.length;
+      this.state.stepSeconds += (performance.now() - started) / 1000;
+      const metrics = { ...updated, ...rolloutMetrics(rolled, this.rewards), ...estimate.metrics };
+      this.state.means.addAll(metrics);
+      return metrics;
+    } catch (error) {
+      this.method.restore(before);
+      throw error;
+    }
+  }
+
+  private optimise(bank: Bank): Promise<number> {
+    const { beta1, beta2, eps, weight_decay: weightDecay, max_grad_norm: maxGradNorm } = this.config.train;
+    return bank.step({ beta1, beta2, eps, weightDecay, maxGradNorm, learningRate: this.learningRate(this.state.step) });
+  }
+
+  learningRate(step: number): number {
+    const { learning_rate, schedule: kind, warmup, min_learning_rate_ratio: minRatio } = this.config.train;
+    return learning_rate * learningRateFactor(step, this.steps, { kind, warmup, minRatio });
+  }
+
+  seconds(): number {
+    return this.state.seconds + (performance.now() - this.started) / 1000;
+  }
+
+  async save(): Promise<void> {
+    const state = { ...this.state, seconds: this.seconds() };
+    await saveRlState(this.folder.dir, state, this.banks, this.method, this.fingerprint);
+    await pruneCheckpoints(this.folder.dir, this.config.train.keep_checkpoints, []);
+  }
+}
+
+const evaluation = ({ rows: _, ...scores }: PolicyScores): Record<string, number> =>
+  Object.fromEntries(Object.entries(scores).map(([name, value]) => [`eval_${name}`, value as number]));
+
+async function loop(run: RlRun, stop: AbortSignal): Promise<void> {
+  const { config, state, folder, prompts } = run;
+  const { train } = config;
+  const resumeAt = folder.resumed ? state.step : undefined;
+  const metrics = await MetricsWriter.open(folder.paths.metrics, { resumeAt, records: state.records });
+  const events = await EventWriter.open(folder.dir, { resumeAt });
+  const order = new DataOrder(prompts.train.length, {
+    batchSize: train.batch_size,
+    seed: train.seed,
+    shuffle: train.shuffle,
+  });
+  const bar = progress(run.steps, config.method, { quiet: run.quiet, done: state.step });
+  const startTokens = state.tokens;
+  const log = async (values: Record<string, number>) => {
+    await metrics.write({ step: state.step, epoch: order.epochAt(state.step), ...values });
+    await events.scalars(state.step, values);
+    state.records++;
+  };
+  const due = () => {
+    const end = state.step === run.steps;
+    const save = end || (train.save_every !== null && state.step % train.save_every === 0);
+    return { save, look: end || (train.eval_every !== null ? state.step % train.eval_every === 0 : save) };
+  };
+  const settle = async () => {
+    const { save, look } = due();
+    if (look) {
+      run.after = await run.evaluate();
+      if (run.after) await log(evaluation(run.after.scores));
+      state.evaluated = state.step;
+    }
+    if (save) await run.save();
+  };
+  try {
+    // A run that was stopped in an evaluation owes it.
+    if (state.step > 0 && due().look && state.evaluated !== state.step) await settle();
+    while (state.step < run.steps) {
+      if (stop.aborted) throw new PluralignError('ABORTED', 'stopped on request');
+      const last = await run.step([...order.batch(state.step)].map((i) => prompts.train[i]));
+      bar.update(state.step, { reward: last.reward, kl: last.kl, tokens: state.tokens - startTokens });
+      if (state.step % train.log_every === 0 || state.step === run.steps) {
+        state.last = { ...state.means.take(), learning_rate: run.learningRate(state.step - 1) };
+        await log(state.last);
+      }
+      await settle();
+    }
+    run.after ??= await run.evaluate();
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== 'ABORTED') throw error;
+    run.stopped = true;
+    if (state.step > 0) await run.save();
+    run.note(`stopped after step ${state.step}; the run is saved, go on with --resume`);
+  } finally {
+    bar.stop();
+    await metrics.close();
+    await events.close();
+  }
+}
+
+/**
+ * Trains a policy on its own samples: `rloo`, `grpo`, `reinforce++` or `ppo`. Writes the run folder as `train` does.
+ *
+ * Throws as `train`; `BAD_ARGUMENT` or `NON_FINITE` naming a reward that throws, gives another length or no finite number,
+ * `BAD_DATA` where a reward is the same for every sample of the reference.
+ */
+export async function trainPolicy(config: ResolvedConfig, options: TrainOptions = {}): Promise<TrainSummary> {
+  const { quiet = false } = options;
+  const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
+  const stop = stopOf(options.stop);
+  const folder = await openRunFolder(config, { resume: options.resume });
+  let begun = false;
+  try {
+    using model = await openModel(config);
+    const maxTokens = config.train.max_tokens_per_pack;
+    const rewards = await openRewards(config.rewards!, model, {
+      functions: options.rewards,
+      maxTokens,
+      abort: stop.flag,
+      onWarning: note,
+    });
+    const prompts = await preparePrompts(config, model, stop.signal);
+    for (const text of prompts.notes) note(text);
+    const method = policyMethod(config);
+    const policy = await makeBank(config, model, [adapterName]);
+    const critic = method.critic ? await makeCritic(config, model) : null;
+    using reference = await openReference(referenceOf(config), model, maxTokens, false, config.train);
+    const scorers: Scorers = {
+      model,
+      bank: policy,
+      reference: { ...reference.scorer, adapter: reference.scorer.adapter as number },
+      critic,
+      temperature: config.rollout!.temperature,
+      maxTokens,
+      abort: stop.flag,
+    };
+    const banks = { policy, ...(critic && { critic }) } as Banks & { policy: Bank };
+    const run = new RlRun(config, folder, model, banks, method, prompts, rewards, scorers, quiet, note);
+    const resumed = await run.resume();
+    if (!resumed) {
+      await run.fitRewards();
+      run.before = await run.evaluate();
+      run.state.evalBefore = run.before?.scores ?? null;
+    }
+    begun = true;
+    await loop(run, stop.signal);
+    const summary = await finish(run);
+    policy.dispose();
+    critic?.dispose();
+    return summary;
+  } catch (error) {
+    if (!begun) await folder.discard();
+    throw error;
+  } finally {
+    await folder.release();
+  }
+}
+
+/** An adapter of its own with a head that says 0 of everything. */
+async function makeCritic(config: ResolvedConfig, model: Model): Promise<Bank> {
+  const adapter = config.adapter === 'full' ? 'full' : { ...config.adapter, init_from: null };
+  const critic = await makeBank({ ...config, adapter, method: 'reward', reward: { head_std: null } }, model, [
+    adapterName,
+  ]);
+  critic.values(critic.adapters[0].head).fill(0);
+  return critic;
+}
+
+async function finish(run: RlRun): Promise<TrainSummary> {
+  const { config, state, folder, prompts } = run;
+  const paths: TrainSummary['paths'] = { run: folder.dir };
+  if (!run.stopped) Object.assign(paths, await saveResult(config, run.model, run.banks.policy));
+  const seconds = Math.max(state.stepSeconds, 1e-9);
+  const overall = (scores: PolicyScores) => ({ overall: scores, annotators: {} }) as unknown as TrainSummary['eval'];
+  const summary: TrainSummary & { samples?: unknown; rewards?: unknown } = {
+    method: config.method,
+    steps: state.step,
+    finished: !run.stopped,
+    seconds: run.seconds(),
+    train: {
+      ...state.last,
+      samples_per_second: state.samples / seconds,
+      tokens_per_second: state.tokens / seconds,
+    },
+    data: { ...prompts.reports },
+    paths,
+  };
+  if (run.after) {
+    summary.eval = overall(run.after.scores);
+    summary.samples = run.after.samples.slice(0, shown).map(({ prompt, completion }, i) => ({
+      prompt,
+      ...(run.before && { before: run.before.samples[i].completion }),
+      after: completion,
+    }));
+  }
+  if (state.evalBefore) summary.eval_before = overall(state.evalBefore);
+  if (state.scale)
+    summary.rewards = Object.fromEntries(
+      run.rewards.names.map((name, k) => [name, { mean: state.scale!.mean[k], deviation: state.scale!.deviation[k] }]),
+    );
+  await folder.writeSummary(summary);
+  const { writeReport } = await import('../report/index.js');
+  await writeReport(folder.dir);
+  return summary;
+}
