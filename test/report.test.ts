@@ -37,6 +37,34 @@ function charts(page: string): { title: string; steps: number[]; series: { value
 /** The page without its scripts and styles. */
 const body = (page: string) => page.replace(/<(script|style)[^>]*>.*?<\/\1>/gs, '');
 
+describe('adapters by annotator', () => {
+  const voters = (accuracies: Record<string, number>) => ({
+    overall: { accuracy: 0.5 },
+    annotators: Object.fromEntries(Object.entries(accuracies).map(([name, accuracy]) => [name, { rows: 9, accuracy }])),
+  });
+  const summary = (more: object) => ({
+    ...syntheticRun(),
+    'summary.json': JSON.stringify({ method: 'reward', ...more }),
+  });
+
+  it('stand against the generic one, hardest first, names escaped', async () => {
+    const own = voters({ '<b>x</b>': 0.2, calm: 0.9, odd: 0.5 });
+    const page = body(
+      await render(summary({ eval: own, eval_generic: voters({ '<b>x</b>': 0.4, calm: 0.6, odd: 0.5 }) })),
+    );
+    expect(page).toContain('1 of 3 annotators fare better with their own, 1 worse');
+    expect(page).toContain('53.3 % against 50.0 % (+3.3 points)');
+    const hard = page.slice(page.indexOf('Hardest voters'));
+    expect(hard).toMatch(/&lt;b&gt;x.*−20\.0.*odd.*calm.*\+30\.0/s);
+    expect(page.match(/<circle/g)).toHaveLength(3);
+  });
+
+  it('leave no section where there are none', async () => {
+    expect(body(await render(summary({ eval: voters({ a: 1 }) })))).not.toContain('Hardest voters');
+    expect(body(await render(summary({ eval: voters({}), eval_generic: voters({}) })))).not.toContain('Hardest voters');
+  });
+});
+
 describe('the page of a run', () => {
   it('draws every logged metric and holds everything itself', async () => {
     const dir = await folder(syntheticRun());

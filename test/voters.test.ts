@@ -31,12 +31,23 @@ function namedGroups(vocabulary: number, length = 8): Group[] {
   );
 }
 
+/** The same, every third a ranking of three of its four responses. */
+function rankedGroups(vocabulary: number): Group[] {
+  return namedGroups(vocabulary).map((group, i) => {
+    if (i % 3) return group;
+    const completions = [...group.completions, group.prompt.slice().reverse(), group.completions[0].slice(0, 1)];
+    return { ...group, kind: 'ranking', completions, ranking: [2, 0, 1] };
+  });
+}
+
 describe('a step over rows of several annotators', () => {
   it.each(['reward', 'dpo'] as const)('%s: gradients match finite differences, whatever is shared', async (method) => {
     using model = await tinyModel('reward');
     const objective = objectiveOf({ method, loss: resolveLoss({ beta: 0.5 }, method) });
-    const groups = namedGroups(model.config.vocabSize);
-    const reference = { sums: async (some: readonly Group[]) => new Float64Array(2 * some.length) };
+    const groups = rankedGroups(model.config.vocabSize);
+    const reference = {
+      sums: async (some: readonly Group[]) => new Float64Array(some.reduce((n, g) => n + g.completions.length, 0)),
+    };
     for (const share of shares) {
       const modulesToSave = method === 'reward' ? ['score'] : [];
       const bank = randomBank(model, voterAdapters(names), { share, modulesToSave, targets: ['q_proj', 'up_proj'] });

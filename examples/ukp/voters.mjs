@@ -5,6 +5,7 @@
  * the same command goes on after an interruption.
  *
  * usage: node voters.mjs [--data DIR] [--model DIR] [--output DIR] [--seeds 5] [--first-seed 0] [--models si,wu,…]
+ *                        [--rate 4e-3] [--threads N]
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -23,21 +24,30 @@ const { values: options } = parseArgs({
     output: text(join(root, 'runs/ukp-voters')),
     seeds: text('5'),
     'first-seed': text('0'),
-    models: text('global,local,si,wu,g'),
-    rate: text('3e-3'),
+    models: text('global,local,si,wu,g,pull'),
+    rate: text('4e-3'),
+    threads: text('auto'),
   },
 });
 
 /** How many voters, and rows of each; enough to see a difference, few enough for minutes on two cores. */
 const sizes = { voters: 30, train: 40, eval: 20, characters: 600 };
 
-const names = { global: 'global', local: 'local', si: 'shared B, SI', wu: 'shared B, WU', g: 'shared B, G' };
+const names = {
+  global: 'global',
+  local: 'local',
+  si: 'shared B, SI',
+  wu: 'shared B, WU',
+  g: 'shared B, G',
+  pull: 'shared B, WU, penalty 1',
+};
 const adapters = {
   global: {},
   local: { per: 'annotator' },
   si: { share: 'b' },
   wu: { share: 'b', init: 'warm-up' },
   g: { share: 'b', init: 'global' },
+  pull: { share: 'b', init: 'warm-up', penalty: 1 },
 };
 
 const readRows = (file) =>
@@ -98,6 +108,7 @@ function config(model, seed, data) {
       learning_rate: Number(options.rate),
       schedule: 'linear',
       dtype: 'float32',
+      threads: options.threads === 'auto' ? 'auto' : Number(options.threads),
       seed,
       save_every: 50,
       eval_every: 1_000_000,

@@ -8,6 +8,7 @@ import { html, Markup, scriptJson } from './html.js';
 import type { RunData } from './read.js';
 import { configSection, dataSection, groupSections, metricsSection, samplesSection, tiles } from './sections.js';
 import { style } from './style.js';
+import { voterSection } from './voters.js';
 
 /** uPlot's files: script, style sheet and licence. */
 export interface ChartLibrary {
@@ -52,7 +53,8 @@ ${chartGrid(charts.other, all)}</details></section>`;
   const body = html`<main><header><h1>${name}</h1><p class="path">${run.dir}</p>
 ${run.notes.map((note) => html`<p class="note">${note}</p>`)}</header>${tiles(run)}
 <section><h2>Training</h2>${training}</section>${evaluation}
-${annotatorSection(summary?.eval, summary?.eval_before)}${groupSections(summary?.eval, summary?.eval_before)}
+${annotatorSection(summary?.eval, summary?.eval_before)}${voterSection(summary?.eval, summary?.eval_generic)}
+${groupSections(summary?.eval, summary?.eval_before)}
 ${aggregationSection(run.aggregation)}${metricsSection(summary)}${samplesSection(summary)}
 <div class="two">${dataSection(summary)}${configSection(run.config)}</div>${other}
 <footer>Written by pluralign ${version}. Charts: uPlot (MIT licence, in the page’s source).</footer></main>`;

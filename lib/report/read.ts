@@ -20,6 +20,8 @@ export interface Summary {
   train?: Metrics;
   eval?: Evaluation;
   eval_before?: Evaluation;
+  /** The rows of `eval` all under the generic adapter. */
+  eval_generic?: Evaluation;
   data?: Metrics;
   paths?: Metrics;
   samples?: Record<string, unknown>[];

@@ -67,6 +67,7 @@ ${typeColours.map((c, k) => `.type-${k} { fill: ${c}; } .type-key-${k} { backgro
 .half { stroke: var(--half); stroke-dasharray: 3 3; }
 .ticks { position: relative; height: 24px; border-top: 1px solid var(--edge); font-size: 12px; color: var(--muted); }
 .ticks span { position: absolute; top: 3px; transform: translateX(-50%); white-space: nowrap; font-variant-numeric: tabular-nums; }
+.scatter { display: block; max-width: 100%; overflow: visible; } .tick { font-size: 12px; fill: var(--muted); }
 .axis-title { text-align: center; font-size: 12px; color: var(--muted); }
 .sample { border-top: 1px solid var(--edge); padding-top: 14px; margin-top: 14px; }
 .sample:first-of-type { border-top: 0; }
