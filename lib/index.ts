@@ -1,6 +1,7 @@
 export { Bank, type BankState, type CreateOptions, type StepOptions } from './adapters/bank.js';
 export { type AdapterConfig, adapterConfig, type Sharing } from './adapters/config.js';
 export { loadPeft, type PeftAdapter, type SavePeftOptions, savePeft } from './adapters/peft.js';
+export { AdapterPopulation, savePopulation } from './adapters/population.js';
 export { type GameSolution, optimisticHedge, solveGame } from './aggregation/game.js';
 export { regretMatrix, rewardMatrix, withZeroRow } from './aggregation/regret.js';
 export { type Aggregate, type AggregateOptions, aggregate, type Rule } from './aggregation/rules.js';
@@ -31,4 +32,5 @@ export { exitCode, PluralignError } from './native/errors.js';
 export { writeReport } from './report/index.js';
 export { type RewardScale, Rewards, type RewardTerm, type Scored } from './rewards/compose.js';
 export type { RewardFunction, Sample } from './rewards/types.js';
+export { type AdaptVotersOptions, type AdaptVotersResult, adaptVoters } from './training/adapt.js';
 export { type TrainOptions, type TrainSummary, train } from './training/train.js';

@@ -183,6 +183,16 @@ describe('phases', () => {
     for (const u of [1, 2, 3]) for (const f of bank.own(u)) expect(bank.values(f).every((x) => x === 7)).toBe(true);
   });
 
+  it('parameters of a step in the global phase are everyone’s', async () => {
+    const { bank, voters } = await make('global', 0.4);
+    const differs = () => bank.own(2).some((f, k) => bank.values(f)[0] !== bank.values(bank.own(0)[k])[0]);
+    for (const u of [0, 1, 2, 3]) for (const f of bank.own(u)) bank.values(f).fill(u);
+    voters.settle(5);
+    expect(differs()).toBe(true);
+    voters.settle(4);
+    expect(differs()).toBe(false);
+  });
+
   it('a row is trained under the generic adapter as often as asked, drawn by seed, step and row', async () => {
     const { groups, voters } = await make('shared', null);
     const named = groups.filter((g) => g.annotator !== undefined);

@@ -159,6 +159,18 @@ export class Bank {
     return this.#shared;
   }
 
+  /** Values of all that is an adapter's own, one factor after another. A copy. */
+  ownValues(adapter: number): Float32Array {
+    const factors = this.#own[adapter];
+    const out = new Float32Array(factors.reduce((n, i) => n + this.values(i).length, 0));
+    let at = 0;
+    for (const i of factors) {
+      out.set(this.values(i), at);
+      at += this.values(i).length;
+    }
+    return out;
+  }
+
   /** Gives one adapter the values of another's own factors; both must be of one configuration. */
   copyOwn(from: number, to: number): void {
     this.#own[to].forEach((factor, k) => {

@@ -20,10 +20,7 @@ const format = 'pluralign-adapters';
  */
 export async function savePopulation(path: string, bank: Bank, annotators: readonly string[]): Promise<void> {
   const names = voterAdapters(annotators);
-  const rows = names.map((name) => {
-    const factors = bank.own(bank.adapterIndex(name));
-    return Float32Array.from(factors.flatMap((factor) => [...bank.values(factor)]));
-  });
+  const rows = names.map((name) => bank.ownValues(bank.adapterIndex(name)));
   const layout = bank.own(bank.adapterIndex(genericAdapter)).map((factor) => {
     const { name, rows: height, cols } = bank.factors[factor];
     return { name: name.slice(0, name.length - genericAdapter.length - 1), shape: [height, cols] };

@@ -101,7 +101,7 @@ export async function adaptVoters(options: AdaptVotersOptions): Promise<AdaptVot
       for (const [i, name] of names.entries()) {
         const votes = groups.filter((g) => g.annotator === name);
         annotators[name] = await fitOne(fit, i + 1, votes, options);
-        added.set(name, Float32Array.from(bank.own(i + 1).flatMap((factor) => [...bank.values(factor)])));
+        added.set(name, bank.ownValues(i + 1));
         bar.update(i + 1);
       }
     } finally {
