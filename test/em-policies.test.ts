@@ -105,7 +105,11 @@ describe('a run over types', () => {
     expect(history[3]).toBeGreaterThan(history[0]);
 
     expect(readdirSync(`${run}/adapter`).sort()).toEqual(['type_1', 'type_2']);
-    expect(existsSync(`${run}/report.html`)).toBe(true);
+    const page = readFileSync(`${run}/report.html`, 'utf8');
+    expect(page).toContain('Types of annotators');
+    expect(page.match(/<title>u\d: /g)).toHaveLength(10);
+    expect(page).toContain('Log-likelihood of a vote');
+    expect(page).not.toContain('Evaluation by types');
     const csv = readFileSync(`${run}/responsibilities.csv`, 'utf8').trim().split('\n');
     expect(csv[0]).toBe('annotator,type_1,type_2,votes,certainty');
     expect(csv).toHaveLength(11);

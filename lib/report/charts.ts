@@ -24,6 +24,8 @@ export interface Chart {
   range?: [number, number];
   /** Every how many points one is shown. */
   stride: number;
+  /** What the horizontal axis counts; absent: steps. */
+  x?: string;
 }
 
 interface Group {
@@ -36,7 +38,7 @@ interface Group {
 
 const maxPoints = 2000;
 const smoothFrom = 40;
-const bookkeeping = new Set(['step', 'epoch', 'time', 'seconds', 'wall_time', 'timestamp']);
+const bookkeeping = new Set(['step', 'epoch', 'time', 'seconds', 'wall_time', 'timestamp', 'round']);
 
 const trainGroups: Group[] = [
   { title: 'Loss', unit: 'loss', keys: ['loss'] },
@@ -56,6 +58,21 @@ const evalUnits: [RegExp, string][] = [
 ];
 
 const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value);
+
+/** A chart of few points over something that is counted, points drawn; null without two of them. */
+export function stepChart(
+  title: string,
+  unit: string,
+  x: string,
+  steps: number[],
+  lines: { label: string; values: (number | null)[] }[],
+  range?: [number, number],
+): Chart | null {
+  const told = lines.filter(({ values }) => values.some((value) => value !== null));
+  if (steps.length < 2 || told.length === 0) return null;
+  const series = told.map((line, color) => ({ ...line, color, sparse: true }));
+  return { title, unit, steps, series, range, stride: 1, x };
+}
 
 /** Exponential moving average without bias towards the start, over a window of about `window` points. */
 export function smooth(values: (number | null)[], window: number): (number | null)[] {

@@ -50,19 +50,19 @@ export const clientScript = `(() => {
       plots.push(new uPlot({
         width: width(i), height: 220,
         padding: [8, 26, 0, 0],
-        cursor: { y: false, points: { size: 7 }, sync: { key: 'step' } },
+        cursor: { y: false, points: { size: 7 }, sync: { key: chart.x || 'step' } },
         legend: { live: true },
         scales: {
           x: { time: false, range: (u, min, max) => (min === max ? [min - 1, max + 1] : [min, max]) },
           y: chart.range ? { range: chart.range } : {},
         },
         axes: [
-          { ...axis, label: 'step', labelSize: 18, labelGap: 0, size: 28, space: 70, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500,
+          { ...axis, label: chart.x || 'step', labelSize: 18, labelGap: 0, size: 28, space: 70, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500,
             1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 2e6, 5e6, 1e7, 1e8, 1e9], values: whole },
           { ...axis, label: chart.unit, labelSize: 18, labelGap: 4, size: 52, space: 36, values: ticks },
         ],
         series: [
-          { label: 'step', value: (u, v) => (v == null ? chart.steps[last].toLocaleString('en-US') : v.toLocaleString('en-US')) },
+          { label: chart.x || 'step', value: (u, v) => (v == null ? chart.steps[last].toLocaleString('en-US') : v.toLocaleString('en-US')) },
           ...chart.series.map((s) => ({
             label: s.label,
             ...(s.unlisted && { class: 'unlisted' }),

@@ -8,6 +8,7 @@ import { html, Markup, scriptJson } from './html.js';
 import type { RunData } from './read.js';
 import { configSection, dataSection, groupSections, metricsSection, samplesSection, tiles } from './sections.js';
 import { style } from './style.js';
+import { typesSection } from './types.js';
 import { voterSection } from './voters.js';
 
 /** uPlot's files: script, style sheet and licence. */
@@ -50,11 +51,15 @@ under a chart are those at the pointer, else the last ones.</p>${chartGrid(chart
     charts.other.length > 0 &&
     html`<section><details><summary>Other logged metrics (${charts.other.length})</summary>
 ${chartGrid(charts.other, all)}</details></section>`;
+  const types = typesSection(run, (some) => chartGrid(some, all));
+  // Types have the section of their own.
+  const others = types ? { ...summary?.eval, types: undefined } : summary?.eval;
   const body = html`<main><header><h1>${name}</h1><p class="path">${run.dir}</p>
 ${run.notes.map((note) => html`<p class="note">${note}</p>`)}</header>${tiles(run)}
 <section><h2>Training</h2>${training}</section>${evaluation}
+${types}
 ${annotatorSection(summary?.eval, summary?.eval_before)}${voterSection(summary?.eval, summary?.eval_generic)}
-${groupSections(summary?.eval, summary?.eval_before)}
+${groupSections(others, summary?.eval_before)}
 ${aggregationSection(run.aggregation)}${metricsSection(summary)}${samplesSection(summary)}
 <div class="two">${dataSection(summary)}${configSection(run.config)}</div>${other}
 <footer>Written by pluralign ${version}. Charts: uPlot (MIT licence, in the page’s source).</footer></main>`;

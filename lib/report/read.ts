@@ -1,6 +1,8 @@
+import { existsSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { errnoOf, ioError } from '../base/files.js';
+import { readResponsibilities, responsibilitiesPath } from '../em/files.js';
 import { PluralignError } from '../native/errors.js';
 
 export type Metrics = Record<string, unknown>;
@@ -51,6 +53,8 @@ export interface RunData {
   config: string | null;
   /** What `aggregate` found of a run over types: aggregation.json. */
   aggregation: Aggregation | null;
+  /** Of a run over types: each annotator's probability of each. */
+  responsibilities: ReadonlyMap<string, readonly number[]> | null;
   /** Things a reader should know, in plain words. */
   notes: string[];
 }
@@ -129,5 +133,8 @@ export async function readRun(runDir: string): Promise<RunData> {
   }
   if (config === null) notes.push('The run has no config.yaml.');
   const aggregation = aggregationText === null ? null : (JSON.parse(aggregationText).shown as Aggregation);
-  return { dir, metrics, summary, config, aggregation, notes };
+  const responsibilities = existsSync(responsibilitiesPath(dir))
+    ? await readResponsibilities(responsibilitiesPath(dir))
+    : null;
+  return { dir, metrics, summary, config, aggregation, responsibilities, notes };
 }

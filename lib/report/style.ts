@@ -69,6 +69,8 @@ ${typeColours.map((c, k) => `.type-${k} { fill: ${c}; } .type-key-${k} { backgro
 .ticks span { position: absolute; top: 3px; transform: translateX(-50%); white-space: nowrap; font-variant-numeric: tabular-nums; }
 .scatter { display: block; max-width: 100%; overflow: visible; } .tick { font-size: 12px; fill: var(--muted); }
 .axis-title { text-align: center; font-size: 12px; color: var(--muted); }
+td.words, th.words { text-align: left; padding-left: 12px; }
+.responsibilities { display: block; width: 100%; height: 120px; margin: 4px 0 14px; border-radius: 4px; }
 .sample { border-top: 1px solid var(--edge); padding-top: 14px; margin-top: 14px; }
 .sample:first-of-type { border-top: 0; }
 .sample .texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 6px 24px; margin-top: 8px; }
