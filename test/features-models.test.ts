@@ -112,10 +112,10 @@ describe('fits', () => {
     const x = Float64Array.from([...parameters.shared, ...parameters.own]);
     const gradient = new Float64Array(x.length);
     // local's shared vector is only a summary, and low-rank's factor has a prior through its coordinates
-    jointObjective(model, table, votes, 1, x, gradient, name === 'low-rank' || name === 'local' ? 0 : 1);
+    jointObjective(model, table, votes, 1, x, gradient, ['low-rank', 'mixed', 'local'].includes(name) ? 0 : 1);
     const own = gradient.subarray(parameters.shared.length);
     for (const g of own) expect(Math.abs(g)).toBeLessThan(1e-3);
-    if (name === 'local' || name === 'low-rank') return;
+    if (['low-rank', 'mixed', 'local'].includes(name)) return;
     for (const g of gradient) expect(Math.abs(g)).toBeLessThan(1e-3);
   });
 

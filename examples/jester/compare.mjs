@@ -1,8 +1,20 @@
 // Personal rewards on jokes: node examples/jester/compare.mjs [seeds] [--data DIR] [--model DIR]
 import { parseArgs } from 'node:util';
-import { featureModel, Population } from 'pluralign';
+import { Population } from 'pluralign';
+import {
+  accuracies,
+  calibration,
+  difference,
+  interval,
+  label,
+  show,
+  strengths,
+  train,
+  tuned,
+  votesFrom,
+} from '../p-share-lora/people.mjs';
 import { bootstrap, mean } from '../p-share-lora/planted.mjs';
-import { generator, readJester, samplePairs, shuffled, votesFrom } from './data.mjs';
+import { generator, readJester, samplePairs, shuffled } from './data.mjs';
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -12,18 +24,16 @@ const { values, positionals } = parseArgs({
   },
 });
 const seeds = Number(positionals[0] ?? 5);
-const show = (value) => value.toFixed(4);
-const interval = ([low, high]) => `[${show(low)}, ${show(high)}]`;
 const models = [
   { model: 'global', rank: 1 },
   { model: 'local', rank: 1 },
   { model: 'low-rank', rank: 4 },
   { model: 'low-rank', rank: 32 },
+  { model: 'mixed', rank: 4 },
   { model: 'lore', rank: 4 },
   { model: 'pal', rank: 4 },
   { model: 'heads', rank: 4 },
 ];
-const label = ({ model, rank }) => (model === 'global' || model === 'local' ? model : `${model} ${rank}`);
 const shots = [0, 1, 2, 5, 10, 20, 50];
 const { table, ratings } = await readJester(values.data, values.model);
 
@@ -34,7 +44,7 @@ function draw(seed) {
   const fresh = new Set(shuffled([...table.ids.keys()], random).slice(0, 20));
   const [known, unknown] = [users.slice(0, 1000), users.slice(1000)];
   const old = (item) => !fresh.has(item);
-  const [train, held, jokes] = samplePairs(
+  const [pairs, held, jokes] = samplePairs(
     ratings,
     known,
     [
@@ -53,112 +63,89 @@ function draw(seed) {
     ],
     random,
   );
-  return { train: votesFrom(known, train), held, jokes, unknown, support, query };
+  return { train: votesFrom(known, pairs), held, jokes, unknown, support, query };
 }
 
-function train(data, { model, rank }, l2, seed) {
-  const made = featureModel(model, table.d, rank);
-  const { parameters } = made.fit(table, data.train, { model, rank, l2, seed });
-  return new Population(made, rank, l2, data.train.annotators, parameters);
-}
-
-/** Accuracy of every voter who has pairs in the list. */
-function accuracies(scorer, triples, count, who = (u) => u) {
-  const right = new Float64Array(count);
-  const total = new Float64Array(count);
-  for (const [u, better, worse] of triples) {
-    right[u] += scorer(who(u), better) > scorer(who(u), worse) ? 1 : 0;
-    total[u]++;
-  }
-  return [...right].map((r, u) => r / total[u]).filter((a) => !Number.isNaN(a));
-}
-
-// The strength of the prior of each model on a draw that is not used again.
-const tuning = draw(1000);
-const strengths = models.map((setting) => {
-  const tried = [0.1, 0.3, 1].map((l2) => {
-    const scorer = train(tuning, setting, l2, 0).scorer(table);
-    return { l2, accuracy: mean(accuracies(scorer, tuning.held, 1000)) };
-  });
-  return tried.reduce((a, b) => (b.accuracy > a.accuracy ? b : a)).l2;
-});
-
+const chosen = await tuned(table, models, draw(1000), strengths([0.03, 0.1, 0.3, 1]));
 const draws = Array.from({ length: seeds }, (_, seed) => draw(seed));
-const results = models.map((setting, s) =>
-  draws.map((data, seed) => {
-    const population = train(data, setting, strengths[s], seed);
+const results = [];
+for (const [s, setting] of models.entries()) {
+  const runs = [];
+  for (const [seed, data] of draws.entries()) {
+    const population = await train(table, data.train, setting, chosen[s], seed);
     const scorer = population.scorer(table);
     const count = data.train.annotators.length;
-    return {
+    runs.push({
       population,
       held: accuracies(scorer, data.held, count),
       jokes: accuracies(scorer, data.jokes, count),
       unseen: accuracies(scorer, data.query, data.unknown.length, () => -1),
-    };
-  }),
-);
+      ...calibration(scorer, data.held),
+    });
+  }
+  results.push(runs);
+}
 
 console.log(`${seeds} draws of 1,000 known voters with 20 training pairs, ${table.d} features of 100 jokes`);
-console.log('model       l2    known voters             worst tenth  new jokes  unknown voters');
+console.log(
+  'model       l2 (own)   known voters             worst tenth  likelihood ece    brier   new jokes  unknown voters',
+);
 for (const [s, setting] of models.entries()) {
-  const all = results[s].flatMap((r) => r.held);
-  const sorted = [...all].sort((a, b) => a - b).slice(0, all.length / 10);
-  const columns = [label(setting).padEnd(11), String(strengths[s]).padEnd(5)];
-  columns.push(`${show(mean(all))} ${interval(bootstrap(all, mean, 500))}`, `${show(mean(sorted))}      `);
-  columns.push(
-    `${show(mean(results[s].flatMap((r) => r.jokes)))}    `,
-    show(mean(results[s].flatMap((r) => r.unseen))),
-  );
+  const runs = results[s];
+  const all = runs.flatMap((r) => r.held);
+  const worst = [...all].sort((a, b) => a - b).slice(0, all.length / 10);
+  const { l2, residual } = chosen[s];
+  const columns = [label(setting).padEnd(11), `${l2}${residual ? ` (${residual})` : ''}`.padEnd(10)];
+  columns.push(`${show(mean(all))} ${interval(bootstrap(all, mean, 500))}`, `${show(mean(worst))}      `);
+  columns.push(show(mean(runs.map((r) => r.likelihood))).padEnd(10));
+  columns.push(show(mean(runs.map((r) => r.ece))), show(mean(runs.map((r) => r.brier))).padEnd(7));
+  columns.push(`${show(mean(runs.flatMap((r) => r.jokes)))}    `, show(mean(runs.flatMap((r) => r.unseen))));
   console.log(columns.join(' '));
 }
-const lowRank = models.map((m, s) => (m.model === 'low-rank' ? s : -1)).filter((s) => s >= 0);
 const accuracy = (s) => mean(results[s].flatMap((r) => r.held));
-const best = lowRank.reduce((a, b) => (accuracy(b) > accuracy(a) ? b : a));
-for (const other of [0, 1]) {
-  const differences = results[best].flatMap((r, seed) => r.held.map((a, u) => a - results[other][seed].held[u]));
-  console.log(
-    `${label(models[best])} − ${label(models[other])}: ${show(mean(differences))} ${interval(bootstrap(differences, mean, 1000))} (paired over voters and draws)`,
-  );
-}
+const lists = (s) => results[s].map((r) => r.held);
+const shared = models.map(({ model }, s) => (['low-rank', 'mixed'].includes(model) ? s : -1)).filter((s) => s >= 0);
+for (const s of shared)
+  for (const other of [0, 1])
+    console.log(`${label(models[s])} − ${label(models[other])}: ${difference(lists(s), lists(other))}`);
+const best = shared.reduce((a, b) => (accuracy(b) > accuracy(a) ? b : a));
 
 console.log(`\nan unknown voter's accuracy by shots, ${label(models[best])}`);
 const times = [];
 const generic = results[best].flatMap((r) => r.unseen);
 for (const count of shots) {
-  const values = results[best].flatMap(({ population }, seed) => {
+  const right = results[best].flatMap(({ population, unseen }, seed) => {
+    if (count === 0) return unseen;
     const { support, query, unknown } = draws[seed];
-    let people = population;
-    const adapted = unknown.map((name, u) => {
-      if (count === 0) return -1;
-      const few = votesFrom(
+    const { parameters, annotators } = population;
+    const own = unknown.map((name, u) => {
+      const few = support.filter((t) => t[0] === u).slice(0, count);
+      const votes = votesFrom(
         [name],
-        support
-          .filter((t) => t[0] === u)
-          .slice(0, count)
-          .map((t) => [0, t[1], t[2]]),
+        few.map((t) => [0, t[1], t[2]]),
       );
-      const { own, milliseconds } = people.fitOwn(
+      const fitted = population.fitOwn(
         table,
-        few,
-        Int32Array.from({ length: few.m }, (_, v) => v),
+        votes,
+        Int32Array.from({ length: votes.m }, (_, v) => v),
       );
-      times.push(milliseconds);
-      return own;
+      times.push(fitted.milliseconds);
+      return fitted.own;
     });
-    const { parameters, annotators } = people;
-    const flat = Float64Array.from([...parameters.own, ...adapted.flatMap((own) => (own === -1 ? [] : [...own]))]);
-    people = new Population(people.model, people.rank, people.l2, [...annotators, ...unknown.map((n) => `new ${n}`)], {
+    const flat = Float64Array.from([...parameters.own, ...own.flatMap((numbers) => [...numbers])]);
+    const names = [...annotators, ...unknown.map((name) => `new ${name}`)];
+    const people = new Population(population.model, population.rank, population.l2, names, {
       ...parameters,
       own: flat,
     });
-    return accuracies(people.scorer(table), query, unknown.length, (u) => (count === 0 ? -1 : annotators.length + u));
+    return accuracies(people.scorer(table), query, unknown.length, (u) => annotators.length + u);
   });
-  const gain = values.map((a, i) => a - generic[i]);
+  const gain = right.map((a, i) => a - generic[i]);
   console.log(
-    `${String(count).padStart(2)} shots  ${show(mean(values))}  gain ${show(mean(gain))} ${interval(bootstrap(gain, mean, 500))}`,
+    `${String(count).padStart(2)} shots  ${show(mean(right))}  gain ${show(mean(gain))} ${interval(bootstrap(gain, mean, 500))}`,
   );
 }
 times.sort((a, b) => a - b);
 console.log(
-  `one fit: median ${times[times.length >> 1].toFixed(2)} ms, 99 % within ${times[Math.floor(times.length * 0.99)].toFixed(2)} ms`,
+  `one fit: median ${show(times[times.length >> 1], 2)} ms, 99 % within ${show(times[Math.floor(times.length * 0.99)], 2)} ms`,
 );

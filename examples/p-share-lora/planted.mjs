@@ -80,16 +80,16 @@ export function plant({ N = 200, d = 64, k = 4, pairs = 40, held = 10, items = 1
 }
 
 /** Fits a model; returns everyone's weights [N, d] (and the shared factor, where there is one). */
-export function fit({ table, votes, N, d }, model, { rank = 4, l2 = 1, seed = 0 } = {}) {
+export async function fit({ table, votes, N, d }, model, { rank = 4, l2 = 1, residual = l2, seed = 0 } = {}) {
   const made = featureModel(model, d, rank);
-  const { parameters } = made.fit(table, votes, { model, rank, l2, seed });
+  const { parameters } = await made.fit(table, votes, { model, rank, l2, residual, seed });
   const weights = new Float64Array(N * d);
   const c = new Float64Array(made.k);
   for (let u = 0; u < N; u++) {
     made.user(parameters.shared, parameters.own.subarray(u * made.own, (u + 1) * made.own), c);
     weights.set(made.weights(parameters.shared, c), u * d);
   }
-  return { weights, factor: parameters.shared.slice(0, d * made.k) };
+  return { weights, factor: parameters.shared.slice(0, d * Math.min(rank, d)) };
 }
 
 /** As the shared model, but the subspace is the true one: what no method can know. */
@@ -135,12 +135,12 @@ export function heldOut({ table, held, d }, weights) {
 }
 
 /** The fit with the best held-out likelihood among the given settings. */
-export function chosen(world, model, settings) {
+export async function chosen(world, settings) {
   let best = null;
-  for (const options of settings) {
-    const result = fit(world, model, options);
+  for (const { model, ...options } of settings) {
+    const result = await fit(world, model, options);
     const value = heldOut(world, result.weights);
-    if (!best || value > best.value) best = { ...result, options, value };
+    if (!best || value > best.value) best = { ...result, model, options, value };
   }
   return best;
 }

@@ -7,7 +7,7 @@ const interval = ([low, high]) => `[${show(low)}, ${show(high)}]`;
 const l2s = [1, 4, 16, 64];
 
 /** Shared against one for each, one for all and the true subspace; the baselines with the best l2 on held-out votes. */
-function compare(seeds) {
+async function compare(seeds) {
   const setting = { N: 200, d: 64, k: 4, pairs: 40 };
   console.log(
     `N = ${setting.N} voters, d = ${setting.d}, k = ${setting.k}, ${setting.pairs} pairs a voter, ${seeds} seeds`,
@@ -15,32 +15,16 @@ function compare(seeds) {
   const runs = [];
   for (let seed = 0; seed < seeds; seed++) {
     const world = plant({ ...setting, seed });
-    const shared = fit(world, 'low-rank', { rank: setting.k });
-    runs.push({
-      shared: mean(errors(world, shared.weights)),
-      local: mean(
-        errors(
-          world,
-          chosen(
-            world,
-            'local',
-            l2s.map((l2) => ({ l2 })),
-          ).weights,
-        ),
-      ),
-      global: mean(
-        errors(
-          world,
-          chosen(
-            world,
-            'global',
-            l2s.map((l2) => ({ l2 })),
-          ).weights,
-        ),
-      ),
-      oracle: mean(errors(world, oracle(world).weights)),
-      distance: subspaceDistance(world, shared.factor),
-    });
+    const shared = await fit(world, 'low-rank', { rank: setting.k });
+    const run = { shared: mean(errors(world, shared.weights)), distance: subspaceDistance(world, shared.factor) };
+    for (const model of ['local', 'global']) {
+      const best = await chosen(
+        world,
+        l2s.map((l2) => ({ model, l2 })),
+      );
+      run[model] = mean(errors(world, best.weights));
+    }
+    runs.push({ ...run, oracle: mean(errors(world, oracle(world).weights)) });
   }
   console.log('model    relative squared error of w_u, 95 % interval over seeds');
   for (const name of ['shared', 'local', 'global', 'oracle']) {
@@ -56,16 +40,16 @@ function compare(seeds) {
 }
 
 /** Slope of log subspace distance on log N; theory: −1/2. */
-function slope(seeds) {
+async function slope(seeds) {
   const sizes = [100, 200, 400, 800];
   const runs = [];
   for (let seed = 0; seed < seeds; seed++) {
-    runs.push(
-      sizes.map((N) => {
-        const world = plant({ N, d: 32, k: 2, pairs: 40, seed });
-        return Math.log(subspaceDistance(world, fit(world, 'low-rank', { rank: 2 }).factor));
-      }),
-    );
+    const distances = [];
+    for (const N of sizes) {
+      const world = plant({ N, d: 32, k: 2, pairs: 40, seed });
+      distances.push(Math.log(subspaceDistance(world, (await fit(world, 'low-rank', { rank: 2 })).factor)));
+    }
+    runs.push(distances);
   }
   const x = sizes.map((N) => Math.log(N));
   const line = (list) => {
@@ -81,32 +65,46 @@ function slope(seeds) {
   console.log(`slope ${show(line(runs))} ${interval(bootstrap(runs, line))}, theory -0.5`);
 }
 
-/** Where sharing has nothing to give: rank chosen on held-out votes, with l2 = 1 for all, or with l2 chosen too. */
-function edges(seeds) {
+/**
+ * Where sharing has nothing to give: everything is chosen on held-out votes, the rank from 1, 2, 4. `low-rank` has no
+ * more than its rank; `mixed` may give everyone a remainder of their own as well.
+ */
+async function edges(seeds) {
+  const ranks = [1, 2, 4];
+  const lowRank = ranks.flatMap((rank) => [1, 16, 256].map((l2) => ({ model: 'low-rank', rank, l2 })));
+  const mixed = ranks.flatMap((rank) =>
+    [16, 64].flatMap((residual) => [1, 16, 256].map((l2) => ({ model: 'mixed', rank, l2, residual }))),
+  );
   for (const [title, planted, baseline] of [
     ['identical voters', { voters: 'identical' }, 'global'],
     ['voters who share nothing (k = d)', { k: 64 }, 'local'],
   ]) {
-    for (const [how, shared, other] of [
-      ['l2 = 1', [1], [1]],
-      ['l2 chosen', [1, 16, 256], l2s],
+    const runs = [];
+    for (let seed = 0; seed < seeds; seed++) {
+      const world = plant({ seed, ...planted });
+      const base = await chosen(
+        world,
+        l2s.map((l2) => ({ model: baseline, l2 })),
+      );
+      const low = await chosen(world, lowRank);
+      const rest = await chosen(world, mixed);
+      const both = rest.value > low.value ? rest : low;
+      const run = Object.entries({ base, low, both }).map(([name, { weights }]) => [
+        name,
+        mean(errors(world, weights)),
+      ]);
+      runs.push({ ...Object.fromEntries(run), chose: both.model });
+    }
+    const share = runs.filter((run) => run.chose === 'mixed').length;
+    console.log(`${title}: ${baseline} ${show(mean(runs.map((run) => run.base)))}`);
+    for (const [name, text] of [
+      ['low', 'low-rank alone'],
+      ['both', `low-rank or mixed (mixed in ${share} of ${seeds})`],
     ]) {
-      const pairs = [];
-      for (let seed = 0; seed < seeds; seed++) {
-        const world = plant({ seed, ...planted });
-        const settings = [1, 2, 4].flatMap((rank) => shared.map((l2) => ({ rank, l2 })));
-        const own = chosen(world, 'low-rank', settings);
-        const base = chosen(
-          world,
-          baseline,
-          other.map((l2) => ({ l2 })),
-        );
-        pairs.push([own, base].map(({ weights }) => mean(errors(world, weights))));
-      }
-      const [a, b] = [0, 1].map((i) => show(mean(pairs.map((p) => p[i]))));
-      const differences = pairs.map(([one, two]) => one - two);
-      const text = `difference ${show(mean(differences))} ${interval(bootstrap(differences, mean))}`;
-      console.log(`${title}, ${how}: shared ${a}, ${baseline} ${b}, ${text}`);
+      const differences = runs.map((run) => run[name] - run.base);
+      console.log(
+        `  ${text}: ${show(mean(runs.map((run) => run[name])))}, difference ${show(mean(differences))} ${interval(bootstrap(differences, mean))}`,
+      );
     }
   }
 }
@@ -117,4 +115,4 @@ if (!run) {
   console.error(`expected one of ${Object.keys(commands).join(', ')}, found ${what}`);
   process.exit(2);
 }
-run(Number(count ?? seeds));
+await run(Number(count ?? seeds));

@@ -24,7 +24,7 @@ import {
 } from './rollout-schema.js';
 
 /** Models of rewards on features, one file each in lib/features/models. */
-export const featureModels = ['global', 'local', 'low-rank', 'lore', 'pal', 'heads'] as const;
+export const featureModels = ['global', 'local', 'low-rank', 'mixed', 'lore', 'pal', 'heads'] as const;
 export type FeatureModelName = (typeof featureModels)[number];
 
 /** Methods that `train` knows. */
@@ -290,6 +290,8 @@ export const featuresSchema = section({
   rank: wholeFrom(1).default(4),
   /** Precision of the prior on an annotator's own parameters; null: 1 (0 in EM). */
   l2: notNegative().nullable().default(null),
+  /** mixed: precision of the prior on what an annotator has beyond the shared directions; null: l2. */
+  residual: positive().nullable().default(null),
   /** low-rank: train by mini-batches of this many votes; null: to convergence. */
   batch_size: wholeFrom(1).nullable().default(null),
   /** With `batch_size`: passes over the votes, and Adam's rate at their start. */

@@ -4,8 +4,8 @@ import { lbfgs } from './lbfgs.js';
 import type { FeatureModelName, FeatureRewardModel, Features, Parameters } from './models/index.js';
 import { featureModel, featureModels, sizeOf } from './models/index.js';
 import { jointObjective } from './models/joint.js';
-import { fitLinear } from './newton.js';
 import { fitRidge } from './ridge.js';
+import { fitInSpan } from './span.js';
 import { subTable, type Votes } from './votes.js';
 
 /** Says the reward of an item for an annotator (an index into the population, or −1 for whoever is unknown). */
@@ -94,8 +94,7 @@ export class Population {
     const part = subTable(table, votes, which);
     if (model.convex) {
       const { base, points } = model.items(part.table, this.parameters.shared);
-      const problem = { votes: part.votes, base, points, k: model.k, l2: Math.max(l2, 1e-6) };
-      const { z, steps } = fitLinear(problem, undefined, 1e-14);
+      const { z, steps } = fitInSpan({ votes: part.votes, base, points, k: model.k, l2: Math.max(l2, 1e-6) });
       return done(z, steps);
     }
     const alone: Votes = { ...part.votes, annotators: ['new'], annotator: new Int32Array(part.votes.m) };

@@ -1,9 +1,10 @@
 import { PluralignError } from '../native/errors.js';
 import { bilinearLoss } from './bilinear.js';
 import { type LbfgsOptions, lbfgs, lbfgsInTurns, type Objective } from './lbfgs.js';
-import { orthonormalise, project, projectBack } from './linalg.js';
+import { project, projectBack } from './linalg.js';
 import type { Features } from './models/model.js';
 import { fitLinear } from './newton.js';
+import { differencesOf, fitInSpan } from './span.js';
 import { subTable, type Votes } from './votes.js';
 
 export interface RidgeOptions {
@@ -52,17 +53,18 @@ function ridge(
   if (signal?.aborted) throw new PluralignError('ABORTED', 'stopped on request');
   const { d } = table;
   const indices = which ?? Int32Array.from({ length: votes.m }, (_, v) => v);
-  let differences = 0;
-  for (const v of indices) differences += Math.max(0, votes.offsets[v + 1] - votes.offsets[v] - 1);
+  const differences = differencesOf(votes, indices);
   if (differences === 0) return { fit: { w: new Float64Array(d), value: 0, steps: 0, converged: true } };
   const local = subTable(table, votes, indices);
   const { n } = local.table;
   if (differences < Math.min(d, newtonSize) && l2 > 0) {
-    const features = Float64Array.from(local.table.features);
-    const basis = differenceBasis(features, local.votes, differences, d);
-    const points = project(features, n, d, basis, differences);
-    const { z, value, steps } = fitLinear({ votes: local.votes, points, k: differences, l2 }, undefined, 1e-14);
-    return { fit: { w: project(basis, d, differences, z, 1), value, steps, converged: true } };
+    const { z, value, steps } = fitInSpan({
+      votes: local.votes,
+      points: Float64Array.from(local.table.features),
+      k: d,
+      l2,
+    });
+    return { fit: { w: z, value, steps, converged: true } };
   }
   const precision = Math.max(l2, 1e-9);
   // Newton's Hessian costs d² a vote and d³ a step; L-BFGS with items projected once costs n d + votes a step.
@@ -85,19 +87,4 @@ function ridge(
     return sum;
   };
   return { objective, w: new Float64Array(d), limits: { signal, maxSteps: 1000 } };
-}
-
-/** Orthonormal columns [d, p] whose span holds every difference of items within a vote. */
-function differenceBasis(features: Float64Array, votes: Votes, p: number, d: number): Float64Array {
-  const basis = new Float64Array(d * p);
-  let column = 0;
-  for (let v = 0; v < votes.m; v++) {
-    const first = votes.items[votes.offsets[v]] * d;
-    for (let t = votes.offsets[v] + 1; t < votes.offsets[v + 1]; t++, column++) {
-      const other = votes.items[t] * d;
-      for (let j = 0; j < d; j++) basis[j * p + column] = features[first + j] - features[other + j];
-    }
-  }
-  orthonormalise(basis, d, p);
-  return basis;
 }

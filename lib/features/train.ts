@@ -80,6 +80,7 @@ async function fitPopulation(
     model: name,
     rank: wanted,
     l2,
+    residual,
     batch_size,
     epochs,
     learning_rate: learningRate,
@@ -91,7 +92,7 @@ async function fitPopulation(
       `no row names an annotator, expected "annotator" in the rows; or give features.model: global`,
     );
   }
-  const rank = name === 'low-rank' ? Math.min(wanted, table.d) : wanted;
+  const rank = name === 'low-rank' || name === 'mixed' ? Math.min(wanted, table.d) : wanted;
   if (rank < wanted) note(`features.rank: ${wanted} is more than the ${table.d} features; used ${rank}`);
   const model = featureModel(name, table.d, rank);
   if (config.train.threads !== 'auto') useThreads(config.train.threads);
@@ -103,6 +104,7 @@ async function fitPopulation(
     l2,
     seed: config.train.seed,
     batch,
+    residual: residual ?? l2,
     signal,
   });
   if (!report.converged) note(`the fit ended after ${report.steps} steps before it had converged`);

@@ -3,6 +3,7 @@ import { headsModel } from './heads.js';
 import { localModel } from './local.js';
 import { loreModel } from './lore.js';
 import { lowRankModel } from './low-rank.js';
+import { mixedModel } from './mixed.js';
 import type { FeatureModelName, FeatureRewardModel } from './model.js';
 import { palModel } from './pal.js';
 
@@ -17,6 +18,8 @@ export function featureModel(name: FeatureModelName, d: number, rank: number): F
       return localModel(d);
     case 'low-rank':
       return lowRankModel(d, rank);
+    case 'mixed':
+      return mixedModel(d, rank);
     case 'lore':
       return loreModel(d, rank);
     case 'pal':

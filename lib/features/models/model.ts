@@ -23,6 +23,8 @@ export interface FeatureModelOptions {
   rank: number;
   /** Precision of the prior on an annotator's own parameters: the loss Σ votes has l2/2 ‖own‖² added. */
   l2: number;
+  /** Mixed alone: precision of the prior on what an annotator has beyond the shared directions; default: l2. */
+  residual?: number;
   seed: number;
   /** Low-rank alone: train by mini-batches, for more votes than a fit to convergence has time for. */
   batch?: BatchOptions;
