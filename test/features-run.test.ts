@@ -14,6 +14,7 @@ import { adapt } from '../lib/features/adapt.js';
 import { embed } from '../lib/features/embed.js';
 import { readItems } from '../lib/features/items.js';
 import { Population } from '../lib/features/population.js';
+import { scoreFeatures } from '../lib/features/run.js';
 import { Model } from '../lib/model/model.js';
 import { handleStopSignals } from '../lib/training/signals.js';
 import { train } from '../lib/training/train.js';
@@ -167,6 +168,73 @@ describe('adapt', () => {
     const result = await adapt({ run: output('low-rank'), votes: [again], replace: true });
     expect(result.annotators.u3.own[0]).toBeCloseTo(people.own(3)[0], 4);
     expect(result.annotators.u3.milliseconds).toBeLessThan(50);
+  });
+
+  it('says what to ask next, of known and of new voters, and leaves the run as it is', async () => {
+    await run('low-rank', 'asking');
+    const before = readFileSync(join(output('asking'), 'features.safetensors'));
+    const asked = await adapt({ run: output('asking'), votes: [], next: 3, annotators: ['u1', 'somebody'] });
+    expect(asked.annotators).toEqual({});
+    for (const name of ['u1', 'somebody']) {
+      expect(asked.next?.[name]).toHaveLength(3);
+      for (const { items: pair, information } of asked.next?.[name] ?? []) {
+        expect(pair[0]).not.toBe(pair[1]);
+        expect(information).toBeGreaterThan(0);
+      }
+    }
+    // Fifteen votes have told something already.
+    expect(asked.next?.u1[0].information).toBeLessThan(asked.next?.somebody[0].information as number);
+    expect(readFileSync(join(output('asking'), 'features.safetensors'))).toEqual(before);
+    await expect(adapt({ run: output('asking'), votes: [] })).rejects.toThrow(
+      /neither votes nor a number of questions/,
+    );
+  });
+
+  it('scores less what the votes leave open, and for all voters together', async () => {
+    await run('low-rank', 'beliefs');
+    const data = [
+      folder.write('few.jsonl', jsonl({ responses: ['i1', 'i2', 'i3'], ranking: [0, 1], annotator: 'u0' })),
+    ];
+    const { policies, rows: scored } = await scoreFeatures(output('beliefs'), data, { lower: 1, alpha: 0 });
+    expect(policies).toEqual(['features', 'lower', 'everyone']);
+    const { features: plain, lower } = scored[0].rewards;
+    for (const [i, reward] of plain.entries()) expect(lower[i]).toBeLessThan(reward);
+    expect(plain[scored[0].best.features]).toBe(Math.max(...plain));
+  });
+
+  it.each(['davidson', 'rao_kupper'] as const)('trains with ties: %s', async (ties) => {
+    const tied = population.flatMap(({ name }) =>
+      Array.from({ length: 6 }, () => ({
+        chosen: `i${random.below(60)}`,
+        rejected: `i${random.below(60)}`,
+        tie: true,
+        annotator: name,
+      })),
+    );
+    const both = folder.write('tied.jsonl', readFileSync(rows, 'utf8') + jsonl(...tied));
+    const config = {
+      method: 'reward' as const,
+      model: 'features',
+      data: { train: both, eval: both, items },
+      features: { model: 'low-rank' as const, rank: 1 },
+      loss: { ties },
+      output: output(ties),
+    };
+    const notes: string[] = [];
+    const summary = await train(config, { quiet: true, onNote: (text) => notes.push(text) });
+    expect(notes.join()).toMatch(new RegExp(`ties: ${ties} with nu [\\d.]+, the likeliest`));
+    const kept = Population.load(join(output(ties), 'features.safetensors'));
+    expect(kept.ties?.type).toBe(ties);
+    const { overall } = summary.eval as { overall: { ties: number; log_likelihood: number } };
+    expect(overall.ties).toBe(tied.length);
+    // A vote has three answers, and chance would give each log 3.
+    expect(overall.log_likelihood).toBeGreaterThan(-Math.log(3));
+    const dropped = await train(
+      { ...config, loss: {}, output: output(`${ties}-dropped`) },
+      { quiet: true, onNote: (text) => notes.push(text) },
+    );
+    expect(dropped.data).toMatchObject({ votes: 300 });
+    expect(notes.join()).toMatch(/120 rows are ties and were left out/);
   });
 
   it('refuses nobody, unknown items and one reward for all', async () => {

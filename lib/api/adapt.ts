@@ -1,4 +1,5 @@
 import type { AdaptResult } from '../features/adapt.js';
+import { PluralignError } from '../native/errors.js';
 import type { AdaptVotersResult } from '../training/adapt.js';
 import type { Stop } from '../training/signals.js';
 import { stopOf } from '../training/signals.js';
@@ -9,6 +10,9 @@ export interface AdaptCommandOptions {
   /** Runs on features: another table of items than the run's. */
   items?: string;
   replace?: boolean;
+  /** Runs on features: questions to ask next, and whom. */
+  next?: number;
+  annotators?: string[];
   /** Runs with adapters. */
   steps?: number;
   learningRate?: number;
@@ -22,8 +26,14 @@ export async function adapt(options: AdaptCommandOptions): Promise<AdaptResult |
   const { isFeatureRun } = await import('../features/run.js');
   if (await isFeatureRun(options.run)) {
     const { adapt: onFeatures } = await import('../features/adapt.js');
-    const { run, votes, items, replace, note } = options;
-    return onFeatures({ run, votes, items, replace, note, signal: stopOf(options.stop).signal });
+    const { run, votes, items, replace, next, annotators, note } = options;
+    return onFeatures({ run, votes, items, replace, next, annotators, note, signal: stopOf(options.stop).signal });
+  }
+  if (options.votes.length === 0 || options.next !== undefined) {
+    throw new PluralignError(
+      'BAD_ARGUMENT',
+      `${options.run}: next questions are for runs on features; give --votes alone for a run with adapters`,
+    );
   }
   const { adaptVoters } = await import('../training/adapt.js');
   return adaptVoters(options);

@@ -1,6 +1,7 @@
 import { mixtureLogp } from '../aggregation/mixture-file.js';
 import { pack, splitByTokens } from '../data/pack.js';
 import { sumTokens } from '../losses/index.js';
+import { PluralignError } from '../native/errors.js';
 import { progress } from '../training/progress.js';
 import { packUnder } from '../training/scorer.js';
 import { stopOf } from '../training/signals.js';
@@ -15,12 +16,16 @@ export interface ScoreRow {
 
 /** `pluralign score`: all policies in one pass over each pack. */
 export async function scoreCommand(
-  options: PolicyOptions & { data: string[] },
+  options: PolicyOptions & { data: string[]; lower?: number; alpha?: number },
 ): Promise<{ policies: string[]; rows: ScoreRow[] }> {
   const { signal, flag: abort } = stopOf(options.stop);
   if (options.run !== undefined) {
     const { isFeatureRun, scoreFeatures } = await import('../features/run.js');
-    if (await isFeatureRun(options.run)) return scoreFeatures(options.run, options.data, signal);
+    const { lower, alpha } = options;
+    if (await isFeatureRun(options.run)) return scoreFeatures(options.run, options.data, { lower, alpha, signal });
+  }
+  if (options.lower !== undefined || options.alpha !== undefined) {
+    throw new PluralignError('BAD_ARGUMENT', '--lower and --alpha are for runs of rewards on features');
   }
   const opened = await openPolicies(options);
   const { model, bank, policies } = opened;

@@ -1,10 +1,21 @@
 import { Command } from 'commander';
 import { formatNumber, formatTable, printableLine } from './format.js';
 import { emit, withQuietStdout } from './output.js';
-import { addJsonOption, addModelOptions, type ModelOptions, modelOptions, withStop } from './shared.js';
+import { addJsonOption, addModelOptions, type ModelOptions, modelOptions, real, withStop } from './shared.js';
 
 export interface ScoreCommandOptions extends ModelOptions {
   data: string[];
+  /** Runs on features: also rewards less this many standard deviations of the voter's posterior. */
+  lower?: number;
+  /** Runs on features: also the reward for all voters together, Agg_α. */
+  alpha?: number;
+}
+
+interface ScoreFlags {
+  data: string[];
+  lower?: number;
+  alpha?: number;
+  json?: boolean;
 }
 
 /** The object of `score --json`: per row, by policy, one number per completion in row order. */
@@ -36,11 +47,26 @@ export function scoreCommand(load = () => import('../api/score.js')): Command {
   );
   addModelOptions(command)
     .requiredOption('--data <rows>', 'rows: .jsonl .json .csv .parquet; may be given several times', collect)
-    .action(async (options: Record<string, unknown> & { data: string[]; json?: boolean }) => {
+    .option(
+      '--lower <z>',
+      'on features: also the reward less z standard deviations of what the votes leave open',
+      real(0),
+    )
+    .option(
+      '--alpha <a>',
+      'on features: also one reward of all voters, from their mean (0) to their least (-inf)',
+      Number,
+    )
+    .action(async (options: Record<string, unknown> & ScoreFlags) => {
       await withStop(
         (stop) =>
           withQuietStdout(options.json, async () => {
-            const checked = { ...modelOptions(options, stop), data: options.data };
+            const checked = {
+              ...modelOptions(options, stop),
+              data: options.data,
+              lower: options.lower,
+              alpha: options.alpha,
+            };
             return (await load()).scoreCommand(checked);
           }),
         (result) => emit(options, result, human),

@@ -24,11 +24,24 @@ export interface FeatureData {
 export async function readVotes(
   paths: readonly string[],
   table: ItemTable,
-  options: { onBadRow?: 'error' | 'skip'; dedupe?: boolean; annotators?: readonly string[]; signal?: AbortSignal } = {},
+  options: {
+    onBadRow?: 'error' | 'skip';
+    dedupe?: boolean;
+    annotators?: readonly string[];
+    /** Keep rows that are ties; else they are left out and counted. */
+    ties?: boolean;
+    signal?: AbortSignal;
+  } = {},
 ): Promise<VoteData & { report: DataReport; notes: string[] }> {
   const { onBadRow = 'error', dedupe, annotators, signal } = options;
-  const { rows, report } = await readRows(paths, { items: true, kinds: ['pair', 'ranking'], onBadRow, dedupe, signal });
+  const reading = { items: true, onBadRow, dedupe, ties: true, signal } as const;
+  const { rows: read, report } = await readRows(paths, { ...reading, kinds: ['pair', 'ranking'] });
+  const rows = options.ties ? read : read.filter((row) => row.kind !== 'pair' || !row.tie);
   const notes = dataNotes(report).filter((note) => !/empty completion/.test(note));
+  if (rows.length < read.length) {
+    const left = read.length - rows.length;
+    notes.push(`${left} rows are ties and were left out; loss.ties: davidson or rao_kupper would use them`);
+  }
   const data = votesOfRows(rows, table, { onBadRow, annotators }, notes);
   return { ...data, report, notes };
 }
@@ -57,7 +70,8 @@ export async function featureData(config: ResolvedConfig, signal?: AbortSignal):
   const { data } = config;
   const table = await readItems(data.items as string);
   const notes = itemNotes(table);
-  const reading = { onBadRow: data.on_bad_row, dedupe: data.dedupe, signal } as const;
+  const ties = config.loss.ties !== 'drop';
+  const reading = { onBadRow: data.on_bad_row, dedupe: data.dedupe, ties, signal } as const;
   const read = await readVotes(data.train, table, reading);
   notes.push(...read.notes);
   const reports: FeatureData['reports'] = {

@@ -3,6 +3,7 @@ export { type BilinearGradient, bilinearLoss, type ItemSide } from './bilinear.j
 export { readVotes, type VoteData } from './data.js';
 export { type EmbedOptions, type EmbedResult, embed } from './embed.js';
 export { evaluateVotes } from './evaluate.js';
+export { aggregateRewards, aggregateScorer, type RewardAggregateOptions } from './everyone.js';
 export { type ItemTable, itemNotes, itemTable, readItems } from './items.js';
 export { type LbfgsOptions, type LbfgsResult, lbfgs } from './lbfgs.js';
 export {
@@ -14,5 +15,13 @@ export {
   type Parameters,
 } from './models/index.js';
 export { fitLinear, type LinearFit, type LinearProblem } from './newton.js';
+export {
+  bestOf,
+  confidenceRadius,
+  lowerConfidence,
+  type PessimisticChoice,
+  pessimisticPolicy,
+} from './pessimism.js';
 export { type Adapted, Population, type Scorer } from './population.js';
+export { expectedInformation, nextQuestions, Posterior, type Question } from './posterior.js';
 export { type Votes, type VotesOptions, votesByAnnotator, votesOf } from './votes.js';

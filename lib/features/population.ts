@@ -1,12 +1,17 @@
+import { tieModels } from '../losses/ties.js';
 import { type NamedTensor, readSafetensors, writeSafetensors } from '../model/safetensors.js';
 import { PluralignError } from '../native/errors.js';
 import { lbfgs } from './lbfgs.js';
 import type { FeatureModelName, FeatureRewardModel, Features, Parameters } from './models/index.js';
 import { featureModel, featureModels, sizeOf } from './models/index.js';
 import { jointObjective } from './models/joint.js';
+import { newtonNative } from './native.js';
+import { fitLinear } from './newton.js';
+import { Posterior, packLower, posteriorSize, unpackLower } from './posterior.js';
 import { fitRidge } from './ridge.js';
 import { fitInSpan } from './span.js';
-import { subTable, type Votes } from './votes.js';
+import { type Ties, withTies } from './ties.js';
+import { subTable, subVotes, type Votes } from './votes.js';
 
 /** Says the reward of an item for an annotator (an index into the population, or −1 for whoever is unknown). */
 export type Scorer = (annotator: number, item: number) => number;
@@ -17,6 +22,8 @@ export interface Adapted {
   /** Newton or L-BFGS steps. */
   steps: number;
   milliseconds: number;
+  /** Lower Cholesky factor [own, own] of the posterior's precision, where the model keeps posteriors. */
+  factor?: Float64Array;
 }
 
 /** A trained model of rewards on features with everyone it knows. */
@@ -29,8 +36,41 @@ export class Population {
     readonly l2: number,
     readonly annotators: string[],
     readonly parameters: Parameters,
+    /** The likelihood of ties that it was fitted with; null: ties say nothing. */
+    readonly ties: Ties | null = null,
   ) {
     this.index = new Map(annotators.map((name, u) => [name, u]));
+  }
+
+  /** What an annotator's votes leave open; the prior for −1. Null where the run keeps no posteriors. */
+  posterior(u: number): Posterior | null {
+    const { own: k, convex } = this.model;
+    if (k === 0 || k > posteriorSize || !convex || this.model.name === 'local') return null;
+    if (u < 0) {
+      const factor = new Float64Array(k * k);
+      for (let i = 0; i < k; i++) factor[i * k + i] = Math.sqrt(Math.max(this.l2, 1e-6));
+      return new Posterior(factor, k);
+    }
+    const size = (k * (k + 1)) / 2;
+    const packed = this.parameters.posterior?.subarray(u * size, (u + 1) * size);
+    return packed ? new Posterior(unpackLower(packed, k), k) : null;
+  }
+
+  /** With everyone's posteriors, from the votes that they were fitted to; as it was where the model keeps none. */
+  withPosteriors(table: Features, votes: Votes): Population {
+    const { own: k } = this.model;
+    if (!this.posterior(-1)) return this;
+    const side = this.model.items(table, this.parameters.shared);
+    const count = this.annotators.length;
+    const factors = new Float64Array(count * k * k);
+    newtonNative(votes, side, this.parameters.own.slice(), k, Math.max(this.l2, 1e-6), 1e-12, factors);
+    const size = (k * (k + 1)) / 2;
+    const posterior = new Float64Array(count * size);
+    for (let u = 0; u < count; u++) {
+      packLower(factors.subarray(u * k * k, (u + 1) * k * k), k, posterior.subarray(u * size, (u + 1) * size));
+    }
+    const { shared, own } = this.parameters;
+    return new Population(this.model, this.rank, this.l2, this.annotators, { shared, own, posterior }, this.ties);
   }
 
   /** An annotator's own numbers; −1: those of whoever is unknown. */
@@ -76,8 +116,10 @@ export class Population {
    *
    * @throws PluralignError `UNSUPPORTED` for a model of one reward for all
    */
-  fitOwn(table: Features, votes: Votes, which: Int32Array): Adapted {
+  fitOwn(table: Features, given: Votes, which: Int32Array): Adapted {
     const { model, l2 } = this;
+    const votes = this.ties ? withTies(subVotes(given, which), this.ties) : given;
+    if (this.ties) which = Int32Array.from({ length: votes.m }, (_, v) => v);
     if (table.d !== model.d) throw wrongWidth(table, model.d);
     if (model.own === 0) {
       throw new PluralignError(
@@ -92,6 +134,12 @@ export class Population {
       return done(w, steps);
     }
     const part = subTable(table, votes, which);
+    if (this.posterior(-1)) {
+      const side = model.items(part.table, this.parameters.shared);
+      const problem = { votes: part.votes, ...side, k: model.k, l2: Math.max(l2, 1e-6) };
+      const { z, steps, factor } = fitLinear(problem, undefined, 1e-14);
+      return { ...done(z, steps), factor };
+    }
     if (model.convex) {
       const { base, points } = model.items(part.table, this.parameters.shared);
       const { z, steps } = fitInSpan({ votes: part.votes, base, points, k: model.k, l2: Math.max(l2, 1e-6) });
@@ -113,13 +161,22 @@ export class Population {
   }
 
   /** With one annotator more (or one replaced); the numbers of all others are the same bits. */
-  with(name: string, own: Float64Array): Population {
+  with(name: string, own: Float64Array, factor?: Float64Array): Population {
     const at = this.index.get(name) ?? this.annotators.length;
     const all = new Float64Array(Math.max(this.parameters.own.length, (at + 1) * this.model.own));
     all.set(this.parameters.own);
     all.set(own, at * this.model.own);
     const annotators = at === this.annotators.length ? [...this.annotators, name] : this.annotators;
-    return new Population(this.model, this.rank, this.l2, annotators, { ...this.parameters, own: all });
+    const parameters: Parameters = { shared: this.parameters.shared, own: all };
+    const { own: k } = this.model;
+    const size = (k * (k + 1)) / 2;
+    if (this.parameters.posterior && factor) {
+      const posterior = new Float64Array(Math.max(this.parameters.posterior.length, (at + 1) * size));
+      posterior.set(this.parameters.posterior);
+      packLower(factor, k, posterior.subarray(at * size, (at + 1) * size));
+      parameters.posterior = posterior;
+    }
+    return new Population(this.model, this.rank, this.l2, annotators, parameters, this.ties);
   }
 
   /** Writes the whole population into one safetensors file; the index by annotator is a JSON array in its metadata. */
@@ -143,12 +200,18 @@ export class Population {
         data: Float32Array.from(this.parameters.own),
       });
     }
+    const { posterior } = this.parameters;
+    if (posterior) {
+      const shape = [this.annotators.length, (own * (own + 1)) / 2];
+      tensors.push({ name: 'posterior', shape, data: Float32Array.from(posterior) });
+    }
     await writeSafetensors(path, tensors, {
       format: 'pluralign-features',
       model: this.model.name,
       features: String(this.model.d),
       rank: String(this.rank),
       l2: String(this.l2),
+      ...(this.ties ? { ties: this.ties.type, tie_nu: String(this.ties.nu) } : {}),
       annotators: JSON.stringify(this.annotators),
     });
   }
@@ -182,7 +245,15 @@ export class Population {
       at += count;
     }
     const own = Float64Array.from(model.own > 0 ? part('own', annotators.length * model.own) : []);
-    return new Population(model, rank, Number(metadata.l2), annotators as string[], { shared, own });
+    const parameters: Parameters = { shared, own };
+    if (tensors.has('posterior')) {
+      parameters.posterior = Float64Array.from(
+        part('posterior', (annotators.length * model.own * (model.own + 1)) / 2),
+      );
+    }
+    const type = tieModels.find((name) => name === metadata.ties);
+    const ties = type ? { type, nu: Number(metadata.tie_nu) } : null;
+    return new Population(model, rank, Number(metadata.l2), annotators as string[], parameters, ties);
   }
 }
 

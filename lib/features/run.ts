@@ -5,8 +5,10 @@ import { PluralignError } from '../native/errors.js';
 import { requireRun } from '../training/run-folder.js';
 import { readVotes } from './data.js';
 import { evaluateVotes } from './evaluate.js';
+import { aggregateScorer } from './everyone.js';
 import { type ItemTable, readItems } from './items.js';
-import { Population } from './population.js';
+import { bestOf, lowerConfidence } from './pessimism.js';
+import { Population, type Scorer } from './population.js';
 import { populationPath } from './train.js';
 
 /** Whether a run folder was trained with `method: reward` and `model: features`. */
@@ -47,28 +49,54 @@ export async function evalFeatures(
 ): Promise<Evaluation> {
   const { population, table } = await openFeatureRun(run);
   const { annotators } = population;
-  const votes = await readVotes(data, table, { annotators, signal: options.signal });
+  const votes = await readVotes(data, table, {
+    annotators,
+    ties: population.ties !== null,
+    signal: options.signal,
+  });
   for (const text of votes.notes) options.note?.(text);
   const unknown = votes.votes.annotators.length - annotators.length;
   if (unknown > 0) options.note?.(`${unknown} annotators are not in the run and get the generic reward`);
-  return evaluateVotes(votes, annotators.length, population.scorer(table));
+  return evaluateVotes(votes, annotators.length, population.scorer(table), population.ties);
 }
 
-/** `score --run` of rewards on features: of every item that a row names, in the row's order, for the row's annotator. */
+export interface ScoreFeaturesOptions {
+  /** Also `lower`: rewards less this many standard deviations of the voter's posterior. */
+  lower?: number;
+  /** Also `everyone`: the reward of all voters together, Agg_α. */
+  alpha?: number;
+  signal?: AbortSignal;
+}
+
+/**
+ * `score --run` of rewards on features: of every item that a row names, in the row's order, for the row's annotator; and
+ * which one each reward puts first.
+ */
 export async function scoreFeatures(
   run: string,
   data: readonly string[],
-  signal?: AbortSignal,
-): Promise<{ policies: string[]; rows: { rewards: Record<string, number[]> }[] }> {
+  { lower, alpha, signal }: ScoreFeaturesOptions = {},
+): Promise<{ policies: string[]; rows: { rewards: Record<string, number[]>; best: Record<string, number> }[] }> {
   const { population, table } = await openFeatureRun(run);
-  const { rows } = await readVotes(data, table, { annotators: population.annotators, signal });
-  const scorer = population.scorer(table);
+  const { rows } = await readVotes(data, table, { annotators: population.annotators, ties: true, signal });
+  const scorers: Record<string, Scorer> = { features: population.scorer(table) };
+  if (lower !== undefined) scorers.lower = lowerConfidence(population, table, lower);
+  if (alpha !== undefined) {
+    const everyone = aggregateScorer(population, table, { alpha });
+    scorers.everyone = (_, item) => everyone(item);
+  }
   return {
-    policies: ['features'],
+    policies: Object.keys(scorers),
     rows: rows.map((row) => {
-      const items = row.kind === 'pair' ? [row.chosen, row.rejected] : row.kind === 'ranking' ? row.responses : [];
+      const names = row.kind === 'pair' ? [row.chosen, row.rejected] : row.kind === 'ranking' ? row.responses : [];
+      const items = names.map((id) => table.index.get(id as string) as number);
       const u = population.index.get(row.annotator ?? '') ?? -1;
-      return { rewards: { features: items.map((id) => scorer(u, table.index.get(id as string) as number)) } };
+      const of = <T>(what: (scorer: Scorer) => T) =>
+        Object.fromEntries(Object.entries(scorers).map(([name, scorer]) => [name, what(scorer)]));
+      return {
+        rewards: of((scorer) => items.map((item) => scorer(u, item))),
+        best: of((scorer) => bestOf(scorer, u, items)),
+      };
     }),
   };
 }

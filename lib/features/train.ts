@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { writeFileAtomic } from '../base/files.js';
 import type { ResolvedConfig } from '../config/index.js';
+import { tieNu } from '../losses/ties.js';
 import { PluralignError } from '../native/errors.js';
 import { openRunFolder } from '../training/run-folder.js';
 import type { TrainOptions, TrainSummary } from '../training/train.js';
@@ -9,6 +10,8 @@ import { evaluateVotes } from './evaluate.js';
 import { featureModel } from './models/index.js';
 import { useThreads } from './native.js';
 import { Population } from './population.js';
+import { isTie, likeliestNu, type Ties, withTies } from './ties.js';
+import type { Votes } from './votes.js';
 
 /** The file of a run that holds everyone. */
 export function populationPath(run: string): string {
@@ -33,8 +36,9 @@ export async function trainFeatures(config: ResolvedConfig, options: TrainOption
     await population.save(populationPath(folder.dir));
     const scorer = population.scorer(data.table);
     const known = population.annotators.length;
-    const { overall } = evaluateVotes(data.train, known, scorer);
-    const evaluation = data.eval && data.eval.votes.m > 0 ? evaluateVotes(data.eval, known, scorer) : null;
+    const { overall } = evaluateVotes(data.train, known, scorer, population.ties);
+    const evaluation =
+      data.eval && data.eval.votes.m > 0 ? evaluateVotes(data.eval, known, scorer, population.ties) : null;
     const seconds = (performance.now() - started) / 1000;
     const metrics = {
       loss: -overall.log_likelihood,
@@ -98,17 +102,36 @@ async function fitPopulation(
   if (config.train.threads !== 'auto') useThreads(config.train.threads);
   const batch =
     name === 'low-rank' && batch_size !== null ? { batch: batch_size, epochs, learningRate, order } : undefined;
-  const { parameters, report } = await model.fit(table, train.votes, {
-    model: name,
-    rank,
-    l2,
-    seed: config.train.seed,
-    batch,
-    residual: residual ?? l2,
-    signal,
-  });
-  if (!report.converged) note(`the fit ended after ${report.steps} steps before it had converged`);
-  return Object.assign(new Population(model, rank, l2, train.votes.annotators, parameters), { report });
+  const options = { model: name, rank, l2, seed: config.train.seed, batch, residual: residual ?? l2, signal };
+  const fit = async (votes: Votes, ties: Ties | null) => {
+    const { parameters, report } = await model.fit(table, votes, options);
+    return { report, population: new Population(model, rank, l2, votes.annotators, parameters, ties) };
+  };
+  const { votes } = train;
+  const { ties: type, tie_nu: given } = config.loss;
+  if (type === 'drop') {
+    const { population, report } = await fit(votes, null);
+    return Object.assign(population.withPosteriors(table, votes), { report });
+  }
+  // ν and the rewards in turn: from the share of ties to the likeliest under the rewards, which soon settles.
+  const pairs = [...Array(votes.m).keys()].filter((v) => votes.offsets[v + 1] - votes.offsets[v] === 2);
+  const tied = Uint8Array.from(pairs, (v) => (isTie(votes, v) ? 1 : 0));
+  const weights = Float64Array.from(pairs, (v) => votes.weights[v]);
+  let nu = given ?? tieNu(type, tied.reduce((sum, tie) => sum + tie, 0) / Math.max(1, pairs.length));
+  for (let round = 0; ; round++) {
+    const counted = withTies(votes, { type, nu });
+    const { population, report } = await fit(counted, { type, nu });
+    if (given !== null || round === 2 || pairs.length === 0) {
+      note(`ties: ${type} with nu ${nu.toPrecision(4)}${given === null ? ', the likeliest' : ''}`);
+      return Object.assign(population.withPosteriors(table, counted), { report });
+    }
+    const scorer = population.scorer(table);
+    const differences = Float64Array.from(pairs, (v) => {
+      const [one, other] = votes.items.subarray(votes.offsets[v], votes.offsets[v + 1]);
+      return scorer(votes.annotator[v], one) - scorer(votes.annotator[v], other);
+    });
+    nu = likeliestNu(type, differences, tied, weights);
+  }
 }
 
 /** Says where annotators have fewer votes than own numbers: the prior decides the rest. */

@@ -12,7 +12,7 @@ export interface Votes {
   offsets: Int32Array;
   /** [T] rows of the item table: best first, those that were not ranked last. A pair is [chosen, rejected]. */
   items: Int32Array;
-  /** [m] choices made one after another (Plackett–Luce stages), places − 1 at most; 1 for a pair. */
+  /** [m] choices made one after another (Plackett–Luce stages), places − 1 at most; 1 for a pair, 0 for one that is a tie. */
   stages: Int32Array;
   /** [m] weight in every loss. */
   weights: Float64Array;
@@ -134,25 +134,39 @@ export function subTable(
   return {
     table: { features, n: rows.size, d },
     items: Int32Array.from(rows.keys()),
-    votes: {
-      annotators: votes.annotators,
-      annotator: Int32Array.from(indices, (v) => votes.annotator[v]),
-      offsets,
-      items,
-      stages: Int32Array.from(indices, (v) => votes.stages[v]),
-      weights: Float64Array.from(indices, (v) => votes.weights[v]),
-      margins: Float64Array.from(indices, (v) => votes.margins[v]),
-      rows: Int32Array.from(indices, (v) => votes.rows[v]),
-      m: indices.length,
-      ...(votes.tie ? { tie: votes.tie } : {}),
-    },
+    votes: { ...subVotes(votes, indices), items },
+  };
+}
+
+/** The votes at `indices`, in that order, over the same items and annotators. */
+export function subVotes(votes: Votes, indices: Int32Array): Votes {
+  const offsets = new Int32Array(indices.length + 1);
+  for (const [i, v] of indices.entries()) offsets[i + 1] = offsets[i] + votes.offsets[v + 1] - votes.offsets[v];
+  const items = new Int32Array(offsets[indices.length]);
+  for (const [i, v] of indices.entries()) {
+    items.set(votes.items.subarray(votes.offsets[v], votes.offsets[v + 1]), offsets[i]);
+  }
+  return {
+    annotators: votes.annotators,
+    annotator: Int32Array.from(indices, (v) => votes.annotator[v]),
+    offsets,
+    items,
+    stages: Int32Array.from(indices, (v) => votes.stages[v]),
+    weights: Float64Array.from(indices, (v) => votes.weights[v]),
+    margins: Float64Array.from(indices, (v) => votes.margins[v]),
+    rows: Int32Array.from(indices, (v) => votes.rows[v]),
+    m: indices.length,
+    ...(votes.tie ? { tie: votes.tie } : {}),
   };
 }
 
 /** A vote's items in the order of the choice. */
 function order(row: Row, table: ItemTable): { places: number[]; stages: number } {
   if (row.kind === 'pair') {
-    return { places: [find(row, 'chosen', row.chosen, table), find(row, 'rejected', row.rejected, table)], stages: 1 };
+    return {
+      places: [find(row, 'chosen', row.chosen, table), find(row, 'rejected', row.rejected, table)],
+      stages: row.tie ? 0 : 1,
+    };
   }
   if (row.kind === 'ranking') {
     const items = row.responses.map((response, i) => find(row, `responses[${i}]`, response, table));

@@ -38,6 +38,8 @@ export type Features = Pick<ItemTable, 'features' | 'n' | 'd'> & { file?: string
 export interface Parameters {
   shared: Float64Array;
   own: Float64Array;
+  /** [N, own (own + 1) / 2] lower Cholesky factors of the posteriors' precisions, where they are kept. */
+  posterior?: Float64Array;
 }
 
 export interface FitReport {
