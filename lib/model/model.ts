@@ -1,6 +1,7 @@
 import { availableParallelism } from 'node:os';
 import type { Bank } from '../adapters/bank.js';
 import { type Forest, toCompletions, toReadouts } from '../data/pack.js';
+import type { Sampling } from '../generation/request.js';
 import type { DType, NativeModel, NativeModelConfig } from '../native/addon.js';
 import { PluralignError } from '../native/errors.js';
 import { addon } from '../native/loader.js';
@@ -32,12 +33,9 @@ export interface ScoreOptions {
   abort?: Int32Array;
 }
 
-export interface GenerateOptions {
+export interface GenerateOptions extends Sampling {
   maxNewTokens?: number;
-  /** 0 (default): greedy. */
-  temperature?: number;
-  topK?: number;
-  topP?: number;
+  /** Prompt i is answered with seed + i. */
   seed?: number;
   /** Adapter index in the bank; -1 (default): the base. */
   adapter?: number;
@@ -173,23 +171,10 @@ export class Model implements Disposable {
 
   /** New tokens of each prompt (token ids with BOS), until EOS or `maxNewTokens` (default 64). The EOS is part of the result. */
   async generate(prompts: Int32Array[], bank: Bank | null, options: GenerateOptions = {}): Promise<Int32Array[]> {
-    const { maxNewTokens = 64, temperature = 0, topK = 0, topP = 1, seed = 0, adapter = -1, abort } = options;
-    const longest = Math.max(0, ...prompts.map((p) => p.length));
-    if (longest + maxNewTokens > this.config.maxPositions)
-      throw new PluralignError(
-        'BAD_ARGUMENT',
-        `a prompt of ${longest} tokens and ${maxNewTokens} new ones do not fit the model's ${this.config.maxPositions} positions`,
-      );
-    return this.native.generate(prompts, bank?.native() ?? null, {
-      adapter,
-      maxNewTokens,
-      temperature,
-      topK,
-      topP,
-      seeds: Uint32Array.from(prompts, (_, i) => seed + i),
-      stopTokens: Int32Array.from(this.config.eosIds),
-      abort,
-    });
+    const { adapter = -1, seed = 0, abort, ...rest } = options;
+    const { generate } = await import('../generation/engine.js');
+    const requests = prompts.map((prompt, i) => ({ ...rest, prompt, policy: adapter, seed: seed + i }));
+    return (await generate(this, bank, requests, { abort, text: 'none' })).map(({ tokens }) => tokens);
   }
 
   dispose(): void {

@@ -1,6 +1,7 @@
 /** The native addon as TypeScript sees it: the one seam between `lib/` and `native/bindings/`. */
 
 import type { NativeBilinear } from './bilinear.js';
+import type { NativeGenerations } from './generation.js';
 import type { NativeBench, NativeKernels } from './kernels.js';
 import type { NativeMerge } from './merge.js';
 
@@ -157,7 +158,7 @@ export interface SafetensorsInfo {
   tensors: { name: string; dtype: string; shape: number[] }[];
 }
 
-export interface Addon extends NativeMerge {
+export interface Addon extends NativeMerge, NativeGenerations {
   /** The class of every error that native code throws or rejects with from now on, made as `new type(code, message)`. */
   useErrorClass(type: new (code: string, message: string) => Error): void;
   cpu(): { isa: string; supported: string[]; unsupported: { name: string; why: string }[]; features: string[] };

@@ -50,6 +50,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   register_model(env, exports);
   register_optimizer(env, exports);
   register_kernels(env, exports);
+  register_generation(env, exports);
   register_merge(env, exports);
   register_bilinear(env, exports);
   register_bench(env, exports);

@@ -3,7 +3,7 @@
 
 #include "arrays.h"
 #include "jobs.h"
-#include "model/model.h"
+#include "loaded.h"
 #include "register.h"
 
 namespace pluralign {
@@ -99,23 +99,7 @@ class BankObject : public Napi::ObjectWrap<BankObject> {
 
 // ---- models
 
-// What jobs share with the JavaScript object: it outlives dispose() until the last job is done.
-struct Loaded {
-  std::unique_ptr<Model> model;
-  std::unique_ptr<Context> context;
-  int threads = 1;
-  // As of the last job's end: the main thread asks while the job thread changes what is counted.
-  std::atomic<int64_t> weight_bytes{0}, activation_bytes{0};
-
-  Context& ready(Executor& executor) {
-    if (!context) context = std::make_unique<Context>(kernels_of(choose_isa()), executor.pool(threads));
-    return *context;
-  }
-  void measure() {
-    weight_bytes = model->weights().bytes();
-    activation_bytes = model->activation_bytes();
-  }
-};
+constexpr napi_type_tag kModelTag = {0x5e0b7c93d1f8246a, 0xb46d9f2e8a7130c5};
 
 class ModelObject : public Napi::ObjectWrap<ModelObject> {
  public:
@@ -128,6 +112,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
   explicit ModelObject(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     if (info.Length() != 1 || !info[0].IsExternal()) throw to_js_error(info.Env(), "BAD_ARGUMENT", "models are made by loadModel or emptyModel");
     loaded_ = *info[0].As<Napi::External<std::shared_ptr<Loaded>>>().Data();
+    info.This().As<Napi::Object>().TypeTag(&kModelTag);
     account(info.Env());
   }
   ~ModelObject() override { unaccount(Env()); }
@@ -137,15 +122,12 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
  private:
   Napi::Value kind(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), "model"); }
 
+  friend std::shared_ptr<Loaded> pluralign::loaded_from(const Napi::Value& model);
   std::shared_ptr<Loaded> loaded() const {
     if (!loaded_) throw Error("DISPOSED", "the model was disposed of");
     return loaded_;
   }
-  static std::shared_ptr<Bank> bank(const Napi::Value& v) {
-    if (v.IsNull() || v.IsUndefined()) return nullptr;
-    if (!object(v, "bank").CheckTypeTag(&kBankTag)) throw_error("BAD_ARGUMENT", "bank must come from createBank");
-    return Napi::ObjectWrap<BankObject>::Unwrap(object(v, "bank"))->bank();
-  }
+  static std::shared_ptr<Bank> bank(const Napi::Value& v) { return bank_from(v); }
   static void set_abort(Job& job, const Napi::Value& flag) {
     if (flag.IsUndefined() || flag.IsNull()) return;
     const auto flags = array<int32_t>(flag, "abort");
@@ -386,6 +368,17 @@ Napi::Value create_bank(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+std::shared_ptr<Bank> bank_from(const Napi::Value& v) {
+  if (v.IsNull() || v.IsUndefined()) return nullptr;
+  if (!object(v, "bank").CheckTypeTag(&kBankTag)) throw_error("BAD_ARGUMENT", "bank must come from createBank");
+  return Napi::ObjectWrap<BankObject>::Unwrap(object(v, "bank"))->bank();
+}
+
+std::shared_ptr<Loaded> loaded_from(const Napi::Value& v) {
+  if (!object(v, "model").CheckTypeTag(&kModelTag)) throw_error("BAD_ARGUMENT", "model must come from loadModel or emptyModel");
+  return Napi::ObjectWrap<ModelObject>::Unwrap(object(v, "model"))->loaded();
+}
 
 void register_model(Napi::Env env, Napi::Object exports) {
   Executor::of(env).keep_constructor("Model", ModelObject::define(env));

@@ -9,6 +9,7 @@ void register_preference(Napi::Env env, Napi::Object exports);
 void register_kernels(Napi::Env env, Napi::Object exports);
 void register_model(Napi::Env env, Napi::Object exports);
 void register_optimizer(Napi::Env env, Napi::Object exports);
+void register_generation(Napi::Env env, Napi::Object exports);
 void register_merge(Napi::Env env, Napi::Object exports);
 void register_bilinear(Napi::Env env, Napi::Object exports);
 void register_bench(Napi::Env env, Napi::Object exports);

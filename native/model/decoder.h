@@ -4,6 +4,7 @@
 
 #include "bank.h"
 #include "base/cancel.h"
+#include "kv_cache.h"
 #include "ops/attention/attention.h"
 #include "ops/linear/linear.h"
 #include "ops/rope/rope.h"
@@ -11,20 +12,6 @@
 #include "weights.h"
 
 namespace pluralign {
-
-// Keys and values of sequences that grow, for generation. Slot s of layer l holds positions [0, capacity).
-class KvCache {
- public:
-  KvCache(const ModelConfig& config, int64_t slots, int64_t capacity)
-      : width_(config.kv_width()), slots_(slots), capacity_(capacity), data_(size_t(config.layers * slots * capacity * 2 * width_)) {}
-  float* key(int64_t layer, int64_t slot, int64_t position) { return data_.data() + ((layer * slots_ + slot) * capacity_ + position) * 2 * width_; }
-  float* value(int64_t layer, int64_t slot, int64_t position) { return key(layer, slot, position) + width_; }
-  int64_t stride() const { return 2 * width_; }
-
- private:
-  int64_t width_, slots_, capacity_;
-  std::vector<float> data_;
-};
 
 // What a pass runs with.
 struct Pass {
@@ -34,8 +21,8 @@ struct Pass {
   const Plan& plan;
   uint64_t dropout_seed;  // 0: off
   const Cancel& cancel;
-  KvCache* cache = nullptr;        // with it, segment i of the plan continues slot `slots[i]` at its first position
-  const int32_t* slots = nullptr;
+  const KvCache* cache = nullptr;  // with it, segment i of the plan continues slot `slots[i]` behind its prefix
+  const int* slots = nullptr;
 };
 
 class Decoder {

@@ -51,16 +51,6 @@ std::vector<AttentionSegment> Decoder::segments(const Pass& pass, int64_t layer,
   std::vector<AttentionSegment> out;
   for (size_t i = 0; i < pass.plan.segments.size(); ++i) {
     const PlanSegment& s = pass.plan.segments[i];
-    if (pass.cache) {
-      const int64_t start = pass.plan.positions[size_t(s.row)], slot = pass.slots[i];
-      for (int64_t r = 0; r < s.rows; ++r) {
-        const float* row = rotated + (s.row + r) * stride;
-        std::memcpy(pass.cache->key(layer, slot, start + r), row + k, size_t(config_.kv_width()) * 4);
-        std::memcpy(pass.cache->value(layer, slot, start + r), row + v, size_t(config_.kv_width()) * 4);
-      }
-      out.push_back({s.row, s.rows, start, {{pass.cache->key(layer, slot, 0), pass.cache->value(layer, slot, 0), pass.cache->stride(), start + s.rows, nullptr, nullptr}}});
-      continue;
-    }
     AttentionSegment& a = out.emplace_back(AttentionSegment{s.row, s.rows, s.prefix, {}});
     for (const PathSpan& p : s.path) {
       const float* at = rotated + p.row * stride;
@@ -73,6 +63,15 @@ std::vector<AttentionSegment> Decoder::segments(const Pass& pass, int64_t layer,
 
 void Decoder::attend(const Pass& pass, int64_t layer, Saved& saved, const float* rotated) {
   const int64_t rows = pass.plan.rows;
+  if (pass.cache) {
+    std::vector<CachedSequence> sequences;
+    for (size_t i = 0; i < pass.plan.segments.size(); ++i) {
+      const PlanSegment& s = pass.plan.segments[i];
+      sequences.push_back(pass.cache->sequence(layer, pass.slots[i], s.row, s.rows, s.prefix));
+    }
+    return attention_cached(pass.context, attention_shape(), sequences, rotated, config_.qkv_width(), config_.q_width(),
+                            config_.q_width() + config_.kv_width(), storage_, saved.attended.get(size_t(rows * config_.q_width()) * element()));
+  }
   attention(pass.context, attention_shape(), segments(pass, layer, rotated, nullptr), rotated, config_.qkv_width(), storage_,
             saved.attended.get(size_t(rows * config_.q_width()) * element()));
 }

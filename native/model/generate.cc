@@ -1,91 +1,296 @@
+#include "generate.h"
+
 #include <algorithm>
+#include <cmath>
+#include <map>
+#include <utility>
 
 #include "base/status.h"
-#include "model.h"
-#include "ops/sample/sample.h"
 
 namespace pluralign {
 namespace {
 
-// A plan of rows that continue sequences: one segment each, read at its last row.
-Plan continuation(const std::vector<std::vector<int32_t>>& fresh, const std::vector<int64_t>& starts, int adapter) {
+constexpr int64_t kPrefillRows = 1024;  // bounds the activations of long or many prompts
+
+// Rows that continue one cached sequence under one policy.
+struct Continuation {
+  int slot, adapter;
+  const int32_t* tokens;
+  int64_t rows, prefix;
+  bool read;  // the last row's logits are wanted
+};
+
+// A plan of continuations, which must stand by adapter.
+Plan plan_of(const std::vector<Continuation>& parts) {
   Plan plan;
-  for (size_t i = 0; i < fresh.size(); ++i) {
-    const int64_t rows = int64_t(fresh[i].size());
-    plan.segments.push_back({plan.rows, rows, starts[i], {{plan.rows, rows}}});
-    plan.trees.push_back({int(i)});
-    for (int64_t t = 0; t < rows; ++t) {
-      plan.tokens.push_back(fresh[i][size_t(t)]);
-      plan.positions.push_back(int32_t(starts[i] + t));
-      plan.row_keys.push_back(0);
-    }
-    plan.rows += rows;
-    plan.read_rows.push_back(int32_t(plan.rows - 1));
-    plan.targets.push_back(0);
+  for (const Continuation& c : parts) {
+    plan.segments.push_back({plan.rows, c.rows, c.prefix, {}});
+    for (int64_t t = 0; t < c.rows; ++t) plan.positions.push_back(int32_t(c.prefix + t));
+    plan.tokens.insert(plan.tokens.end(), c.tokens, c.tokens + c.rows);
+    if (!plan.runs.empty() && plan.runs.back().adapter == c.adapter) plan.runs.back().rows += c.rows;
+    else plan.runs.push_back({plan.rows, c.rows, c.adapter});
+    plan.rows += c.rows;
+    if (c.read) plan.read_rows.push_back(int32_t(plan.rows - 1));
   }
-  plan.readouts = int64_t(fresh.size());
-  plan.runs.push_back({0, plan.rows, adapter});
+  plan.readouts = int64_t(plan.read_rows.size());
+  plan.row_keys.assign(size_t(plan.rows), 0);
+  plan.targets.assign(size_t(plan.readouts), 0);
   return plan;
 }
 
+std::vector<int> slots_of(const std::vector<Continuation>& parts) {
+  std::vector<int> slots;
+  for (const Continuation& c : parts) slots.push_back(c.slot);
+  return slots;
+}
+
+bool by_adapter(const Continuation& a, const Continuation& b) { return a.adapter < b.adapter; }
+
 }  // namespace
+
+Network Model::prepare(Context& context, const Bank* bank, const Cancel& cancel) {
+  check(bank);
+  if (!bank || bank->weights().empty()) weights_->pack(context.kernels, cancel);
+  return weights_->resolve(bank);
+}
+
+void Model::next_logits(Context& context, const Network& network, const Plan& plan, const Bank* bank, const KvCache& cache, const int* slots,
+                        float* logits, const Cancel& cancel) {
+  Pass pass{context, network, bank, plan, 0, cancel};
+  pass.cache = &cache;
+  pass.slots = slots;
+  free_.forward(pass, false, false);
+  if (plan.readouts == 0) return;
+  Gemm g{plan.readouts, config_.vocabulary, config_.hidden, matrix(free_.hidden(), free_.type(), config_.hidden),
+         transposed(network.head.data, network.head.type, config_.hidden), logits, DType::f32, config_.vocabulary};
+  g.packed = network.head.packed;
+  g.bfloat16 = free_.storage() == kBf16;
+  gemm(context, g);
+}
+
+void Generation::add(int64_t id, SequenceRequest request, int adapters) {
+  const auto& prompt = request.prompt;
+  if (prompt.empty()) throw_error("BAD_ARGUMENT", "a prompt has no token");
+  for (int32_t t : prompt)
+    if (t < 0 || t >= config_.vocabulary) throw_error("BAD_ARGUMENT", "token id %d is outside the model's vocabulary of %lld", t, (long long)config_.vocabulary);
+  if (request.members.empty()) throw_error("BAD_ARGUMENT", "a sequence needs a policy");
+  double total = 0;
+  for (const auto& m : request.members) {
+    if (m.adapter < -1 || m.adapter >= adapters) throw_error("BAD_ARGUMENT", "no adapter %d", m.adapter);
+    total += double(m.weight);
+  }
+  if (request.members.size() > 1 && !(std::abs(total - 1) < 1e-4)) throw_error("BAD_ARGUMENT", "the weights of mixed policies add up to %g, expected 1", total);
+  const int64_t longest = int64_t(prompt.size()) + request.max_new_tokens, members = int64_t(request.members.size());
+  const int64_t need = cache_.bytes(longest) * members;
+  if (need > limits_.memory)
+    throw_error("OUT_OF_MEMORY", "the keys and values of a prompt of %zu and %lld new tokens under %lld polic%s take %.1f MB, free are %.1f MB: ask for fewer new tokens",
+                prompt.size(), (long long)request.max_new_tokens, (long long)members, members == 1 ? "y" : "ies", double(need) / 1e6, double(limits_.memory) / 1e6);
+  Sequence& s = waiting_.emplace_back();
+  s.id = id;
+  s.request = std::move(request);
+}
+
+void Generation::remove(int64_t id) {
+  const auto same = [&](const Sequence& s) { return s.id == id; };
+  for (Sequence& s : active_)
+    if (same(s)) for (int slot : s.slots) cache_.close(slot);
+  std::erase_if(active_, same);
+  std::erase_if(waiting_, same);
+}
+
+bool Generation::is_done(const Sequence& s) const {
+  return s.written >= s.request.max_new_tokens || (s.written > 0 && std::find(stop_.begin(), stop_.end(), s.last) != stop_.end());
+}
+
+// Opens waiting sequences in their order for as long as there is room.
+void Generation::admit(std::vector<size_t>& fresh) {
+  int64_t rows = 0;
+  for (const Sequence& s : active_) rows += int64_t(s.slots.size());
+  while (!waiting_.empty()) {
+    Sequence& s = waiting_.front();
+    const int64_t members = int64_t(s.request.members.size()), longest = int64_t(s.request.prompt.size()) + s.request.max_new_tokens;
+    if (s.request.max_new_tokens > 0) {
+      if (!active_.empty() && (rows + members > limits_.rows || cache_.bytes_held() + cache_.bytes(longest) * members > limits_.memory)) return;
+      for (int64_t i = 0; i < members; ++i) s.slots.push_back(cache_.open(longest));
+      rows += members;
+    }
+    if (s.request.sampling.repetition_penalty != 1.f) {
+      s.is_seen.assign(size_t(config_.vocabulary), 0);
+      for (int32_t t : s.request.prompt)
+        if (!std::exchange(s.is_seen[size_t(t)], uint8_t(1))) s.seen.push_back(t);
+    }
+    fresh.push_back(active_.size());
+    active_.push_back(std::move(s));
+    waiting_.pop_front();
+  }
+}
+
+Generation::Rows Generation::prefill(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& fresh, const Cancel& cancel) {
+  // The same prompt under the same policy is read once; the others take a copy.
+  struct Part {
+    Continuation whole;
+    int64_t done = 0, row = -1;
+  };
+  std::vector<Part> parts;
+  std::map<std::pair<int, std::vector<int32_t>>, size_t> known;
+  std::vector<std::vector<size_t>> part_of;
+  for (size_t i : fresh) {
+    const Sequence& s = active_[i];
+    auto& mine = part_of.emplace_back();
+    for (size_t m = 0; m < s.slots.size(); ++m) {
+      const int adapter = s.request.members[m].adapter;
+      const auto [at, first] = known.try_emplace({adapter, s.request.prompt}, parts.size());
+      if (first) parts.push_back({{s.slots[m], adapter, s.request.prompt.data(), int64_t(s.request.prompt.size()), 0, true}});
+      mine.push_back(at->second);
+    }
+  }
+  std::vector<size_t> order(parts.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return by_adapter(parts[a].whole, parts[b].whole); });
+  first_logits_.resize(parts.size() * size_t(config_.vocabulary));
+  int64_t read = 0;
+  for (size_t next = 0; next < order.size();) {
+    cancel.check();
+    std::vector<Continuation> pass;
+    const int64_t before = read;
+    for (int64_t rows = 0; next < order.size() && rows < kPrefillRows;) {
+      Part& p = parts[order[next]];
+      Continuation c = p.whole;
+      c.prefix = p.done;
+      c.tokens += p.done;
+      c.rows = std::min(p.whole.rows - p.done, kPrefillRows - rows);
+      p.done += c.rows;
+      rows += c.rows;
+      c.read = p.done == p.whole.rows;
+      pass.push_back(c);
+      if (!c.read) break;
+      p.row = read++;
+      ++next;
+    }
+    const std::vector<int> slots = slots_of(pass);
+    model.next_logits(context, network, plan_of(pass), bank, cache_, slots.data(), first_logits_.data() + before * config_.vocabulary, cancel);
+  }
+  Rows out;
+  for (size_t i = 0; i < fresh.size(); ++i) {
+    Sequence& s = active_[fresh[i]];
+    s.fed = int64_t(s.request.prompt.size());
+    auto& rows = out.emplace_back();
+    for (size_t m = 0; m < s.slots.size(); ++m) {
+      const Part& p = parts[part_of[i][m]];
+      if (p.whole.slot != s.slots[m]) cache_.copy(p.whole.slot, s.slots[m], s.fed);
+      rows.push_back(first_logits_.data() + p.row * config_.vocabulary);
+    }
+  }
+  return out;
+}
+
+Generation::Rows Generation::step(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel) {
+  struct From {
+    size_t sequence, member;
+  };
+  std::vector<Continuation> parts;
+  std::vector<From> from;
+  for (size_t i = 0; i < running.size(); ++i) {
+    const Sequence& s = active_[running[i]];
+    for (size_t m = 0; m < s.slots.size(); ++m) {
+      parts.push_back({s.slots[m], s.request.members[m].adapter, &s.last, 1, s.fed, true});
+      from.push_back({i, m});
+    }
+  }
+  std::vector<size_t> order(parts.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return by_adapter(parts[a], parts[b]); });
+  std::vector<Continuation> sorted;
+  for (size_t i : order) sorted.push_back(parts[i]);
+  logits_.resize(parts.size() * size_t(config_.vocabulary));
+  const std::vector<int> slots = slots_of(sorted);
+  model.next_logits(context, network, plan_of(sorted), bank, cache_, slots.data(), logits_.data(), cancel);
+  Rows out(running.size());
+  for (size_t i = 0; i < running.size(); ++i) {
+    Sequence& s = active_[running[i]];
+    ++s.fed;
+    out[i].resize(s.slots.size());
+  }
+  for (size_t r = 0; r < order.size(); ++r) out[from[order[r]].sequence][from[order[r]].member] = logits_.data() + int64_t(r) * config_.vocabulary;
+  return out;
+}
+
+void Generation::choose(Context& context, const std::vector<size_t>& which, const Rows& rows) {
+  const int64_t n = config_.vocabulary;
+  scratch_.resize(size_t(context.pool.size()));
+  mixed_.resize(size_t(context.pool.size()));
+  std::vector<Sample> drawn(which.size());
+  const auto one = [&](int64_t i, int thread) {
+    const Sequence& s = active_[which[size_t(i)]];
+    const SequenceRequest& q = s.request;
+    const float* logits = rows[size_t(i)][0];
+    if (q.members.size() > 1) {
+      std::vector<float> weights;
+      for (const auto& m : q.members) weights.push_back(m.weight);
+      float* mixed = mixed_[size_t(thread)].as<float>(n);
+      mix_logits(context.kernels, q.mix, q.alpha, rows[size_t(i)], weights, n, mixed);
+      logits = mixed;
+    }
+    drawn[size_t(i)] = sample(context.kernels, logits, n, q.sampling, q.seed, uint32_t(s.written), s.seen, scratch_[size_t(thread)]);
+  };
+  if (int64_t(which.size()) * n < 20'000) for (size_t i = 0; i < which.size(); ++i) one(int64_t(i), 0);
+  else context.pool.run(int64_t(which.size()), one);
+  for (size_t i = 0; i < which.size(); ++i) {
+    Sequence& s = active_[which[i]];
+    s.last = drawn[i].token;
+    ++s.written;
+    if (!s.is_seen.empty() && !std::exchange(s.is_seen[size_t(s.last)], uint8_t(1))) s.seen.push_back(s.last);
+    SequenceOutput& o = out_[s.output];
+    o.tokens.push_back(s.last);
+    o.logps.push_back(drawn[i].logp);
+  }
+}
+
+std::vector<SequenceOutput> Generation::run(Model& model, Context& context, const Bank* bank, int64_t steps, const Cancel& cancel) {
+  out_.clear();
+  const Network network = model.prepare(context, bank, cancel);
+  for (Sequence& s : active_) s.output = SIZE_MAX;
+  for (int64_t i = 0; i < steps; ++i) {
+    cancel.check();
+    std::vector<size_t> fresh, running;
+    for (size_t a = 0; a < active_.size(); ++a) running.push_back(a);
+    admit(fresh);
+    if (active_.empty()) break;
+    for (Sequence& s : active_) {
+      if (s.output != SIZE_MAX) continue;
+      s.output = out_.size();
+      out_.push_back({s.id, {}, {}, false});
+    }
+    std::erase_if(fresh, [&](size_t a) { return is_done(active_[a]); });
+    if (!running.empty()) choose(context, running, step(model, context, network, bank, running, cancel));
+    if (!fresh.empty()) choose(context, fresh, prefill(model, context, network, bank, fresh, cancel));
+    for (Sequence& s : active_) {
+      if (!is_done(s)) continue;
+      out_[s.output].finished = true;
+      for (int slot : s.slots) cache_.close(slot);
+    }
+    std::erase_if(active_, [&](const Sequence& s) { return is_done(s); });
+  }
+  return std::move(out_);
+}
 
 std::vector<std::vector<int32_t>> Model::generate(Context& context, const std::vector<std::vector<int32_t>>& prompts, const Bank* bank,
                                                   const GenerateRequest& request, const Cancel& cancel) {
-  const size_t count = prompts.size();
-  std::vector<std::vector<int32_t>> out(count);
-  if (count == 0 || request.max_new_tokens <= 0) return out;
-  if (request.seeds.size() != count) throw_error("BAD_ARGUMENT", "%zu prompts need as many seeds, found %zu", count, request.seeds.size());
-  if (request.adapter >= (bank ? bank->adapters() : 0)) throw_error("BAD_ARGUMENT", "no adapter %d", request.adapter);
-  int64_t longest = 0;
-  for (const auto& p : prompts) {
-    if (p.empty()) throw_error("BAD_ARGUMENT", "a prompt has no token");
-    for (int32_t t : p)
-      if (t < 0 || t >= config_.vocabulary) throw_error("BAD_ARGUMENT", "token id %d is outside the model's vocabulary of %lld", t, (long long)config_.vocabulary);
-    longest = std::max<int64_t>(longest, int64_t(p.size()));
+  if (request.seeds.size() != prompts.size()) throw_error("BAD_ARGUMENT", "%zu prompts need as many seeds, found %zu", prompts.size(), request.seeds.size());
+  Generation generation(config_, context.kernels, {INT64_MAX, INT64_MAX}, request.stop_tokens);
+  std::vector<std::vector<int32_t>> out(prompts.size());
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    SequenceRequest q;
+    q.prompt = prompts[i];
+    q.members = {{request.adapter, 1.f}};
+    q.max_new_tokens = std::max<int64_t>(0, request.max_new_tokens);
+    q.seed = request.seeds[i];
+    q.sampling.temperature = request.temperature;
+    q.sampling.top_k = request.top_k;
+    q.sampling.top_p = request.top_p;
+    generation.add(int64_t(i), std::move(q), bank ? bank->adapters() : 0);
   }
-  check(bank);
-  if (!bank || bank->weights().empty()) weights_->pack(context.kernels, cancel);
-  const Network network = weights_->resolve(bank);
-  KvCache cache(config_, int64_t(count), longest + request.max_new_tokens);
-  const SampleOptions options{request.temperature, request.top_k, request.top_p};
-
-  std::vector<int32_t> slots, scratch;
-  std::vector<std::vector<int32_t>> fresh = prompts;
-  std::vector<int64_t> starts(count, 0);
-  for (size_t i = 0; i < count; ++i) slots.push_back(int32_t(i));
-  std::vector<float> logits;
-  for (int64_t step = 0; step < request.max_new_tokens && !slots.empty(); ++step) {
-    cancel.check();
-    const Plan plan = continuation(fresh, starts, request.adapter);
-    Pass pass{context, network, bank, plan, 0, cancel};
-    pass.cache = &cache;
-    pass.slots = slots.data();
-    free_.forward(pass, false, false);
-    const int64_t n = int64_t(slots.size()), vocabulary = config_.vocabulary;
-    logits.resize(size_t(n * vocabulary));
-    Gemm g{n, vocabulary, config_.hidden, matrix(free_.hidden(), free_.type(), config_.hidden),
-           transposed(network.head.data, network.head.type, config_.hidden), logits.data(), DType::f32, vocabulary};
-    g.packed = network.head.packed;
-    g.bfloat16 = free_.storage() == kBf16;
-    gemm(context, g);
-
-    std::vector<int32_t> next_slots;
-    std::vector<std::vector<int32_t>> next_fresh;
-    std::vector<int64_t> next_starts;
-    for (size_t i = 0; i < slots.size(); ++i) {
-      const size_t slot = size_t(slots[i]);
-      const int32_t token = sample(logits.data() + int64_t(i) * vocabulary, vocabulary, options, request.seeds[slot], uint32_t(step), scratch);
-      out[slot].push_back(token);
-      if (std::find(request.stop_tokens.begin(), request.stop_tokens.end(), token) != request.stop_tokens.end()) continue;
-      next_slots.push_back(slots[i]);
-      next_fresh.push_back({token});
-      next_starts.push_back(starts[i] + int64_t(fresh[i].size()));
-    }
-    slots = std::move(next_slots);
-    fresh = std::move(next_fresh);
-    starts = std::move(next_starts);
-  }
+  for (SequenceOutput& o : generation.run(*this, context, bank, request.max_new_tokens, cancel)) out[size_t(o.id)] = std::move(o.tokens);
   return out;
 }
 

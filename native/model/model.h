@@ -37,6 +37,11 @@ class Model {
   void backward(Context& context, const Bank& bank, const float* gradient, int64_t count, const Cancel& cancel);
   std::vector<std::vector<int32_t>> generate(Context& context, const std::vector<std::vector<int32_t>>& prompts, const Bank* bank,
                                              const GenerateRequest& request, const Cancel& cancel);
+  // The weights of passes over few rows, packed once. What it gives holds for as long as the bank does.
+  Network prepare(Context& context, const Bank* bank, const Cancel& cancel);
+  // Runs rows that continue cached sequences; logits [readouts × vocabulary].
+  void next_logits(Context& context, const Network& network, const Plan& plan, const Bank* bank, const KvCache& cache, const int* slots, float* logits,
+                   const Cancel& cancel);
   int64_t activation_bytes() const { return kept_.activation_bytes() + free_.activation_bytes(); }
 
  private:

@@ -11,8 +11,8 @@ using namespace pluralign::test;
 namespace {
 
 int32_t draw(const std::vector<float>& logits, const SampleOptions& o, uint32_t seed, uint32_t step = 0) {
-  std::vector<int32_t> scratch;
-  return sample(logits.data(), int64_t(logits.size()), o, seed, step, scratch);
+  SampleScratch scratch;
+  return sample(kernels_of(choose_isa()), logits.data(), int64_t(logits.size()), o, seed, step, {}, scratch).token;
 }
 
 // The tokens that may be drawn with their probabilities, by sorting and adding up.
@@ -57,9 +57,8 @@ TEST(sample_frequencies_match_probabilities) {
     const std::vector<double> p = probabilities(logits, o);
     const int draws = 20'000;
     std::vector<int> count(logits.size(), 0);
-    std::vector<int32_t> scratch;
     for (int i = 0; i < draws; ++i)  // seeds and steps both vary
-      ++count[size_t(sample(logits.data(), int64_t(logits.size()), o, uint32_t(i / 100), uint32_t(i % 100), scratch))];
+      ++count[size_t(draw(logits, o, uint32_t(i / 100), uint32_t(i % 100)))];
     for (size_t t = 0; t < p.size(); ++t) {
       if (p[t] == 0) CHECK(count[t] == 0);
       else CHECK_NEAR(count[t], draws * p[t], 4 * std::sqrt(draws * p[t] * (1 - p[t])) + 1e-9);
@@ -87,10 +86,12 @@ TEST(sample_depends_on_seed_and_step_alone) {
   Random random(2);
   const std::vector<float> logits = random.normals(50);
   const SampleOptions o{1, 0, 0.95f};
-  std::vector<int32_t> used(7, 3);
+  const Kernels& kernels = kernels_of(choose_isa());
+  SampleScratch used;
+  sample(kernels, logits.data(), 40, o, 3, 3, {}, used);
   int same_seed = 0, same_step = 0;
   for (uint32_t i = 0; i < 200; ++i) {
-    CHECK(sample(logits.data(), 50, o, i, 4, used) == draw(logits, o, i, 4));
+    CHECK(sample(kernels, logits.data(), 50, o, i, 4, {}, used).token == draw(logits, o, i, 4));
     same_seed += draw(logits, o, 7, i) == draw(logits, o, 7, i + 1);
     same_step += draw(logits, o, i, 7) == draw(logits, o, i + 1, 7);
   }

@@ -1,0 +1,35 @@
+// A loaded model and a bank as other binding files see them.
+#pragma once
+#include <napi.h>
+
+#include <atomic>
+#include <memory>
+
+#include "jobs.h"
+#include "model/model.h"
+
+namespace pluralign {
+
+// What jobs share with the JavaScript object: it outlives dispose() until the last job is done.
+struct Loaded {
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Context> context;
+  int threads = 1;
+  // As of the last job's end: the main thread asks while the job thread changes what is counted.
+  std::atomic<int64_t> weight_bytes{0}, activation_bytes{0};
+
+  Context& ready(Executor& executor) {
+    if (!context) context = std::make_unique<Context>(kernels_of(choose_isa()), executor.pool(threads));
+    return *context;
+  }
+  void measure() {
+    weight_bytes = model->weights().bytes();
+    activation_bytes = model->activation_bytes();
+  }
+};
+
+// Of objects that came from loadModel or emptyModel, and from createBank (null: none). Throw BAD_ARGUMENT or DISPOSED.
+std::shared_ptr<Loaded> loaded_from(const Napi::Value& model);
+std::shared_ptr<Bank> bank_from(const Napi::Value& bank);
+
+}  // namespace pluralign

@@ -1,0 +1,87 @@
+// Generation by continuous batching: sequences wait until there is room, run side by side under policies of their own, and
+// leave as they end. What a sequence says depends on its own request alone.
+#pragma once
+#include <cstdint>
+#include <deque>
+
+#include "kv_cache.h"
+#include "model.h"
+#include "ops/sample/sample.h"
+
+namespace pluralign {
+
+struct SequenceRequest {
+  struct Member {
+    int adapter;  // -1: the base
+    float weight;
+  };
+  std::vector<int32_t> prompt;
+  std::vector<Member> members;  // one policy, or several whose logits are mixed; weights add up to 1
+  Mix mix = Mix::reverse_kl;
+  double alpha = 1;
+  int64_t max_new_tokens = 0;
+  uint32_t seed = 0;
+  SampleOptions sampling;
+};
+
+// What a run added to one sequence.
+struct SequenceOutput {
+  int64_t id;
+  std::vector<int32_t> tokens;
+  std::vector<float> logps;  // see Sample
+  bool finished;
+};
+
+class Generation {
+ public:
+  struct Limits {
+    int64_t rows;    // policies' sequences that run at a time
+    int64_t memory;  // bytes of keys and values
+  };
+  Generation(const ModelConfig& config, const Kernels& kernels, Limits limits, std::vector<int32_t> stop_tokens)
+      : config_(config), cache_(config, kernels), limits_(limits), stop_(std::move(stop_tokens)) {}
+
+  // Queues a sequence under a new id. Throws BAD_ARGUMENT where the request is malformed, OUT_OF_MEMORY where it alone is
+  // over the limit, saying what it needs.
+  void add(int64_t id, SequenceRequest request, int adapters);
+  // Ends a sequence, waiting or running.
+  void remove(int64_t id);
+  int64_t left() const { return int64_t(active_.size() + waiting_.size()); }
+
+  // At most `steps` tokens for each running sequence, admitting others as there is room; ends early when nothing is left.
+  // An error leaves the generation unusable.
+  std::vector<SequenceOutput> run(Model& model, Context& context, const Bank* bank, int64_t steps, const Cancel& cancel);
+
+ private:
+  struct Sequence {
+    int64_t id;
+    SequenceRequest request;
+    std::vector<int> slots;       // of each member
+    std::vector<int32_t> seen;    // ids for the repetition penalty, each once
+    std::vector<uint8_t> is_seen;
+    int64_t written = 0;          // new tokens
+    int64_t fed = 0;              // tokens whose keys are held
+    int32_t last = 0;             // the newest token, not yet fed
+    size_t output = SIZE_MAX;     // its place in what the run in hand gives
+  };
+
+  using Rows = std::vector<std::vector<const float*>>;  // of each sequence, the logits of each member
+  void admit(std::vector<size_t>& fresh);
+  Rows prefill(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& fresh, const Cancel& cancel);
+  Rows step(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel);
+  void choose(Context& context, const std::vector<size_t>& which, const Rows& rows);
+  bool is_done(const Sequence& sequence) const;
+
+  ModelConfig config_;
+  KvCache cache_;
+  Limits limits_;
+  std::vector<int32_t> stop_;
+  std::deque<Sequence> waiting_;
+  std::vector<Sequence> active_;
+  std::vector<SampleScratch> scratch_;  // of each thread
+  std::vector<Buffer> mixed_;
+  std::vector<float> logits_, first_logits_;
+  std::vector<SequenceOutput> out_;
+};
+
+}  // namespace pluralign

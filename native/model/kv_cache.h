@@ -1,0 +1,76 @@
+// Keys and values of the sequences that are being written, each with memory of its own for as long as it lasts.
+#pragma once
+#include <algorithm>
+#include <memory>
+
+#include "config.h"
+#include "ops/attention/cached.h"
+
+namespace pluralign {
+
+class KvCache {
+ public:
+  KvCache(const ModelConfig& config, const Kernels& kernels)
+      : kernels_(kernels), layers_(config.layers), shape_{config.heads, config.kv_heads, config.head_dim, 0, 0} {}
+
+  // Bytes that a sequence of so many tokens takes.
+  int64_t bytes(int64_t tokens) const { return layers_ * layer_size(capacity(tokens)) * 4; }
+  int64_t bytes_held() const { return held_; }
+
+  // Room for a sequence of at most `tokens`; gives its slot.
+  int open(int64_t tokens) {
+    size_t slot = 0;
+    while (slot < slots_.size() && slots_[slot].data) ++slot;
+    if (slot == slots_.size()) slots_.emplace_back();
+    Slot& s = slots_[slot];
+    s.capacity = capacity(tokens);
+    // Zeroed: products read whole panels, and what stands behind the last position must be a number.
+    s.data = std::make_unique<float[]>(size_t(layers_ * layer_size(s.capacity)));
+    held_ += bytes(tokens);
+    return int(slot);
+  }
+  void close(int slot) {
+    Slot& s = slots_[size_t(slot)];
+    held_ -= layers_ * layer_size(s.capacity) * 4;
+    s.data.reset();
+  }
+
+  // The first `length` positions of one slot into another, which has room for them.
+  void copy(int from, int to, int64_t length) {
+    const int64_t nr = kernels_.nr, whole = capacity(length), panels = (shape_.head_dim + nr - 1) / nr;
+    for (int64_t l = 0; l < layers_; ++l) {
+      const CachedSequence a = sequence(l, from, 0, 0, 0), b = sequence(l, to, 0, 0, 0);
+      for (int64_t h = 0; h < shape_.kv_heads; ++h) {
+        const float* keys = a.keys + h * cached_key_size(shape_, kernels_, a.capacity);
+        std::copy(keys, keys + whole * shape_.head_dim, b.keys + h * cached_key_size(shape_, kernels_, b.capacity));
+        for (int64_t p = 0; p < panels; ++p) {
+          const float* values = a.values + h * cached_value_size(shape_, kernels_, a.capacity) + p * a.capacity * nr;
+          std::copy(values, values + length * nr, b.values + h * cached_value_size(shape_, kernels_, b.capacity) + p * b.capacity * nr);
+        }
+      }
+    }
+  }
+
+  CachedSequence sequence(int64_t layer, int slot, int64_t row, int64_t rows, int64_t prefix) const {
+    const Slot& s = slots_[size_t(slot)];
+    float* keys = s.data.get() + layer * layer_size(s.capacity);
+    return {row, rows, prefix, keys, keys + shape_.kv_heads * cached_key_size(shape_, kernels_, s.capacity), s.capacity};
+  }
+
+ private:
+  struct Slot {
+    int64_t capacity = 0;
+    std::unique_ptr<float[]> data;
+  };
+  int64_t capacity(int64_t tokens) const { return (tokens + kernels_.nr - 1) / kernels_.nr * kernels_.nr; }
+  int64_t layer_size(int64_t capacity) const {
+    return shape_.kv_heads * (cached_key_size(shape_, kernels_, capacity) + cached_value_size(shape_, kernels_, capacity));
+  }
+
+  const Kernels& kernels_;
+  int64_t layers_, held_ = 0;
+  AttentionShape shape_;
+  std::vector<Slot> slots_;
+};
+
+}  // namespace pluralign
