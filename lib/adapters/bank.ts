@@ -6,6 +6,7 @@ import type { AdapterConfig } from './config.js';
 import { targetsOf } from './config.js';
 import type { BankAdapter, Factor } from './factors.js';
 import { foldCore, initialise, Layout } from './factors.js';
+import { type AdapterMix, layMixes } from './mix.js';
 import { loadPeft, type PeftAdapter } from './peft.js';
 
 export interface StepOptions {
@@ -94,12 +95,13 @@ export class Bank {
   }
 
   /**
-   * A bank of PEFT folders, each adapter with factors of its own; ranks and targets may differ.
-   * Throws what `loadPeft` throws.
+   * A bank of PEFT folders, each adapter with factors of its own; ranks and targets may differ. Behind them stand `mixes`
+   * of them. Throws what `loadPeft` throws.
    */
   static async fromPeft(
     model: NativeModelConfig,
     sources: readonly { name: string; dir: string; trainable?: boolean }[],
+    mixes: readonly AdapterMix[] = [],
   ): Promise<Bank> {
     const layout = new Layout();
     const loaded: PeftAdapter[] = [];
@@ -108,7 +110,9 @@ export class Bank {
       layout.adapter(name, peft.config, peft.targets, model, peft.tensors.has('score') ? 'own' : 'none');
       loaded.push(peft);
     }
+    const fillMixes = layMixes(layout, loaded, mixes, model);
     const bank = new Bank(layout);
+    fillMixes(bank);
     sources.forEach(({ name, trainable }, i) => {
       bank.setAdapter(name, loaded[i].tensors);
       if (trainable === false) bank.setTrainable((factor) => factor.owner !== i && factor.trainable);

@@ -6,6 +6,7 @@ import { isMixture, readMixture } from '../aggregation/mixture-file.js';
 import { loadConfig, resolveLoss, runConfigPath } from '../config/index.js';
 import { groupsOf, readRows, tokenNotes } from '../data/index.js';
 import type { Group } from '../data/types.js';
+import { mergeWeights } from '../merge/methods.js';
 import { type LoadOptions, Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { requireRun } from '../training/run-folder.js';
@@ -21,6 +22,8 @@ export interface PolicyOptions extends LoadOptions {
   model?: string;
   run?: string;
   adapters?: { name: string; dir: string }[];
+  /** Policies that are mixes of the adapters, by name: Σ w ΔW, not merged. */
+  mixes?: { name: string; weights: Readonly<Record<string, number>> }[];
   /** ABORTED is thrown soon after it. */
   stop?: Stop;
 }
@@ -129,7 +132,14 @@ export async function openPolicies(options: PolicyOptions): Promise<Policies> {
     const mixture = { adapters: parts.map((_, k) => first + k), weights: parts.map((part) => part.weight) };
     return { name, adapter: -1, mixture, dir, reward: false };
   });
-  const bank = sources.length > 0 ? await Bank.fromPeft(model.shape, sources) : null;
+  const mixes = (options.mixes ?? []).map(({ name, weights }, i) => {
+    const mixture = policies.find((p) => p.mixture !== null);
+    if (mixture) throw new PluralignError('BAD_ARGUMENT', `${mixture.name} is a mixture already and cannot be mixed`);
+    const names = sources.map((source) => source.name);
+    policies.push({ name, adapter: sources.length + i, mixture: null, dir: null, reward: false });
+    return { name, weights: mergeWeights(names, weights) };
+  });
+  const bank = sources.length > 0 ? await Bank.fromPeft(model.shape, sources, mixes) : null;
   for (const policy of policies) policy.reward = policy.adapter !== -1 && bank!.adapters[policy.adapter].head !== -1;
   const classifier = policies.flatMap((p) => p.mixture?.adapters ?? []).find((a) => bank!.adapters[a].head !== -1);
   if (classifier !== undefined)

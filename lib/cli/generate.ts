@@ -1,6 +1,7 @@
-import { Command } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import type { GenerateOptions, GenerateResult } from '../api/generate.js';
 import { PluralignError } from '../native/errors.js';
-import { printableLine } from './format.js';
+import { printable, printableLine } from './format.js';
 import { emit, withQuietStdout } from './output.js';
 import {
   addJsonOption,
@@ -13,40 +14,21 @@ import {
   withStop,
 } from './shared.js';
 
-export interface Sampling {
-  /** Sample i is drawn with seed + i. */
-  seed: number;
-  samples: number;
-  maxNewTokens: number;
-  /** 0: greedy. */
-  temperature: number;
-  /** 0: off. */
-  topK: number;
-  /** 1: off. */
-  topP: number;
-}
+/** What the command passes to the API. */
+export type GenerateCommandOptions = ModelOptions & GenerateOptions;
 
-export interface GenerateCommandOptions extends ModelOptions, Sampling {
-  prompt: string;
-  /** Weight of each adapter by name: the adapters are mixed. */
-  weights?: Record<string, number>;
-  /** Speak as this annotator of the run. */
-  annotator?: string;
-}
-
-/** The object of `generate --json`. */
-export interface GenerateResult {
-  prompt: string;
-  samples: { policy: string; seed: number; text: string; tokens: number }[];
-}
+export type { GenerateResult };
 
 export interface GenerateApi {
   generateCommand(options: GenerateCommandOptions): Promise<GenerateResult>;
 }
 
 function human(result: GenerateResult): string {
-  if (result.samples.length === 1) return result.samples[0].text;
-  return result.samples.map((s) => `--- ${printableLine(s.policy)}, seed ${s.seed}\n${s.text}`).join('\n');
+  const { samples, prompts } = result;
+  if (samples.length === 1) return samples[0].text;
+  const title = (s: GenerateResult['samples'][number]) =>
+    [printableLine(s.policy), ...(prompts ? [JSON.stringify(prompts[s.prompt!])] : []), `seed ${s.seed}`].join(', ');
+  return samples.map((s) => `--- ${title(s)}\n${s.text}`).join('\n');
 }
 
 function checkWeights(weights: Record<string, number> | undefined, options: ModelOptions): void {
@@ -59,34 +41,89 @@ function checkWeights(weights: Record<string, number> | undefined, options: Mode
   }
 }
 
+const collect = (text: string, before: string[] = []) => [...before, text];
+
+function stopText(text: string, before: string[] = []): string[] {
+  if (text === '') throw new InvalidArgumentError('Expected a text that is not empty.');
+  return [...before, text];
+}
+
+type Parsed = Record<string, unknown> &
+  Omit<GenerateOptions, 'prompt' | 'stopTexts' | 'weights'> & {
+    prompt?: string[];
+    stop?: string[];
+    weights?: Record<string, number>;
+    memory?: number;
+    stream?: boolean;
+    json?: boolean;
+  };
+
 export function generateCommand(load = () => import('../api/generate.js')): Command {
   const command = new Command('generate').description('sample from a model, an adapter or a mix of adapters');
   addModelOptions(command)
-    .requiredOption('--prompt <text>', 'prompt')
+    .requiredOption('--prompt <text>', 'prompt; may be given several times', collect)
     .option('--weights <name=w,...>', 'mix the adapters with these weights', parseWeights)
-    .option('--annotator <name>', 'speak as this annotator of a run with adapters by annotator')
+    .addOption(
+      new Option('--mix <how>', 'what --weights mix: updates of weights, or next-token distributions')
+        .choices(['updates', 'reverse-kl', 'forward-kl', 'alpha'])
+        .default('updates'),
+    )
+    .option('--mix-alpha <a>', 'α of --mix alpha (default: 1)', real(Number.NEGATIVE_INFINITY))
     .option('--seed <n>', 'seed of the first sample', integer(0), 0)
     .option('--samples <n>', 'number of samples', integer(1), 1)
     .option('--max-new-tokens <n>', 'longest sample', integer(1), 128)
     .option('--temperature <t>', '0: greedy', real(0), 1)
     .option('--top-k <k>', 'draw from the k likeliest tokens; 0: all', integer(0), 0)
     .option('--top-p <p>', 'draw from the likeliest tokens that together reach p', real(0, 1), 1)
-    .action(async (options: Record<string, unknown> & Sampling & { json?: boolean }) => {
-      const { prompt, weights, annotator } = options as {
-        prompt?: string;
-        weights?: Record<string, number>;
-        annotator?: string;
-      };
+    .option('--min-p <p>', "draw from tokens of at least this share of the likeliest one's probability", real(0, 1))
+    .option('--repetition-penalty <x>', 'divides the logits of tokens that were there before', real(0))
+    .option('--stop <text>', 'ends a sample, and is no part of it; may be given several times', stopText)
+    .option('--batch <n>', 'sequences at a time (default: 128)', integer(1))
+    .option('--memory <gb>', 'for keys and values (default: 80 % of what is free)', real(0))
+    .option('--logps', 'with --json: token ids, their log-probabilities, and why each sample ended')
+    .option('--stream', 'print the text as it comes (one sample)')
+    .action(async (options: Parsed) => {
+      const { prompt = [], weights, stop: stopTexts, memory, stream } = options;
       const { seed, samples, maxNewTokens, temperature, topK, topP } = options;
+      const more = ['minP', 'repetitionPenalty', 'batch', 'mixAlpha', 'logps'] as const;
+      const given = Object.fromEntries(
+        more.flatMap((key) => (options[key] === undefined ? [] : [[key, options[key]]])),
+      );
+      let streamed = false;
       await withStop(
         (stop) =>
           withQuietStdout(options.json, async () => {
             const model = modelOptions(options, stop);
             checkWeights(weights, model);
-            const sampling = { seed, samples, maxNewTokens, temperature, topK, topP };
-            return (await load()).generateCommand({ ...model, ...sampling, prompt: prompt ?? '', weights, annotator });
+            if (
+              stream &&
+              (options.json || prompt.length > 1 || (samples ?? 1) > 1 || (model.adapters.length > 1 && !weights))
+            )
+              throw new PluralignError(
+                'BAD_ARGUMENT',
+                '--stream prints one sample: leave out --json, --samples and more prompts or adapters',
+              );
+            const onText = stream
+              ? (_: number, text: string) => {
+                  streamed = true;
+                  process.stdout.write(printable(text));
+                }
+              : undefined;
+            return (await load()).generateCommand({
+              ...model,
+              ...{ seed, samples, maxNewTokens, temperature, topK, topP, weights },
+              ...given,
+              ...(options.mix === 'updates' ? {} : { mix: options.mix }),
+              ...(stopTexts ? { stopTexts } : {}),
+              ...(memory === undefined ? {} : { memory: memory * 1e9 }),
+              ...(onText ? { onText } : {}),
+              prompt: prompt.length === 1 ? prompt[0] : prompt,
+            });
           }),
-        (result) => emit(options, result, human),
+        (result) => {
+          if (streamed) process.stdout.write('\n');
+          else emit(options, result, human);
+        },
       );
     });
   return addJsonOption(command);

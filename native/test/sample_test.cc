@@ -24,8 +24,14 @@ std::vector<double> probabilities(const std::vector<float>& logits, const Sample
   if (o.top_k > 0) order.resize(std::min(order.size(), size_t(o.top_k)));
   double total = 0, reached = 0;
   for (int32_t i : order) total += p[size_t(i)] = std::exp(double(logits[size_t(i)]) / o.temperature);
+  const double likeliest = p[size_t(order[0])];
   for (int32_t i : order) {
     if (o.top_p < 1 && reached >= o.top_p * total && reached > 0) p[size_t(i)] = 0;
+    reached += p[size_t(i)];
+  }
+  reached = 0;
+  for (int32_t i : order) {
+    if (p[size_t(i)] < double(o.min_p) * likeliest) p[size_t(i)] = 0;
     reached += p[size_t(i)];
   }
   for (double& x : p) x /= reached;
@@ -53,7 +59,8 @@ TEST(sample_frequencies_match_probabilities) {
   std::vector<float> logits = random.normals(12, 1.5);
   logits[3] = logits[7];
   for (const SampleOptions& o : {SampleOptions{1, 0, 1}, SampleOptions{0.6f, 0, 1}, SampleOptions{2, 5, 1}, SampleOptions{1, 0, 0.8f}, SampleOptions{1.3f, 6, 0.7f},
-                                 SampleOptions{1, 12, 1}, SampleOptions{1, 100, 0.5f}}) {
+                                 SampleOptions{1, 12, 1}, SampleOptions{1, 100, 0.5f}, SampleOptions{1, 0, 1, 0.1f},
+                                 SampleOptions{1.5f, 9, 0.95f, 0.2f}, SampleOptions{1, 0, 0.9f, 0.01f}}) {
     const std::vector<double> p = probabilities(logits, o);
     const int draws = 20'000;
     std::vector<int> count(logits.size(), 0);
@@ -106,4 +113,79 @@ TEST(sample_refuses_what_is_not_finite) {
       logits[17] = bad;
       CHECK_THROWS("NON_FINITE", "token 17", draw(logits, o, 1));
     }
+}
+
+TEST(sample_of_a_large_vocabulary_matches_probabilities) {
+  Random random(7);
+  const std::vector<float> logits = random.normals(3000, 2.5);
+  for (const SampleOptions& o : {SampleOptions{1, 0, 1}, SampleOptions{1, 700, 1}, SampleOptions{0.9f, 0, 0.97f}, SampleOptions{1, 0, 1, 0.001f}, SampleOptions{1, 50, 0.9f, 0.05f}}) {
+    const std::vector<double> p = probabilities(logits, o);
+    // Frequencies by parts of the vocabulary, and nothing outside the support.
+    std::vector<double> count(30, 0), expected(30, 0);
+    const int draws = 20'000;
+    for (int i = 0; i < draws; ++i) {
+      const int32_t t = draw(logits, o, uint32_t(i), 5);
+      CHECK(p[size_t(t)] > 0);
+      ++count[size_t(t) / 100];
+    }
+    for (size_t t = 0; t < p.size(); ++t) expected[t / 100] += p[t];
+    for (size_t b = 0; b < expected.size(); ++b) CHECK_NEAR(count[b], draws * expected[b], 4 * std::sqrt(draws * expected[b] * (1 - expected[b])) + 1);
+  }
+}
+
+TEST(sample_penalises_what_was_seen) {
+  const Kernels& kernels = kernels_of(choose_isa());
+  SampleScratch scratch;
+  const std::vector<float> logits{2, 1.5f, -1, 0};
+  const auto greedy = [&](const std::vector<int32_t>& seen, float penalty) { return sample(kernels, logits.data(), 4, {0, 0, 1, 0, penalty}, 0, 0, seen, scratch); };
+  CHECK(greedy({0}, 1).token == 0 && greedy({0}, 1.2f).token == 0 && greedy({0}, 1.5f).token == 1 && greedy({0, 1}, 8).token == 0);
+  CHECK(greedy({}, 8).token == 0);
+  // The log-probability is the policy's own, whatever the penalty.
+  double total = 0;
+  for (float x : logits) total += std::exp(double(x));
+  CHECK_NEAR(greedy({0}, 1.5f).logp, 1.5 - std::log(total), 1e-6);
+  // Drawn from the penalised logits: 2 / 4 and -1 · 4.
+  const std::vector<double> p = probabilities({0.5f, 1.5f, -4, 0}, {1, 0, 1});
+  std::vector<int> count(4, 0);
+  const int draws = 20'000;
+  for (int i = 0; i < draws; ++i) ++count[size_t(sample(kernels, logits.data(), 4, {1, 0, 1, 0, 4}, uint32_t(i), 0, {0, 2}, scratch).token)];
+  for (size_t t = 0; t < 4; ++t) CHECK_NEAR(count[t], draws * p[t], 4 * std::sqrt(draws * p[t] * (1 - p[t])));
+}
+
+TEST(sample_gives_log_probabilities_at_the_temperature) {
+  Random random(8);
+  const std::vector<float> logits = random.normals(300, 2);
+  on_every_machine([&](Context& context) {
+    for (float temperature : {0.f, 1.f, 0.6f, 1.7f})
+      for (const SampleOptions& o : {SampleOptions{temperature, 0, 1}, SampleOptions{temperature, 5, 0.9f, 0.1f, 1.3f}}) {
+        SampleScratch scratch;
+        const Sample s = sample(context.kernels, logits.data(), 300, o, 3, 1, {2, 7}, scratch);
+        const double scale = temperature > 0 ? 1 / double(temperature) : 1;
+        double total = 0;
+        for (float x : logits) total += std::exp(double(x) * scale);
+        CHECK_NEAR(s.logp, double(logits[size_t(s.token)]) * scale - std::log(total), 3e-6);
+      }
+  });
+}
+
+TEST(mix_logits_is_its_formula) {
+  Random random(9);
+  const int64_t n = 50;
+  const std::vector<std::vector<float>> rows{random.normals(n, 2), random.normals(n, 3), random.normals(n)};
+  const std::vector<float> w{0.2f, 0.5f, 0.3f};
+  std::vector<std::vector<double>> p;
+  for (const auto& row : rows) p.push_back(probabilities(row, {1, 0, 1}));
+  for (auto [mix, alpha] : {std::pair{Mix::reverse_kl, 1.0}, {Mix::forward_kl, 1.0}, {Mix::alpha, 0.5}, {Mix::alpha, 3.0}, {Mix::alpha, -0.5}}) {
+    std::vector<float> out(static_cast<size_t>(n), kNaN);
+    mix_logits(kernels_of(choose_isa()), mix, alpha, {rows[0].data(), rows[1].data(), rows[2].data()}, w, n, out.data());
+    for (size_t v = 0; v < size_t(n); ++v) {
+      double sum = 0;
+      const double a = mix == Mix::forward_kl ? 1 : alpha;
+      for (size_t i = 0; i < 3; ++i) sum += double(w[i]) * (mix == Mix::reverse_kl ? std::log(p[i][v]) : std::pow(p[i][v], -a));
+      CHECK_NEAR(out[v], mix == Mix::reverse_kl ? sum : std::log(sum) / -a, 2e-5);
+    }
+  }
+  std::vector<float> bad = rows[0], out(static_cast<size_t>(n));
+  bad[3] = kNaN;
+  CHECK_THROWS("NON_FINITE", "token 3", mix_logits(kernels_of(choose_isa()), Mix::reverse_kl, 1, {rows[1].data(), bad.data()}, {0.5f, 0.5f}, n, out.data()));
 }

@@ -1,0 +1,60 @@
+// Attention over cached panels: the bits of attention over the whole sequence, however the sequence is cut into steps.
+#include "model/kv_cache.h"
+#include "support.h"
+
+using namespace pluralign;
+using namespace pluralign::test;
+
+namespace {
+
+ModelConfig config_of(const AttentionShape& s) {
+  ModelConfig c;
+  c.layers = 2;
+  c.heads = s.heads;
+  c.kv_heads = s.kv_heads;
+  c.head_dim = s.head_dim;
+  return c;
+}
+
+}  // namespace
+
+TEST(attention_cached_is_attention_to_the_bit) {
+  Random random(3);
+  for (const AttentionShape& shape : {AttentionShape{4, 2, 8, 0.35f, 0}, AttentionShape{6, 2, 12, 0.3f, 17}, AttentionShape{4, 1, 64, 0.125f, 0},
+                                      AttentionShape{3, 3, 80, 0.1f, 1}, AttentionShape{8, 4, 16, 0.25f, 40}})
+    on_every_machine([&](Context& context) {
+      const int64_t q = shape.heads * shape.head_dim, kv = shape.kv_heads * shape.head_dim, stride = q + 2 * kv, length = 131;
+      const std::vector<float> x = random.normals(length * stride);
+      for (int storage : {kF32, kBf16}) {
+        const size_t size = storage == kF32 ? 4 : 2;
+        std::vector<char> expected(size_t(length * q) * size), out(expected.size());
+        const AttentionSegment whole{0, length, 0, {{x.data() + q, x.data() + q + kv, stride, length, nullptr, nullptr}}};
+        attention(context, shape, {whole}, x.data(), stride, storage, expected.data());
+        KvCache cache(config_of(shape), context.kernels);
+        CHECK(cache.bytes(length) >= 2 * length * 2 * kv * 4 && cache.bytes_held() == 0);
+        const int other = cache.open(5), slot = cache.open(length), copied = cache.open(length + 40);
+        CHECK(cache.bytes_held() == cache.bytes(5) + cache.bytes(length) + cache.bytes(length + 40));
+        int64_t at = 0;
+        for (int64_t rows : {int64_t(40), int64_t(1), int64_t(1), int64_t(70), int64_t(1), length}) {
+          rows = std::min(rows, length - at);
+          // The rows stand behind another sequence's in the pass; layer 1 of the cache.
+          std::vector<float> pass = random.normals(2 * stride);
+          pass.insert(pass.end(), x.begin() + at * stride, x.begin() + (at + rows) * stride);
+          std::vector<char> part(size_t((rows + 2) * q) * size);
+          attention_cached(context, shape, {cache.sequence(1, other, 0, 2, 0), cache.sequence(1, slot, 2, rows, at)}, pass.data(), stride, q, q + kv,
+                           storage, part.data());
+          std::copy(part.begin() + 2 * q * int64_t(size), part.end(), out.begin() + at * q * int64_t(size));
+          at += rows;
+        }
+        CHECK(out == expected);
+        // A copy of the first positions goes on as the original did.
+        cache.copy(slot, copied, 100);
+        std::vector<char> rest(size_t((length - 100) * q) * size);
+        attention_cached(context, shape, {cache.sequence(1, copied, 0, length - 100, 100)}, x.data() + 100 * stride, stride, q, q + kv, storage, rest.data());
+        CHECK(std::equal(rest.begin(), rest.end(), expected.begin() + 100 * q * int64_t(size)));
+        cache.close(slot);
+        CHECK(cache.open(3) == slot);
+        attention_cached(context, shape, {}, nullptr, stride, q, q + kv, storage, nullptr);
+      }
+    });
+}
