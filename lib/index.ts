@@ -24,6 +24,15 @@ export { type Interval, pairedBootstrap, worstDecile } from './evaluation/bootst
 export { type Evaluation, type PreferenceMetrics, summarise } from './evaluation/preference.js';
 export { adjustedRandIndex } from './evaluation/rand-index.js';
 export * from './features/index.js';
+export {
+  type EngineOptions,
+  type Generated,
+  type GeneratedPart,
+  generate as generateRequests,
+  stream as streamRequests,
+} from './generation/engine.js';
+export { logpsUnder } from './generation/reference.js';
+export type { LogitMixture, Sampling, SequenceRequest } from './generation/request.js';
 export * from './losses/index.js';
 export { type MergeOptions, type MergeReport, mergeExperts } from './merge/index.js';
 export { type GenerateOptions, type LoadOptions, Model, type ScoreOptions } from './model/model.js';

@@ -6,6 +6,7 @@ import { Random } from '../lib/base/random.js';
 import { pack } from '../lib/data/pack.js';
 import type { Group } from '../lib/data/types.js';
 import { generate, stream } from '../lib/generation/engine.js';
+import { logpsUnder } from '../lib/generation/reference.js';
 import type { SequenceRequest } from '../lib/generation/request.js';
 import { TextWatch } from '../lib/generation/stop.js';
 import { mergeExperts } from '../lib/merge/index.js';
@@ -100,6 +101,23 @@ describe('the temperature', () => {
     }));
     for (const { tokens, logps } of await generate(model, null, asked))
       expect(logps[0]).toBeCloseTo(plain[tokens[0]] - total, 4);
+  });
+});
+
+describe('the base', () => {
+  it('scores samples as they score themselves, at their temperatures', async () => {
+    using model = await tinyModel('llama-old');
+    const bank = randomBank(model, ['x', 'y']);
+    const asked = requests(12).map((r) => ({ ...r, policy: -1, maxNewTokens: 12 }));
+    const made = await generate(model, bank, asked);
+    const again = await logpsUnder(model, bank, -1, asked, made);
+    for (const [i, { logps }] of made.entries()) expect(largest(logps, again[i]), `sample ${i}`).toBeLessThan(2e-5);
+    const other = await logpsUnder(model, bank, 0, asked, made);
+    expect(largest(made[0].logps, other[0])).toBeGreaterThan(0.01);
+    const nothing = [{ prompt: Int32Array.of(3), maxNewTokens: 0 }];
+    const none = await generate(model, bank, nothing);
+    expect(none).toEqual([{ tokens: new Int32Array(), logps: new Float32Array(), text: '', reason: 'length' }]);
+    expect(await logpsUnder(model, bank, -1, nothing, none)).toEqual([new Float32Array()]);
   });
 });
 
@@ -276,7 +294,9 @@ describe('pluralign generate', () => {
     const json = async (...argv: string[]) =>
       JSON.parse((await program('generate', ...base, ...argv, '--json')).stdout);
     const mix = ['--weights', 'calm=0.3,short=0.7', '--prompt', 'ab', '--max-new-tokens', '9'];
-    const one = await json(...adapters, ...mix, '--logps', '--seed', '4');
+    const one = await json(...adapters, ...mix, '--base-logps', '--seed', '4');
+    expect(one.samples[0].base_logps).toHaveLength(one.samples[0].tokens);
+    expect(one.samples[0].base_logps).not.toEqual(one.samples[0].logps);
     expect(one.samples).toHaveLength(1);
     expect(one.samples[0]).toMatchObject({ policy: 'mix', seed: 4, reason: expect.stringMatching(/eos|length/) });
     expect(one.samples[0].logps).toHaveLength(one.samples[0].tokens);

@@ -1,5 +1,6 @@
 import { drawComponent } from '../aggregation/mixture-file.js';
 import { type Generated, type GeneratedPart, generate } from '../generation/engine.js';
+import { logpsUnder } from '../generation/reference.js';
 import type { LogitMixture, Sampling, SequenceRequest } from '../generation/request.js';
 import { mergeWeights } from '../merge/methods.js';
 import { PluralignError } from '../native/errors.js';
@@ -28,6 +29,8 @@ export interface GenerateOptions extends PolicyOptions, Sampling {
   memory?: number;
   /** Give token ids, log-probabilities and why a sample ended. */
   logps?: boolean;
+  /** Give log-probabilities under the base as well; implies `logps`. */
+  baseLogps?: boolean;
   /** Called with the text of samples as it comes. */
   onText?: (sample: number, text: string) => void;
 }
@@ -44,6 +47,8 @@ export interface GeneratedSample {
   ids?: number[];
   logps?: number[];
   reason?: Generated['reason'];
+  /** With `baseLogps`: of the same tokens under the base, at the same temperature. */
+  base_logps?: number[];
 }
 
 export interface GenerateResult {
@@ -153,6 +158,9 @@ export async function generateCommand(options: GenerateOptions): Promise<Generat
         onPart,
       },
     );
+    const { baseLogps = false, logps = baseLogps } = options;
+    const requests = asked.map(({ request }) => request);
+    const base = baseLogps ? await logpsUnder(model, opened.bank, -1, requests, made, stopOf(options.stop).flag) : null;
     const samples = made.map((sample, i): GeneratedSample => {
       const { name, at, seed: drawn } = asked[i];
       return {
@@ -161,7 +169,8 @@ export async function generateCommand(options: GenerateOptions): Promise<Generat
         seed: drawn,
         text: sample.text,
         tokens: sample.tokens.length,
-        ...(options.logps ? { ids: [...sample.tokens], logps: [...sample.logps], reason: sample.reason } : {}),
+        ...(logps ? { ids: [...sample.tokens], logps: [...sample.logps], reason: sample.reason } : {}),
+        ...(base ? { base_logps: [...base[i]] } : {}),
       };
     });
     return { prompt: texts[0], ...(texts.length > 1 ? { prompts: texts } : {}), samples };

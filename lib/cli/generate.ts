@@ -81,11 +81,12 @@ export function generateCommand(load = () => import('../api/generate.js')): Comm
     .option('--batch <n>', 'sequences at a time (default: 128)', integer(1))
     .option('--memory <gb>', 'for keys and values (default: 80 % of what is free)', real(0))
     .option('--logps', 'with --json: token ids, their log-probabilities, and why each sample ended')
+    .option('--base-logps', 'the same, and log-probabilities under the base')
     .option('--stream', 'print the text as it comes (one sample)')
     .action(async (options: Parsed) => {
       const { prompt = [], weights, stop: stopTexts, memory, stream } = options;
       const { seed, samples, maxNewTokens, temperature, topK, topP } = options;
-      const more = ['minP', 'repetitionPenalty', 'batch', 'mixAlpha', 'logps'] as const;
+      const more = ['minP', 'repetitionPenalty', 'batch', 'mixAlpha', 'logps', 'baseLogps'] as const;
       const given = Object.fromEntries(
         more.flatMap((key) => (options[key] === undefined ? [] : [[key, options[key]]])),
       );
