@@ -9,6 +9,7 @@ import {
   label,
   show,
   strengths,
+  there,
   train,
   tuned,
   votesFrom,
@@ -92,17 +93,20 @@ console.log(
 );
 for (const [s, setting] of models.entries()) {
   const runs = results[s];
-  const all = runs.flatMap((r) => r.held);
+  const all = there(runs.flatMap((r) => r.held));
   const worst = [...all].sort((a, b) => a - b).slice(0, all.length / 10);
   const { l2, residual } = chosen[s];
   const columns = [label(setting).padEnd(11), `${l2}${residual ? ` (${residual})` : ''}`.padEnd(10)];
   columns.push(`${show(mean(all))} ${interval(bootstrap(all, mean, 500))}`, `${show(mean(worst))}      `);
   columns.push(show(mean(runs.map((r) => r.likelihood))).padEnd(10));
   columns.push(show(mean(runs.map((r) => r.ece))), show(mean(runs.map((r) => r.brier))).padEnd(7));
-  columns.push(`${show(mean(runs.flatMap((r) => r.jokes)))}    `, show(mean(runs.flatMap((r) => r.unseen))));
+  columns.push(
+    `${show(mean(there(runs.flatMap((r) => r.jokes))))}    `,
+    show(mean(there(runs.flatMap((r) => r.unseen)))),
+  );
   console.log(columns.join(' '));
 }
-const accuracy = (s) => mean(results[s].flatMap((r) => r.held));
+const accuracy = (s) => mean(there(results[s].flatMap((r) => r.held)));
 const lists = (s) => results[s].map((r) => r.held);
 const shared = models.map(({ model }, s) => (['low-rank', 'mixed'].includes(model) ? s : -1)).filter((s) => s >= 0);
 for (const s of shared)
@@ -140,9 +144,9 @@ for (const count of shots) {
     });
     return accuracies(people.scorer(table), query, unknown.length, (u) => annotators.length + u);
   });
-  const gain = right.map((a, i) => a - generic[i]);
+  const gain = there(right.map((a, i) => a - generic[i]));
   console.log(
-    `${String(count).padStart(2)} shots  ${show(mean(right))}  gain ${show(mean(gain))} ${interval(bootstrap(gain, mean, 500))}`,
+    `${String(count).padStart(2)} shots  ${show(mean(there(right)))}  gain ${show(mean(gain))} ${interval(bootstrap(gain, mean, 500))}`,
   );
 }
 times.sort((a, b) => a - b);

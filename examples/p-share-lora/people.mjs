@@ -154,11 +154,14 @@ export const strengths =
     return l2s.slice(1, 3).flatMap((l2) => l2s.slice(1).map((residual) => ({ l2, residual })));
   };
 
+/** Without the voters who have no pair. */
+export const there = (values) => values.filter((value) => !Number.isNaN(value));
+
 export const show = (value, digits = 4) => value.toFixed(digits);
 export const interval = ([low, high]) => `[${show(low)}, ${show(high)}]`;
 
 /** Differences voter by voter between two models' accuracies, with the interval over voters and draws. */
 export function difference(one, other) {
-  const values = one.flatMap((list, draw) => list.map((a, u) => a - other[draw][u])).filter((a) => !Number.isNaN(a));
+  const values = there(one.flatMap((list, draw) => list.map((a, u) => a - other[draw][u])));
   return `${show(mean(values))} ${interval(bootstrap(values, mean, 1000))}`;
 }

@@ -12,6 +12,7 @@ import {
   show,
   strengths,
   textItems,
+  there,
   train,
   tuned,
   votesFrom,
@@ -86,7 +87,7 @@ console.log(
 console.log('model       l2 (own)   accuracy by voter        worst tenth  likelihood ece    brier');
 for (const [s, setting] of models.entries()) {
   const runs = results[s];
-  const all = runs.flatMap((r) => r.held);
+  const all = there(runs.flatMap((r) => r.held));
   const worst = [...all].sort((a, b) => a - b).slice(0, all.length / 10);
   const { l2, residual } = chosen[s];
   const columns = [label(setting).padEnd(11), `${l2}${residual ? ` (${residual})` : ''}`.padEnd(10)];
