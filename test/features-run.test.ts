@@ -190,6 +190,38 @@ describe('adapt', () => {
     );
   });
 
+  it('reads of a file of voters only those that are asked for', async () => {
+    await run('low-rank', 'lazy');
+    const path = join(output('lazy'), 'features.safetensors');
+    const [all, some] = [Population.load(path), Population.load(path, ['u7', 'u3', 'nobody'])];
+    expect(some.annotators).toEqual(['u3', 'u7']);
+    for (const name of some.annotators) {
+      const [a, b] = [all, some].map((people) => people.index.get(name) as number);
+      expect(some.own(b)).toEqual(all.own(a));
+      expect(some.posterior(b)?.factor).toEqual(all.posterior(a)?.factor);
+    }
+    expect(some.own(-1)).toEqual(all.own(-1));
+    expect(Population.load(path, []).annotators).toEqual([]);
+  });
+
+  it('draws voters by taste, how reliable rewards are and who is hardest, in the report', async () => {
+    await run('low-rank', 'drawn', { rank: 2 });
+    const { features } = JSON.parse(readFileSync(join(output('drawn'), 'summary.json'), 'utf8'));
+    expect(features.map.voters).toHaveLength(20);
+    // Tastes of either sign along one direction: the sides of the first axis are the groups, and it holds nearly all.
+    const sides = population.map(({ size }, u) => Math.sign(size) * Math.sign(features.map.voters[u].x));
+    expect(Math.abs(sides.reduce((a, b) => a + b, 0))).toBe(20);
+    expect(features.map.axes[0].share).toBeGreaterThan(0.8);
+    const liked = (ids: string[]) => ids.reduce((sum, id) => sum + reward(Number(id.slice(1)), sides[0]), 0);
+    expect(liked(features.map.axes[0].high)).toBeGreaterThan(0);
+    expect(liked(features.map.axes[0].low)).toBeLessThan(0);
+    expect(features.reliability.length).toBeGreaterThan(3);
+    const page = readFileSync(join(output('drawn'), 'report.html'), 'utf8');
+    for (const title of ['Voters by taste', 'Reliability', 'Hardest voters', 'Rewards by annotator']) {
+      expect(page).toContain(title);
+    }
+  });
+
   it('scores less what the votes leave open, and for all voters together', async () => {
     await run('low-rank', 'beliefs');
     const data = [
@@ -278,6 +310,7 @@ describe('awkward votes', () => {
     expect(notes.join('\n')).toMatch(/5 of 5 annotators have fewer votes than the rank 8/);
     expect(notes.join('\n')).toMatch(/differ only in how they are spelt/);
     expect(notes.join('\n')).toMatch(/two equal completions/);
+    expect(notes.join('\n')).toMatch(/1 of 5 annotators contradict themselves on 1 couple of items/);
     const people = Population.load(join(output('awkward'), 'features.safetensors'));
     expect([...people.parameters.own, ...people.parameters.shared].every(Number.isFinite)).toBe(true);
   });

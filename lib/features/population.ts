@@ -1,6 +1,7 @@
 import { tieModels } from '../losses/ties.js';
 import { type NamedTensor, readSafetensors, writeSafetensors } from '../model/safetensors.js';
 import { PluralignError } from '../native/errors.js';
+import { partOf } from './lazy.js';
 import { lbfgs } from './lbfgs.js';
 import type { FeatureModelName, FeatureRewardModel, Features, Parameters } from './models/index.js';
 import { featureModel, featureModels, sizeOf } from './models/index.js';
@@ -216,9 +217,13 @@ export class Population {
     });
   }
 
-  /** Throws `NOT_FOUND`, `IO`, or `BAD_FILE` where the file is not one that `save` wrote. */
-  static load(path: string): Population {
-    const { metadata, tensors } = readSafetensors(path);
+  /**
+   * @param names read only what is theirs, of those whom the file knows: a file of millions then costs what they do
+   *
+   * Throws `NOT_FOUND`, `IO`, or `BAD_FILE` where the file is not one that `save` wrote.
+   */
+  static load(path: string, names?: Iterable<string>): Population {
+    const { metadata, tensors } = names ? partOf(path, names) : readSafetensors(path);
     const bad = (what: string) =>
       new PluralignError('BAD_FILE', `${path}: ${what}; expected a population that \`train\` wrote (model: features)`);
     const name = metadata.model as FeatureModelName;

@@ -24,8 +24,8 @@ export interface FeatureRun {
   population: Population;
 }
 
-/** Everyone a run knows, and its items (or those of another table). Throws `BAD_CONFIG` for a run that is none of these. */
-export async function openFeatureRun(run: string, items?: string): Promise<FeatureRun> {
+/** Everyone a run knows (or of them those named), and its items (or those of another table). Throws `BAD_CONFIG` for a run that is none of these. */
+export async function openFeatureRun(run: string, items?: string, names?: Iterable<string>): Promise<FeatureRun> {
   if (!(await isFeatureRun(run))) {
     throw new PluralignError('BAD_CONFIG', `${run}: expected a run of method reward with model: features`);
   }
@@ -37,7 +37,7 @@ export async function openFeatureRun(run: string, items?: string): Promise<Featu
       `${run} has no features.safetensors yet: the run is not finished; train it again`,
     );
   }
-  const population = Population.load(path);
+  const population = Population.load(path, names);
   return { config, population, table: await readItems(items ?? (config.data.items as string)) };
 }
 
@@ -60,6 +60,12 @@ export async function evalFeatures(
   return evaluateVotes(votes, annotators.length, population.scorer(table), population.ties);
 }
 
+async function rowsOfRun(run: string, data: readonly string[], signal?: AbortSignal) {
+  const { table } = await openFeatureRun(run, undefined, []);
+  const { rows } = await readVotes(data, table, { ties: true, signal });
+  return { table, rows };
+}
+
 export interface ScoreFeaturesOptions {
   /** Also `lower`: rewards less this many standard deviations of the voter's posterior. */
   lower?: number;
@@ -77,8 +83,10 @@ export async function scoreFeatures(
   data: readonly string[],
   { lower, alpha, signal }: ScoreFeaturesOptions = {},
 ): Promise<{ policies: string[]; rows: { rewards: Record<string, number[]>; best: Record<string, number> }[] }> {
-  const { population, table } = await openFeatureRun(run);
-  const { rows } = await readVotes(data, table, { annotators: population.annotators, ties: true, signal });
+  // Voters of the rows alone are read, unless all are asked for.
+  const { table, rows } = await rowsOfRun(run, data, signal);
+  const names = alpha === undefined ? rows.map((row) => row.annotator ?? '') : undefined;
+  const { population } = await openFeatureRun(run, undefined, names);
   const scorers: Record<string, Scorer> = { features: population.scorer(table) };
   if (lower !== undefined) scorers.lower = lowerConfidence(population, table, lower);
   if (alpha !== undefined) {

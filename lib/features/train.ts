@@ -6,11 +6,13 @@ import { PluralignError } from '../native/errors.js';
 import { openRunFolder } from '../training/run-folder.js';
 import type { TrainOptions, TrainSummary } from '../training/train.js';
 import { type FeatureData, featureData } from './data.js';
-import { evaluateVotes } from './evaluate.js';
+import { evaluateVotes, outcomes } from './evaluate.js';
 import { featureModel } from './models/index.js';
 import { useThreads } from './native.js';
+import { reliability, voterMap } from './picture.js';
 import { Population } from './population.js';
 import { isTie, likeliestNu, type Ties, withTies } from './ties.js';
+import { voteNotes, voteReport } from './voters.js';
 import type { Votes } from './votes.js';
 
 /** The file of a run that holds everyone. */
@@ -31,8 +33,11 @@ export async function trainFeatures(config: ResolvedConfig, options: TrainOption
     const started = performance.now();
     const signal = options.stop instanceof AbortSignal ? options.stop : options.stop?.signal;
     const data = await featureData(config, signal);
-    for (const text of [...data.notes, ...fewVotes(config, data)]) note(text);
+    for (const text of data.notes) note(text);
     const population = await fitPopulation(config, data, note, signal);
+    const { own } = population.model;
+    const report = voteReport(data.train.votes, own);
+    if (own > 0) for (const text of voteNotes(report, population.rank, own)) note(text);
     await population.save(populationPath(folder.dir));
     const scorer = population.scorer(data.table);
     const known = population.annotators.length;
@@ -60,10 +65,19 @@ export async function trainFeatures(config: ResolvedConfig, options: TrainOption
       finished: true,
       seconds,
       train: metrics,
-      data: { ...data.reports, annotators: known, votes: data.train.votes.m },
+      data: { ...data.reports, annotators: known, votes: data.train.votes.m, voters: report },
       paths: { run: folder.dir, model: populationPath(folder.dir) },
     };
     if (evaluation) summary.eval = evaluation;
+    const map = voterMap(population, data.table);
+    const features: Record<string, unknown> = map ? { map } : {};
+    if (data.eval && evaluation) {
+      // The same rows all under the reward of whoever is unknown: what is gained by knowing who votes.
+      if (own > 0) summary.eval_generic = evaluateVotes(data.eval, 0, scorer, population.ties);
+      const pairs = outcomes(data.eval, known, scorer).filter((row) => row.group.kind === 'pair' && !row.group.tie);
+      features.reliability = reliability(pairs.map((row) => row.margin));
+    }
+    if (Object.keys(features).length > 0) summary.features = features;
     await folder.writeSummary(summary);
     const { writeReport } = await import('../report/index.js');
     await writeReport(folder.dir);
@@ -132,21 +146,4 @@ async function fitPopulation(
     });
     nu = likeliestNu(type, differences, tied, weights);
   }
-}
-
-/** Says where annotators have fewer votes than own numbers: the prior decides the rest. */
-function fewVotes(config: ResolvedConfig, { train: { votes } }: FeatureData): string[] {
-  const { rank, model } = config.features as NonNullable<ResolvedConfig['features']>;
-  if (model === 'global') return [];
-  const counts = new Int32Array(votes.annotators.length);
-  for (const u of votes.annotator) if (u >= 0) counts[u]++;
-  const one = counts.filter((count) => count === 1).length;
-  const few = model === 'local' ? 0 : counts.filter((count) => count < rank).length;
-  const notes: string[] = [];
-  if (one > 0) notes.push(`${one} of ${counts.length} annotators have one vote`);
-  if (few > 0)
-    notes.push(
-      `${few} of ${counts.length} annotators have fewer votes than the rank ${rank}; the prior decides the rest`,
-    );
-  return notes;
 }

@@ -25,6 +25,8 @@ export interface Summary {
   /** The rows of `eval` all under the generic adapter. */
   eval_generic?: Evaluation;
   data?: Metrics;
+  /** Of rewards on features: a map of the voters, and whether probabilities hold. */
+  features?: unknown;
   paths?: Metrics;
   samples?: Record<string, unknown>[];
 }

@@ -1,0 +1,83 @@
+import type { ReliabilityBin, TasteAxis, VoterMap } from '../features/picture.js';
+import { html, type Markup } from './html.js';
+import { formatPercent } from './numbers.js';
+import { type Evaluation, isRecord, type Metrics } from './read.js';
+
+const side = 420;
+const margin = 30;
+
+/** Voters on the plane of their two main tastes, each coloured by how well their held-out votes are met. */
+function map({ voters }: VoterMap, own: Evaluation | undefined): Markup {
+  const reach = Math.max(1e-9, ...voters.flatMap(({ x, y }) => [Math.abs(x), Math.abs(y)]));
+  const at = (value: number) => side / 2 + (value / reach) * (side / 2 - margin);
+  const of = isRecord(own?.annotators) ? (own.annotators as Record<string, Metrics>) : {};
+  const dot = ({ name, x, y }: VoterMap['voters'][number]) => {
+    const accuracy = of[name]?.accuracy;
+    const known = typeof accuracy === 'number';
+    const text = known ? `${name}: ${formatPercent(accuracy)} of their held-out votes` : name;
+    return html`<circle class="${known && accuracy < 0.5 ? 'bar-before' : 'bar-after'}" opacity=".55" r="3.2"
+cx="${at(x).toFixed(1)}" cy="${(side - at(y)).toFixed(1)}"><title>${text}</title></circle>`;
+  };
+  return html`<svg class="scatter" width="${side}" height="${side}" role="img" aria-label="Voters by their two main tastes">
+<line class="half" x1="${side / 2}" x2="${side / 2}" y1="${margin / 2}" y2="${side - margin / 2}"/>
+<line class="half" y1="${side / 2}" y2="${side / 2}" x1="${margin / 2}" x2="${side - margin / 2}"/>${voters.map(dot)}
+<text class="tick" x="${side - margin / 2}" y="${side / 2 + 16}" text-anchor="end">first taste</text>
+<text class="tick" x="${side / 2 + 6}" y="${margin / 2 + 4}">second taste</text></svg>`;
+}
+
+function axisRows(axes: TasteAxis[]): Markup[] {
+  const ends = [
+    ['right', 'left'],
+    ['above', 'below'],
+  ];
+  const list = (names: string[]) => names.map((name, i) => html`${i > 0 && ', '}<bdi>${name}</bdi>`);
+  return axes.flatMap((axis, a) => [
+    html`<tr><th scope="row">${ends[a][0]}</th><td>${list(axis.high)}</td><td>${formatPercent(axis.share)}</td></tr>`,
+    html`<tr><th scope="row">${ends[a][1]}</th><td>${list(axis.low)}</td><td></td></tr>`,
+  ]);
+}
+
+/** Share ordered right over stated confidence: on the line where a probability means what it says. */
+function reliabilityChart(bins: ReliabilityBin[]): Markup {
+  const size = 320;
+  const at = (value: number) => 34 + ((value - 0.5) / 0.5) * (size - 68);
+  const most = Math.max(...bins.map((bin) => bin.rows));
+  const low = (value: number) => Math.max(0.5, value);
+  const dot = ({ rows, confidence, accuracy }: ReliabilityBin) =>
+    html`<circle class="bar-after" cx="${at(confidence).toFixed(1)}" cy="${(size - at(low(accuracy))).toFixed(1)}"
+r="${(2 + 7 * Math.sqrt(rows / most)).toFixed(1)}"><title>said ${formatPercent(confidence)}, right ${formatPercent(accuracy)}, ${rows} pairs</title></circle>`;
+  const line = bins
+    .map(({ confidence, accuracy }) => `${at(confidence).toFixed(1)},${(size - at(low(accuracy))).toFixed(1)}`)
+    .join(' ');
+  const tick = (
+    value: number,
+  ) => html`<text class="tick" x="${at(value)}" y="${size - 16}" text-anchor="middle">${value}</text>
+<text class="tick" x="28" y="${size - at(value) + 4}" text-anchor="end">${value}</text>`;
+  return html`<svg class="scatter" width="${size}" height="${size}" role="img"
+aria-label="Reliability: share of pairs ordered right over the stated confidence">
+<rect x="34" y="34" width="${size - 68}" height="${size - 68}" fill="none" stroke="var(--edge)"/>
+<line class="half" x1="${at(0.5)}" y1="${size - at(0.5)}" x2="${at(1)}" y2="${size - at(1)}"/>
+<polyline points="${line}" fill="none" stroke="var(--accent)" opacity=".5"/>${bins.map(dot)}${[0.5, 0.75, 1].map(tick)}
+<text class="tick" x="${size / 2}" y="${size - 2}" text-anchor="middle">stated confidence</text></svg>`;
+}
+
+/** Of a run of rewards on features: who likes what, and whether its probabilities hold. */
+export function featureSection(features: unknown, own: Evaluation | undefined): Markup | null {
+  if (!isRecord(features)) return null;
+  const { map: drawn, reliability: bins } = features as { map?: VoterMap; reliability?: ReliabilityBin[] };
+  const some = drawn && drawn.voters.length < drawn.of ? `${drawn.voters.length} of ${drawn.of} voters` : 'All voters';
+  const voters =
+    drawn &&
+    html`<section><h2>Voters by taste</h2><p class="caption">${some} on the plane that holds most of how their rewards
+differ; the distance of two is how far their rewards are apart. Voters to one side like the items named for it more than
+others do. Pale: fewer than half of their held-out votes are met.</p><div class="two"><div>${map(drawn, own)}</div>
+<div class="scroll"><table><thead><tr><th scope="col">towards</th><th scope="col">items liked more</th>
+<th scope="col">of the spread</th></tr></thead><tbody>${axisRows(drawn.axes)}</tbody></table></div></div></section>`;
+  const reliable =
+    bins &&
+    bins.length > 0 &&
+    html`<section><h2>Reliability</h2><p class="caption">Held-out pairs by how sure the rewards are of them: on the line,
+a probability is right as often as it says. Accuracy below one half is drawn at one half; an area for the pairs.</p>
+${reliabilityChart(bins)}</section>`;
+  return html`${voters}${reliable}`;
+}
