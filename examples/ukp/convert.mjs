@@ -3,7 +3,7 @@
  * Turns UKPConvArg1 into preference rows: one row for each vote that prefers one of two arguments, with the voter's
  * name. Debates are held out whole (both stances), so that evaluation is on topics never trained on.
  *
- * usage: node convert.mjs --data DIR --output DIR [--eval 0.2] [--seed 0] [--max-rows N] [--min-votes N]
+ * usage: node convert.mjs --data DIR --output DIR [--eval 0.2] [--seed 0] [--max-rows N] [--min-votes N] [--ties]
  */
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
@@ -12,11 +12,12 @@ import { parseArgs } from 'node:util';
 import { parse } from 'csv-parse/sync';
 
 const usage =
-  'usage: node convert.mjs --data DIR --output DIR [--eval SHARE] [--seed N] [--max-rows N] [--min-votes N]\n' +
+  'usage: node convert.mjs --data DIR --output DIR [--eval SHARE] [--seed N] [--max-rows N] [--min-votes N] [--ties]\n' +
   '  --eval       share of the debates held out (default 0.2)\n' +
   '  --seed       which debates and, under --max-rows, which rows (default 0)\n' +
   '  --max-rows   at most N rows in each file\n' +
-  '  --min-votes  leave out annotators with fewer decided votes than N';
+  '  --min-votes  leave out annotators with fewer decided votes than N\n' +
+  '  --ties       keep votes for `equal`, as rows with "tie": true';
 
 function fail(message) {
   console.error(`${message}\n${usage}`);
@@ -27,7 +28,15 @@ function readOptions() {
   const text = { type: 'string' };
   try {
     const { values } = parseArgs({
-      options: { data: text, output: text, eval: text, seed: text, 'max-rows': text, 'min-votes': text },
+      options: {
+        data: text,
+        output: text,
+        eval: text,
+        seed: text,
+        'max-rows': text,
+        'min-votes': text,
+        ties: { type: 'boolean', default: false },
+      },
     });
     const number = (name, fallback, valid, expected) => {
       const value = values[name] === undefined ? fallback : Number(values[name]);
@@ -43,6 +52,7 @@ function readOptions() {
       seed: number('seed', 0, count, 'a whole number'),
       maxRows: number('max-rows', Infinity, (v) => v === Infinity || (count(v) && v > 0), 'a positive whole number'),
       minVotes: number('min-votes', 0, count, 'a whole number'),
+      ties: values.ties,
     };
   } catch (error) {
     return fail(error.message);
@@ -65,30 +75,32 @@ async function readArguments(file) {
 const promptOf = ({ title, stance }) =>
   `Debate: ${title.trim()}\nWhich argument is more convincing for the position "${stance.trim()}"?\nArgument:`;
 
-/** Every decided vote as a row, with the debate it belongs to. */
-function decidedRows(votes, pairs, argumentsById) {
+/** Every decided vote (and, where asked, every tie) as a row, with the debate it belongs to. */
+function decidedRows(votes, pairs, argumentsById, keepTies) {
   const rows = [];
   let equal = 0;
   for (const [index, vote] of votes.entries()) {
     const at = `votes.csv: record ${index + 1}`;
     const pair = pairs.get(vote.pair_id);
     if (!pair) throw new Error(`${at}: pair_id ${vote.pair_id} is not in pairs.csv`);
-    if (vote.value === 'equal') {
+    const tie = vote.value === 'equal';
+    if (tie && !keepTies) {
       equal++;
       continue;
     }
-    if (vote.value !== 'a1' && vote.value !== 'a2') {
+    if (!tie && vote.value !== 'a1' && vote.value !== 'a2') {
       throw new Error(`${at}: value is ${JSON.stringify(vote.value)}, expected a1, a2 or equal`);
     }
     const [first, second] = [pair.arg1_id, pair.arg2_id].map((id) => argumentsById.get(id));
     if (!first || !second) throw new Error(`${at}: an argument of ${vote.pair_id} is not in arguments.jsonl`);
-    const [chosen, rejected] = vote.value === 'a1' ? [first, second] : [second, first];
+    const [chosen, rejected] = vote.value !== 'a2' ? [first, second] : [second, first];
     const row = {
       prompt: promptOf(first),
       chosen: ` ${chosen.text.trim()}`,
       rejected: ` ${rejected.text.trim()}`,
       annotator: vote.worker,
     };
+    if (tie) row.tie = true;
     // The voter's own stance on the debate, where it is known: same, opposite or none.
     if (vote.worker_stance) row.group = vote.worker_stance;
     rows.push({ debate: first.title, key: `${vote.pair_id}\n${vote.worker}`, row });
@@ -130,9 +142,10 @@ async function main() {
   const pairs = new Map((await readTable(join(options.data, 'pairs.csv'))).map((pair) => [pair.pair_id, pair]));
   const votes = await readTable(join(options.data, 'votes.csv'));
 
-  const { rows, equal } = decidedRows(votes, pairs, argumentsById);
-  const perAnnotator = tally(rows, (r) => r.row.annotator);
-  const kept = rows.filter((r) => perAnnotator.get(r.row.annotator) >= options.minVotes);
+  const { rows, equal } = decidedRows(votes, pairs, argumentsById, options.ties);
+  const decided = rows.filter((r) => !r.row.tie);
+  const perAnnotator = tally(decided, (r) => r.row.annotator);
+  const kept = rows.filter((r) => (perAnnotator.get(r.row.annotator) ?? 0) >= options.minVotes);
 
   const debates = [...new Set([...argumentsById.values()].map((a) => a.title))].sort(byHash(options.seed, (d) => d));
   const heldOut = new Set(

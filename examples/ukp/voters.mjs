@@ -7,13 +7,12 @@
  * usage: node voters.mjs [--data DIR] [--model DIR] [--output DIR] [--seeds 5] [--first-seed 0] [--models si,wu,…]
  *                        [--rate 4e-3] [--threads N]
  */
-import { spawnSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { pairedBootstrap, train, worstDecile } from 'pluralign';
+import { deviation, mean, percent, prepareVoters } from './voters-data.mjs';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const text = (fallback) => ({ type: 'string', default: fallback });
@@ -29,9 +28,6 @@ const { values: options } = parseArgs({
     threads: text('auto'),
   },
 });
-
-/** How many voters, and rows of each; enough to see a difference, few enough for minutes on two cores. */
-const sizes = { voters: 30, train: 40, eval: 20, characters: 600 };
 
 const names = {
   global: 'global',
@@ -49,52 +45,6 @@ const adapters = {
   g: { share: 'b', init: 'global' },
   pull: { share: 'b', init: 'warm-up', penalty: 1 },
 };
-
-const readRows = (file) =>
-  readFileSync(file, 'utf8')
-    .split('\n')
-    .filter(Boolean)
-    .map((line) => JSON.parse(line));
-
-function writeRows(file, rows) {
-  writeFileSync(`${file}.part`, rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
-  renameSync(`${file}.part`, file);
-}
-
-/** Another three debates are held out for every seed; of the voters with most rows a fixed number of rows each. */
-function prepare(seed) {
-  const dir = join(options.output, `data-${seed}`);
-  const files = { train: join(dir, 'voters-train.jsonl'), eval: join(dir, 'voters-eval.jsonl') };
-  if (existsSync(files.train) && existsSync(files.eval)) return files;
-  const convert = join(root, 'examples/ukp/convert.mjs');
-  const argv = [convert, '--data', options.data, '--output', dir, '--seed', String(seed), '--min-votes', '100'];
-  const { status, stderr } = spawnSync(process.execPath, argv, { encoding: 'utf8' });
-  if (status !== 0) throw new Error(stderr);
-  const by = new Map();
-  for (const row of readRows(join(dir, 'train.jsonl'))) {
-    if (!by.has(row.annotator)) by.set(row.annotator, []);
-    by.get(row.annotator).push(row);
-  }
-  const most = [...by].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1)).slice(0, sizes.voters);
-  const chosen = new Set(most.map(([name]) => name));
-  const take = (rows, count) => {
-    const key = (row) =>
-      createHash('sha256')
-        .update(`${seed}${JSON.stringify(row)}`)
-        .digest('hex');
-    const seen = new Map();
-    return rows
-      .filter((row) => chosen.has(row.annotator) && row.chosen.length + row.rejected.length < sizes.characters)
-      .sort((a, b) => (key(a) < key(b) ? -1 : 1))
-      .filter(({ annotator }) => {
-        seen.set(annotator, (seen.get(annotator) ?? 0) + 1);
-        return seen.get(annotator) <= count;
-      });
-  };
-  writeRows(files.eval, take(readRows(join(dir, 'eval.jsonl')), sizes.eval));
-  writeRows(files.train, take([...by.values()].flat(), sizes.train));
-  return files;
-}
 
 function config(model, seed, data) {
   return {
@@ -127,11 +77,6 @@ async function outcome(model, seed, data, signal) {
   return train(given, { resume: true, stop: signal });
 }
 
-const percent = (x) => (100 * x).toFixed(1);
-const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
-const deviation = (values) =>
-  Math.sqrt(values.reduce((sum, x) => sum + (x - mean(values)) ** 2, 0) / Math.max(1, values.length - 1));
-
 async function main() {
   const controller = new AbortController();
   process.once('SIGINT', () => controller.abort());
@@ -142,7 +87,7 @@ async function main() {
   const seeds = Array.from({ length: Number(options.seeds) }, (_, i) => Number(options['first-seed']) + i);
   const results = Object.fromEntries(models.map((model) => [model, []]));
   for (const seed of seeds) {
-    const data = prepare(seed);
+    const data = prepareVoters(options.data, join(options.output, `data-${seed}`), seed);
     for (const model of models) {
       const summary = await outcome(model, seed, data, controller.signal);
       if (!summary.finished) return console.error('stopped; the same command goes on');

@@ -53,7 +53,7 @@ export function adaptCommand(load: () => Promise<AdaptApi> = () => import('../ap
     .option('--replace', 'fit annotators anew whom the run has already')
     .option('--steps <n>', 'with adapters: steps over all votes of an annotator (default: 20)', integer(0))
     .option('--learning-rate <rate>', "with adapters: default the run's", real(0))
-    .option('--penalty <lambda>', "with adapters: pull towards the generic adapter; default the run's", real(0))
+    .option('--penalty <lambda>', "with adapters: pull towards the generic adapter; default the run's, or 1", real(0))
     .action(async (options: Omit<AdaptCommandOptions, 'stop' | 'note' | 'votes'> & AdaptFlags) => {
       const { run, votes = [], annotator: annotators, next, items, replace, steps, learningRate, penalty } = options;
       await withStop(

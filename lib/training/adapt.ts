@@ -28,7 +28,7 @@ export interface AdaptVotersOptions {
   steps?: number;
   /** Default: the run's. */
   learningRate?: number;
-  /** λ of λ/2 ‖own − generic‖² beside the sum of the votes' losses; default: the run's. */
+  /** λ of λ/2 ‖own − generic‖² beside the sum of the votes' losses; default: the run's, or 1 where that is 0. */
   penalty?: number;
   stop?: Stop;
   quiet?: boolean;
@@ -142,7 +142,7 @@ async function fitOne(
 ): Promise<AdaptVotersResult['annotators'][string]> {
   const { train } = config;
   const { steps = 20, learningRate = train.learning_rate } = options;
-  const penalty = options.penalty ?? (config.adapter as { penalty: number }).penalty;
+  const penalty = options.penalty ?? ((config.adapter as { penalty: number }).penalty || 1);
   const settings = { maxTokens: train.max_tokens_per_pack, abort };
   const judge = async (index: number) => {
     const { rows } = await evaluateGroups(votes, objective, { model, bank, adapter: index }, reference, settings);
