@@ -23,6 +23,7 @@ import {
   type ResolvedFeatures,
   type ResolvedLoss,
 } from './schema.js';
+import { checkSoups, resolveSoups } from './soups.js';
 import { applySets, type Path, parseYaml, type Source } from './source.js';
 
 const header = '# The configuration of this run, complete. Written by pluralign; it can be given to train again.\n';
@@ -43,6 +44,7 @@ const methodLosses: Record<Method, readonly LossType[]> = {
   grpo: ['sft'],
   'reinforce++': ['sft'],
   ppo: ['sft'],
+  soups: ['sft'],
 };
 
 /** Methods that can train rewards on the features of items. */
@@ -103,7 +105,7 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
     say(['features', 'batch_size'], `mini-batches are for model low-rank, but the model is ${config.features.model}`);
   if (config.em !== null && !emMethods.includes(method))
     say(['em'], `belongs to method ${emMethods.join(', ')}, but the method is ${method}`);
-  wrong.push(...checkRollouts(config, source));
+  wrong.push(...checkRollouts(config, source), ...checkSoups(config, source));
   if (method === 'pretrain') {
     if (adapter !== null && adapter !== 'full')
       say(['adapter'], 'pretrain trains all weights; leave it out or write full');
@@ -278,6 +280,7 @@ function resolveSource(source: Source, base: string, output: string | undefined)
     features: resolveFeatures(config),
     em,
     ...resolveRollouts(config, path),
+    soups: resolveSoups(config.soups, path),
     pretrain: config.pretrain && { ...config.pretrain, tokenizer: path(config.pretrain.tokenizer) },
     output: output === undefined ? path(config.output as string) : resolve(output),
   };

@@ -8,6 +8,7 @@ import {
   rolloutSchema,
 } from './rollout-schema.js';
 import type { Method, ParsedConfig, ResolvedConfig } from './schema.js';
+import { trainedBy } from './soups.js';
 import type { Path, Source } from './source.js';
 
 /** Methods that learn from their own samples, with the block that each reads. */
@@ -23,7 +24,7 @@ export function checkRollouts(config: ParsedConfig, source: Source): string[] {
   const wrong: string[] = [];
   const say = (path: Path, message: string) => wrong.push(`${source.locate(path)}: ${path.join('.')}: ${message}`);
   const { method } = config;
-  const own = rolloutMethods[method];
+  const own = rolloutMethods[trainedBy(config)];
   const blocks = new Set(Object.values(rolloutMethods));
   for (const block of blocks) {
     if (config[block] !== null && block !== own)
@@ -34,7 +35,10 @@ export function checkRollouts(config: ParsedConfig, source: Source): string[] {
       say([block], `belongs to methods ${Object.keys(rolloutMethods).join(', ')}, but the method is ${method}`);
   }
   if (!own) return wrong;
-  if (config.rewards === null) say(['rewards'], 'found nothing, expected a list of what answers are rewarded for');
+  if (method === 'soups') {
+    if (config.rewards !== null) say(['rewards'], 'belongs to each of soups.wishes');
+  } else if (config.rewards === null)
+    say(['rewards'], 'found nothing, expected a list of what answers are rewarded for');
   wrong.push(...checkRewards(config.rewards ?? [], ['rewards'], source));
   if (config.train.early_stopping !== null) say(['train', 'early_stopping'], `is not for method ${method}`);
   if (config.adapter !== null && config.adapter !== 'full' && (config.adapter.dropout ?? 0) > 0)
@@ -84,7 +88,10 @@ export function checkRewards(
 }
 
 /** Rewards with their names and whole paths. */
-function resolveRewards(rewards: ParsedConfig['rewards'], path: (given: string) => string): ResolvedConfig['rewards'] {
+export function resolveRewards(
+  rewards: ParsedConfig['rewards'],
+  path: (given: string) => string,
+): ResolvedConfig['rewards'] {
   if (rewards === null) return null;
   return rewards.map((reward) => ({
     ...reward,
@@ -96,7 +103,7 @@ function resolveRewards(rewards: ParsedConfig['rewards'], path: (given: string) 
 
 /** The blocks of policies that learn from their own samples. */
 export function resolveRollouts(config: ParsedConfig, path: (given: string) => string) {
-  const own = rolloutMethods[config.method];
+  const own = rolloutMethods[trainedBy(config)];
   return {
     rewards: resolveRewards(config.rewards, path),
     rollout: own ? (config.rollout ?? rolloutSchema.parse({})) : null,

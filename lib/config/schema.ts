@@ -22,6 +22,7 @@ import {
   rlooSchema,
   rolloutSchema,
 } from './rollout-schema.js';
+import { type ResolvedSoups, soupsSchema } from './soups-schema.js';
 
 /** Models of rewards on features, one file each in lib/features/models. */
 export const featureModels = ['global', 'local', 'low-rank', 'mixed', 'lore', 'pal', 'heads'] as const;
@@ -39,6 +40,7 @@ export const methods = [
   'grpo',
   'reinforce++',
   'ppo',
+  'soups',
 ] as const;
 export type Method = (typeof methods)[number];
 
@@ -364,6 +366,7 @@ export const configSchema = section({
   grpo: grpoSchema.nullable().default(null),
   reinforce: reinforceSchema.nullable().default(null),
   ppo: ppoSchema.nullable().default(null),
+  soups: soupsSchema.nullable().default(null),
   output: text('a path').nullable().default(null),
 });
 
@@ -393,7 +396,7 @@ export type ResolvedTrain = Omit<z.output<typeof trainSchema>, 'early_stopping'>
 /** A checked configuration: every key present, every path absolute (but hf: models). It is a valid `Config` too. */
 export type ResolvedConfig = Omit<
   ParsedConfig,
-  'adapter' | 'loss' | 'data' | 'train' | 'reward' | 'features' | 'em' | 'rewards' | 'output'
+  'adapter' | 'loss' | 'data' | 'train' | 'reward' | 'features' | 'em' | 'rewards' | 'soups' | 'output'
 > & {
   data: ResolvedData;
   adapter: 'full' | ResolvedAdapter;
@@ -405,6 +408,7 @@ export type ResolvedConfig = Omit<
   features: ResolvedFeatures | null;
   /** Null unless the method learns from its own samples; so are `rollout` and the method's own block. */
   rewards: ResolvedRewardTerm[] | null;
+  soups: ResolvedSoups | null;
   /** Null unless the method finds types. */
   em: ResolvedEm | null;
   output: string;

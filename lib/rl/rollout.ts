@@ -1,5 +1,5 @@
 import type { Bank } from '../adapters/bank.js';
-import { pack, splitByTokens } from '../data/pack.js';
+import { type Pack, pack, splitByTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { Rollout } from '../methods/policy.js';
 import type { Model } from '../model/model.js';
@@ -19,6 +19,9 @@ export interface Scorers {
   critic: Bank | null;
   temperature: number;
   maxTokens: number;
+  /** Keep what a backward pass over the whole rollout needs, where it fits one pack. */
+  keep?: boolean;
+  checkpoint?: boolean;
   abort?: Int32Array;
 }
 
@@ -46,6 +49,8 @@ export async function tokenScores(
 
 export interface Rolled {
   rollout: Rollout;
+  /** The policy's forward pass, kept for one backward; null where it was not asked for or is too large. */
+  kept: Pack | null;
   samples: Sample[];
   scored: Scored;
 }
@@ -73,7 +78,14 @@ export async function makeRollout(
     offsets[c + 1] = offsets[c] + ids.length;
   });
   const { model, bank, critic } = scorers;
-  const old = await tokenScores(groups, { model, bank, adapter: 0 }, 'logps', scorers);
+  const { temperature, checkpoint, abort } = scorers;
+  const kept =
+    scorers.keep && splitByTokens(groups, 1, scorers.maxTokens).length === 1
+      ? pack(groups, { policies: [{ adapter: 0, grad: true }], read: 'logps' })
+      : null;
+  const old = kept
+    ? (await model.score(kept, bank, 'logps', { keep: true, checkpoint, temperature, abort })).values
+    : await tokenScores(groups, { model, bank, adapter: 0 }, 'logps', scorers);
   const reference = await tokenScores(groups, scorers.reference, 'logps', scorers);
   const values = critic && (await tokenScores(groups, { model, bank: critic, adapter: 0 }, 'reward', scorers));
   const rollout: Rollout = {
@@ -88,7 +100,7 @@ export async function makeRollout(
     ended: Uint8Array.from(samples, ({ ended }) => (ended ? 1 : 0)),
     values,
   };
-  return { rollout, samples, scored };
+  return { rollout, kept, samples, scored };
 }
 
 /** What a step logs of its rollout. `kl` is of whole sequences, in nats; `entropy` of a token, by its samples. */

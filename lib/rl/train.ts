@@ -123,6 +123,7 @@ class RlRun {
         maxTokens: scorers.maxTokens,
         checkpoint: train.gradient_checkpointing,
         longest: rollout!.max_new_tokens,
+        kept: rolled.kept,
         step: (bank) => this.optimise(bank),
         seed,
         abort: scorers.abort,
@@ -256,6 +257,9 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
       critic,
       temperature: config.rollout!.temperature,
       maxTokens,
+      // One update on what was just sampled: its forward pass is the one that scored the samples.
+      keep: method.epochs === 1 && method.minibatches === 1 && method.critic === null,
+      checkpoint: config.train.gradient_checkpointing,
       abort: stop.flag,
     };
     const banks = { policy, ...(critic && { critic }) } as Banks & { policy: Bank };

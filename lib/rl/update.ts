@@ -1,6 +1,6 @@
 import type { Bank } from '../adapters/bank.js';
 import { Random } from '../base/random.js';
-import { pack, splitByTokens } from '../data/pack.js';
+import { type Pack, pack, splitByTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { Estimate, PolicyMethod, Rollout, UpdateOutcome, UpdateTotals } from '../methods/policy.js';
 import type { Model } from '../model/model.js';
@@ -17,6 +17,8 @@ export interface UpdateOptions {
   longest: number;
   /** One optimizer step on a bank; its gradient's norm. */
   step: (bank: Bank) => Promise<number>;
+  /** A forward pass of the first update that is done already. */
+  kept: Pack | null;
   seed: number;
   abort?: Int32Array;
 }
@@ -63,7 +65,7 @@ export async function updateOn(
   const sums = { loss: 0, grad_norm: 0, value_loss: 0, value_grad_norm: 0, clipped: 0, of: 0 };
   let updates = 0;
   // Once parameters have moved the step is finished: a checkpoint between two updates could not be gone on from.
-  const now = () => (updates === 0 ? options : { ...options, abort: undefined });
+  const now = () => (updates === 0 ? options : { ...options, abort: undefined, kept: null });
   let far = 0;
   let stopped = 0;
   epochs: for (let epoch = 0; epoch < method.epochs; epoch++) {
@@ -91,13 +93,19 @@ export async function updateOn(
       if (critic && method.critic) {
         critic.zeroGrad();
         const { critic: loss } = method;
-        const value = await pass(rollout, at, critic, 'reward', { ...options, abort: undefined }, (groups, values) =>
-          loss(
-            values,
-            gather(rollout, groups, rollout.values!),
-            gather(rollout, groups, estimate.returns!),
-            totals.tokens,
-          ),
+        const value = await pass(
+          rollout,
+          at,
+          critic,
+          'reward',
+          { ...options, abort: undefined, kept: null },
+          (groups, values) =>
+            loss(
+              values,
+              gather(rollout, groups, rollout.values!),
+              gather(rollout, groups, estimate.returns!),
+              totals.tokens,
+            ),
         );
         sums.value_loss += value.loss;
         sums.value_grad_norm += await options.step(critic);
@@ -133,14 +141,16 @@ async function pass(
   at: readonly number[],
   bank: Bank,
   read: 'logps' | 'reward',
-  { model, temperature, maxTokens, checkpoint, abort }: UpdateOptions,
+  { model, temperature, maxTokens, checkpoint, abort, kept }: UpdateOptions,
   loss: (groups: number[], values: Float32Array, offsets: Int32Array) => UpdateOutcome,
 ): Promise<Omit<UpdateOutcome, 'gradient'>> {
   const sum = { loss: 0, clipped: 0, of: 0 };
   const indexed = at.map((i): Group & { at: number } => ({ ...rollout.groups[i], at: i }));
   for (const run of splitByTokens(indexed, 1, maxTokens)) {
-    const p = pack(run, { policies: [{ adapter: 0, grad: true }], read: 'logps' });
-    const { values } = await model.score(p, bank, read, { keep: true, checkpoint, temperature, abort });
+    const p = kept ?? pack(run, { policies: [{ adapter: 0, grad: true }], read: 'logps' });
+    const values = kept
+      ? gather(rollout, [...at], rollout.old)
+      : (await model.score(p, bank, read, { keep: true, checkpoint, temperature, abort })).values;
     const outcome = loss(
       run.map((group) => group.at),
       values,

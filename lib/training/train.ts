@@ -351,6 +351,10 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
     const { trainEm } = await import('../em/train.js');
     return trainEm(config, options);
   }
+  if (config.method === 'soups') {
+    const { trainSoups } = await import('../soups/train.js');
+    return trainSoups(config, options);
+  }
   if (isPolicyMethod(config.method)) {
     const { trainPolicy } = await import('../rl/train.js');
     return trainPolicy(config, options);

@@ -1,0 +1,63 @@
+import { z } from 'zod';
+import { choice, flag, number, section, text, wholeFrom } from './leaves.js';
+import { type ResolvedRewardTerm, rewardTermSchema } from './rollout-schema.js';
+
+/** What the mixes are compared with, besides the base. */
+export const soupBaselines = ['prompting', 'sft', 'one_reward', 'p_morl', 'morl', 'backbones'] as const;
+
+const share = () => {
+  const error = 'a number above 0.5 and at most 1';
+  return z.number({ error }).gt(0.5, { error }).lte(1, { error });
+};
+
+/** Experts for single wishes, mixed after training (Personalized Soups, arXiv 2310.11564). */
+export const soupsSchema = section({
+  /** How policies are trained; its block (rloo …), rollout and train hold for each of them. */
+  method: choice(['rloo', 'grpo', 'reinforce++', 'ppo']).default('rloo'),
+  wishes: z
+    .array(
+      section({
+        name: text('a name'),
+        /** Two wishes of one dimension exclude each other (cheerful, sad); null: a dimension of its own. */
+        dimension: text('a name').nullable().default(null),
+        rewards: z.array(rewardTermSchema, { error: 'a list of rewards' }).min(1, { error: 'at least one reward' }),
+        /** What is put behind a prompt to say the wish, for prompting, sft and p_morl. */
+        prompt: text('a text').nullable().default(null),
+      }),
+      { error: 'a list of wishes, each { name, rewards, … }' },
+    )
+    .min(2, { error: 'at least two wishes' }),
+  /** Wishes that the front is over; null: the first of each dimension, three at most. */
+  front: z
+    .array(text('a wish'), { error: 'a list of wishes' })
+    .min(2, { error: 'two wishes or three' })
+    .max(3)
+    .nullable()
+    .default(null),
+  /** Ways of merging, by the names of `pluralign merge`. */
+  merges: z.array(text('a method of merging'), { error: 'a list of methods of merging' }).default(['cat']),
+  /** Of merges that do not keep their rank; null: the experts'. */
+  rank: wholeFrom(1).nullable().default(null),
+  /** Σ w of the grid's weights under `cat`: above 1 extrapolates. */
+  sums: z.array(number(), { error: 'a list of numbers' }).min(1, { error: 'at least one number' }).default([1]),
+  baselines: z.array(choice(soupBaselines), { error: `a list of ${soupBaselines.join(', ')}` }).default([]),
+  /** Share of its own wish in a backbone's reward (Bone Soup). */
+  mixing: share().default(0.7),
+  /** own: every expert starts from an A of its own; shared: all from one. */
+  init: choice(['own', 'shared']).default('own'),
+  /** Weights are multiples of 1/grid. */
+  grid: wholeFrom(1).default(4),
+  /** Answers to each evaluation prompt at a point. */
+  samples: wholeFrom(1).default(1),
+  /** From where hypervolume counts, in each wish's own deviations. */
+  reference_point: number().default(-1),
+  /** Compare policies on every combination of one wish of each dimension. */
+  combinations: flag().default(false),
+});
+
+type ParsedSoups = z.output<typeof soupsSchema>;
+export type ResolvedWish = Omit<ParsedSoups['wishes'][number], 'rewards' | 'dimension'> & {
+  dimension: string;
+  rewards: ResolvedRewardTerm[];
+};
+export type ResolvedSoups = Omit<ParsedSoups, 'wishes' | 'front'> & { wishes: ResolvedWish[]; front: string[] };

@@ -1,0 +1,52 @@
+import { checkRewards, resolveRewards } from './rollouts.js';
+import type { Method, ParsedConfig } from './schema.js';
+import type { ResolvedSoups } from './soups-schema.js';
+import type { Path, Source } from './source.js';
+
+/** The method whose blocks a run reads: of soups, that of its experts. */
+export const trainedBy = (config: Pick<ParsedConfig, 'method' | 'soups'>): Method =>
+  config.method === 'soups' ? (config.soups?.method ?? 'rloo') : config.method;
+
+/** Rules of the block `soups`. */
+export function checkSoups(config: ParsedConfig, source: Source): string[] {
+  const wrong: string[] = [];
+  const say = (path: Path, message: string) => wrong.push(`${source.locate(path)}: ${path.join('.')}: ${message}`);
+  const { soups, method } = config;
+  if (method !== 'soups') {
+    if (soups !== null) say(['soups'], `belongs to method soups, but the method is ${method}`);
+    return wrong;
+  }
+  if (soups === null) {
+    say(['soups'], 'found nothing, expected { wishes: [{ name, rewards }, …] }');
+    return wrong;
+  }
+  const names = soups.wishes.map((wish) => wish.name);
+  soups.wishes.forEach((wish, i) => {
+    const at = ['soups', 'wishes', i];
+    if (!/^[\w-]+$/.test(wish.name)) say([...at, 'name'], `found ${wish.name}, expected letters, digits, - and _`);
+    if (names.indexOf(wish.name) !== i) say([...at, 'name'], `two wishes are named ${wish.name}`);
+    wrong.push(...checkRewards(wish.rewards, [...at, 'rewards'], source));
+    const told = soups.baselines.find((name) => ['prompting', 'sft', 'p_morl'].includes(name));
+    if (told && wish.prompt === null)
+      say([...at, 'prompt'], `found nothing, expected how ${wish.name} is said in a prompt; baseline ${told} needs it`);
+  });
+  for (const name of soups.front ?? [])
+    if (!names.includes(name)) say(['soups', 'front'], `${name} is no wish; expected ${names.join(', ')}`);
+  if (config.adapter === 'full') say(['adapter'], 'found full; experts are adapters');
+  if (config.data.eval === null && config.data.split === null)
+    say(['data', 'eval'], 'found nothing, expected prompts that the mixes are compared on; or give data.split');
+  return wrong;
+}
+
+export function resolveSoups(soups: ParsedConfig['soups'], path: (given: string) => string): ResolvedSoups | null {
+  if (soups === null) return null;
+  const wishes = soups.wishes.map((wish) => ({
+    ...wish,
+    dimension: wish.dimension ?? wish.name,
+    rewards: resolveRewards(wish.rewards, path)!,
+  }));
+  const dimensions = [...new Set(wishes.map((wish) => wish.dimension))];
+  const firsts = dimensions.slice(0, 3).map((name) => wishes.find((wish) => wish.dimension === name)!.name);
+  const front = soups.front ?? (firsts.length > 1 ? firsts : wishes.slice(0, 3).map((wish) => wish.name));
+  return { ...soups, wishes, front };
+}

@@ -1,0 +1,47 @@
+import type { ResolvedWish } from '../config/soups-schema.js';
+import { type Verdict, type WinRate, winRate } from '../evaluation/pairwise.js';
+import type { Evaluated } from './points.js';
+
+export interface Combinations {
+  /** Wishes of each combination. */
+  combinations: string[][];
+  policies: string[];
+  /** Policy against policy over all combinations, prompts and criteria; null on the diagonal, [policies][policies]. */
+  matrix: (WinRate | null)[][];
+  /** Mean of what the chosen wishes make of a policy's answers, [combinations][policies]. */
+  objectives: number[][];
+}
+
+/**
+ * Compares policies on every combination: each chosen wish is a criterion that both answers to a prompt are judged by. A
+ * reward judges an answer alone, so the order of the two cannot matter; values within 1e-9 of each other tie.
+ */
+export function compareOn(
+  wishes: readonly ResolvedWish[],
+  combinations: readonly number[][],
+  /** Each policy's answers under each combination, [combinations][policies]. */
+  answers: readonly { name: string; evaluated: Evaluated }[][],
+  seed: number,
+): Combinations {
+  const policies = answers[0].map((entry) => entry.name);
+  const verdicts = (a: number, b: number): Verdict[][] =>
+    answers[0][0].evaluated.each[0].map((_, i) =>
+      combinations.flatMap((chosen, c) =>
+        chosen.map((wish): Verdict => {
+          const difference = answers[c][a].evaluated.each[wish][i] - answers[c][b].evaluated.each[wish][i];
+          return Math.abs(difference) <= 1e-9 ? 0 : difference > 0 ? 1 : -1;
+        }),
+      ),
+    );
+  return {
+    combinations: combinations.map((chosen) => chosen.map((i) => wishes[i].name)),
+    policies,
+    matrix: policies.map((_, a) => policies.map((_, b) => (a === b ? null : winRate(verdicts(a, b), seed)))),
+    objectives: answers.map((row, c) =>
+      row.map(({ evaluated }) => {
+        const chosen = combinations[c];
+        return chosen.reduce((sum, wish) => sum + evaluated.objectives[wish], 0) / chosen.length;
+      }),
+    ),
+  };
+}

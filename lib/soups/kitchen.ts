@@ -1,0 +1,225 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { mix32, Random } from '../base/random.js';
+import type { ResolvedAdapter, ResolvedConfig } from '../config/index.js';
+import { encodePrompt } from '../data/encode.js';
+import type { Row } from '../data/types.js';
+import { keepsRank, mergeMethods } from '../merge/methods.js';
+import { PluralignError } from '../native/errors.js';
+import type { RewardFunction } from '../rewards/types.js';
+import { type Prompt, withText } from '../rl/prompts.js';
+import { sampler, samplesOf } from '../rl/sampling.js';
+import type { TrainOptions } from '../training/train.js';
+import type { Evaluated, Points } from './points.js';
+import { expertSeed, mergedPolicy, trainedOnText, trainedPolicy, writeRows } from './policies.js';
+import { backbone, combinationsOf, objectivesOf, promptFor, rewardsOf, weightsName } from './wishes.js';
+
+/** A policy's answers when somebody has these wishes. */
+export type Answerer = (chosen: readonly number[]) => Promise<Evaluated>;
+
+/** Samples of the base that supervised rows are the best of. */
+const bestOf = 8;
+
+/** Makes every policy that a run of soups compares, trained or merged on first use, and has it judged. */
+export class Kitchen {
+  onDone: (done: number) => void = () => {};
+  #done = 0;
+
+  constructor(
+    readonly config: ResolvedConfig,
+    readonly prompts: readonly Prompt[],
+    readonly points: Points,
+    readonly options: TrainOptions,
+    readonly stop: { signal: AbortSignal; flag: Int32Array },
+  ) {}
+
+  private get soups() {
+    return this.config.soups!;
+  }
+
+  private get names(): string[] {
+    return this.soups.wishes.map((wish) => wish.name);
+  }
+
+  /** Policies to be trained and judged, about. */
+  work(weights: readonly number[][], combinations: number): number {
+    const { merges, sums, baselines, wishes } = this.soups;
+    const fronts = merges.length + sums.length - 1 + baselines.filter((b) => b === 'morl' || b === 'backbones').length;
+    return 1 + wishes.length + fronts * weights.length + combinations * (2 + baselines.length);
+  }
+
+  private async judged(made: Promise<Evaluated>): Promise<Evaluated> {
+    if (this.stop.signal.aborted) throw new PluralignError('ABORTED', 'stopped on request; go on with --resume');
+    const found = await made;
+    this.onDone(++this.#done);
+    return found;
+  }
+
+  private train(name: string, weights: readonly number[], more: { seed?: number } = {}): Promise<string> {
+    const rewards = rewardsOf(this.soups.wishes, weights);
+    return trainedPolicy(this.config, { name, rewards, ...more }, { ...this.options, stop: this.stop });
+  }
+
+  private spread(chosen: readonly number[], weights: readonly number[]): number[] {
+    const all = this.names.map(() => 0);
+    chosen.forEach((wish, k) => {
+      all[wish] = weights[k];
+    });
+    return all;
+  }
+
+  /** The folder of a wish's expert. */
+  expert(wish: number): Promise<string> {
+    const seed = this.soups.init === 'own' ? expertSeed(this.config.train.seed, wish) : this.config.train.seed;
+    return this.train(`experts/${this.names[wish]}`, this.spread([wish], [1]), { seed });
+  }
+
+  /** Experts merged: P-Soups, and every other method of merging. */
+  async merged(method: string, chosen: readonly number[], weights: readonly number[]): Promise<Evaluated> {
+    const names = chosen.map((wish) => this.names[wish]);
+    const experts: { name: string; dir: string }[] = [];
+    for (const wish of chosen) experts.push({ name: this.names[wish], dir: await this.expert(wish) });
+    const name = weightsName(names, weights);
+    const used = weights.flatMap((w, i) => (w === 0 ? [] : [{ w, i }]));
+    const alone = used.length === 1 && used[0].w === 1;
+    const id = alone ? `expert ${names[used[0].i]}` : `${method} ${name}`;
+    const own = (this.config.adapter as ResolvedAdapter).r;
+    const known = mergeMethods[method];
+    const rank = this.soups.rank ?? (known && !keepsRank(known) ? own : null);
+    const options = { name, rank: method === 'cat' || !known ? null : rank, seed: 0 };
+    const make = () => mergedPolicy(this.config.output, experts, weights, method, options);
+    return this.judged(make().then((dir) => this.points.of(id, dir)));
+  }
+
+  /** Multi-objective training at these weights (MORL). */
+  async morl(chosen: readonly number[], weights: readonly number[]): Promise<Evaluated> {
+    // One wish alone is that wish's expert.
+    if (weights.includes(1)) return this.merged('cat', chosen, weights);
+    const name = weightsName(
+      chosen.map((wish) => this.names[wish]),
+      weights,
+    );
+    const make = this.train(`morl/${name}`, this.spread(chosen, weights));
+    return this.judged(make.then((dir) => this.points.of(`morl ${name}`, dir)));
+  }
+
+  /** Backbones trained on mixed rewards, merged so that their mixtures add up to the weights (Bone Soup). */
+  async fromBackbones(chosen: readonly number[], weights: number[], lambda: number[]): Promise<Evaluated> {
+    const backbones: { name: string; dir: string }[] = [];
+    for (const [j, wish] of chosen.entries()) {
+      const mixture = this.spread(chosen, backbone(j, chosen.length, this.soups.mixing));
+      const dir = await this.train(`backbones/${this.names[wish]}`, mixture);
+      backbones.push({ name: this.names[wish], dir });
+    }
+    const name = weightsName(
+      chosen.map((wish) => this.names[wish]),
+      weights,
+    );
+    const options = { name: `backbones-${name}`, rank: null, seed: 0 };
+    const make = mergedPolicy(this.config.output, backbones, lambda, 'cat', options);
+    return this.judged(make.then((dir) => this.points.of(`backbones ${name}`, dir)));
+  }
+
+  /** One policy for everybody: the mean of the wishes of the front. */
+  oneReward(): Promise<Evaluated> {
+    const chosen = this.soups.front.map((name) => this.names.indexOf(name));
+    const make = this.train(
+      'one-reward',
+      this.spread(
+        chosen,
+        chosen.map(() => 1 / chosen.length),
+      ),
+    );
+    return this.judged(make.then((dir) => this.points.of('one reward', dir)));
+  }
+
+  /** The base, told the wishes (PP). */
+  prompted(chosen: readonly number[]): Promise<Evaluated> {
+    return this.judged(this.points.of(`prompting ${this.told(chosen)}`, null, this.promptsFor(chosen)));
+  }
+
+  /** Supervised on the best of several samples for each wish, told the wishes (MT). */
+  async sft(chosen: readonly number[]): Promise<Evaluated> {
+    const rows = await this.supervisedRows();
+    const dir = await trainedOnText(this.config, 'sft', rows, { ...this.options, stop: this.stop });
+    return this.judged(this.points.of(`sft ${this.told(chosen)}`, dir, this.promptsFor(chosen)));
+  }
+
+  /** One policy that is told the wishes, trained on the mean of what the named ones make of an answer (P-MORL). */
+  async pMorl(chosen: readonly number[]): Promise<Evaluated> {
+    const { wishes } = this.soups;
+    const all = combinationsOf(wishes);
+    const random = new Random(this.config.train.seed, 0x9a31);
+    const told = this.prompts.map((prompt) => {
+      const drawn = all[random.below(all.length)];
+      return { prompt: withText(prompt.text, promptFor(wishes, drawn)), drawn };
+    });
+    const named = new Map(told.map(({ prompt, drawn }) => [JSON.stringify(prompt), drawn]));
+    const prompts = await this.rows('p-morl.jsonl', () => told.map(({ prompt }) => ({ prompt })));
+    const reward: RewardFunction = async (samples) => {
+      const objectives = objectivesOf(wishes, await this.points.rewards.score(samples));
+      return samples.map((sample, i) => {
+        const wanted = named.get(JSON.stringify(sample.prompt))!;
+        return wanted.reduce((sum, wish) => sum + objectives[wish][i], 0) / wanted.length;
+      });
+    };
+    const rewards = [{ ...rewardsOf(wishes, this.spread([0], [1]))[0], ...plain }];
+    const dir = await trainedPolicy(
+      this.config,
+      { name: 'p-morl', rewards, prompts, functions: { named: reward } },
+      { ...this.options, stop: this.stop },
+    );
+    return this.judged(this.points.of(`P-MORL ${this.told(chosen)}`, dir, this.promptsFor(chosen)));
+  }
+
+  private told(chosen: readonly number[]): string {
+    return chosen.map((wish) => this.names[wish]).join('-');
+  }
+
+  private promptsFor(chosen: readonly number[]): Prompt[] {
+    const encode = encodePrompt(this.points.model.tokenizer);
+    const text = promptFor(this.soups.wishes, chosen);
+    return this.points.prompts.map((prompt) => {
+      const whole = withText(prompt.text, text);
+      return { ...prompt, text: whole, prompt: encode({ prompt: whole, origin: prompt.origin } as Row) };
+    });
+  }
+
+  private async rows(name: string, make: () => Promise<unknown[]> | unknown[]): Promise<string> {
+    const folder = join(this.config.output, 'rows');
+    await mkdir(folder, { recursive: true });
+    return writeRows(join(folder, name), make);
+  }
+
+  private supervisedRows(): Promise<string> {
+    const { wishes } = this.soups;
+    const { model, rewards } = this.points;
+    return this.rows('sft.jsonl', async () => {
+      const asked = this.prompts.flatMap((prompt) => Array.from({ length: bestOf }, () => prompt));
+      const sample = sampler({ model, bank: null, adapter: -1 }, this.config.rollout!, this.stop.flag);
+      const samples = samplesOf(asked, await sample(asked, mix32(this.config.train.seed + 0x5f7)), model);
+      const objectives = objectivesOf(wishes, await rewards.score(samples));
+      return this.prompts.flatMap((prompt, p) =>
+        wishes.map((wish, k) => {
+          let best = p * bestOf;
+          for (let i = best; i < (p + 1) * bestOf; i++) if (objectives[k][i] > objectives[k][best]) best = i;
+          return { prompt: withText(prompt.text, wish.prompt), completion: samples[best].completion };
+        }),
+      );
+    });
+  }
+}
+
+/** A function whose values are brought to size already. */
+const plain = {
+  type: 'function' as const,
+  name: 'named',
+  weight: 1,
+  normalise: false,
+  bound: 1e6,
+  adapter: null,
+  annotator: null,
+  module: null,
+  pattern: null,
+  target: null,
+};

@@ -1,0 +1,115 @@
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { writeFileAtomic } from '../base/files.js';
+import { mix32 } from '../base/random.js';
+import type { ResolvedConfig } from '../config/index.js';
+import type { ResolvedRewardTerm } from '../config/rollout-schema.js';
+import { mergeExperts } from '../merge/index.js';
+import { PluralignError } from '../native/errors.js';
+import type { RewardFunction } from '../rewards/types.js';
+import { type TrainOptions, train } from '../training/train.js';
+
+/** A policy that the run trains, in a run folder of its own below it. */
+export interface Trained {
+  /** Below the run's folder. */
+  name: string;
+  rewards: ResolvedRewardTerm[];
+  /** In place of the run's prompts. */
+  prompts?: string;
+  functions?: Record<string, RewardFunction>;
+  seed?: number;
+}
+
+function isFinished(run: string): boolean {
+  const path = join(run, 'summary.json');
+  if (!existsSync(path)) return false;
+  return (JSON.parse(readFileSync(path, 'utf8')) as { finished?: boolean }).finished === true;
+}
+
+/** A seed for the k-th expert's first A and samples; expert 0 has the run's own. */
+export const expertSeed = (seed: number, k: number): number => (k === 0 ? seed : mix32(seed + 0x50b5 * k));
+
+/** Trains a policy unless it is there already, going on where it was stopped; its adapter's folder. */
+export async function trainedPolicy(config: ResolvedConfig, policy: Trained, options: TrainOptions): Promise<string> {
+  const output = join(config.output, policy.name);
+  const soups = config.soups!;
+  if (!isFinished(output)) {
+    const own: ResolvedConfig = {
+      ...config,
+      method: soups.method,
+      soups: null,
+      rewards: policy.rewards,
+      data: { ...config.data, eval: null, ...(policy.prompts && { train: [policy.prompts], split: null }) },
+      train: { ...config.train, seed: policy.seed ?? config.train.seed },
+      output,
+    };
+    await finished(own, { ...options, rewards: { ...options.rewards, ...policy.functions } });
+  }
+  return join(output, 'adapter');
+}
+
+/** Supervised training on rows of the run's own making. */
+export async function trainedOnText(
+  config: ResolvedConfig,
+  name: string,
+  rows: string,
+  options: TrainOptions,
+): Promise<string> {
+  const output = join(config.output, name);
+  if (!isFinished(output)) {
+    const own: ResolvedConfig = {
+      ...config,
+      method: 'sft',
+      soups: null,
+      rewards: null,
+      rollout: null,
+      rloo: null,
+      grpo: null,
+      reinforce: null,
+      ppo: null,
+      data: { ...config.data, train: [rows], eval: null, split: null },
+      output,
+    };
+    await finished(own, options);
+  }
+  return join(output, 'adapter');
+}
+
+async function finished(config: ResolvedConfig, options: TrainOptions): Promise<void> {
+  const summary = await train(config, { ...options, resume: true });
+  if (!summary.finished)
+    throw new PluralignError('ABORTED', `stopped in ${config.output}; what is done is kept, go on with --resume`);
+}
+
+/** The adapter that merges experts with these weights: the expert itself where one has all, else a folder below the run. */
+export async function mergedPolicy(
+  run: string,
+  experts: readonly { name: string; dir: string }[],
+  weights: readonly number[],
+  method: string,
+  options: { name: string; rank: number | null; seed: number },
+): Promise<string> {
+  const used = experts.flatMap((expert, i) => (weights[i] === 0 ? [] : [{ ...expert, weight: weights[i] }]));
+  if (used.length === 1 && used[0].weight === 1) return used[0].dir;
+  const output = join(run, 'merged', method, options.name);
+  if (existsSync(join(output, 'adapter_config.json'))) return output;
+  await mergeExperts({
+    experts: used.map(({ name, dir }) => ({ name, dir })),
+    weights: Object.fromEntries(used.map(({ name, weight }) => [name, weight])),
+    method,
+    ...(options.rank === null ? {} : { rank: options.rank }),
+    output,
+    seed: options.seed,
+    as: 'adapter',
+  });
+  return output;
+}
+
+/** Writes rows for a policy to be trained on, unless they are there. */
+export async function writeRows(path: string, make: () => Promise<unknown[]> | unknown[]): Promise<string> {
+  if (!existsSync(path)) {
+    const rows = await make();
+    await writeFileAtomic(path, rows.map((row) => `${JSON.stringify(row)}\n`).join(''));
+  }
+  return path;
+}

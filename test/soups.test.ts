@@ -1,0 +1,178 @@
+// Soups from one configuration: experts, mixes, baselines and combinations, stopped and gone on with.
+import { existsSync, readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { type Config, resolveConfig } from '../lib/config/index.js';
+import type { SoupsResult } from '../lib/soups/train.js';
+import { backbone, backboneWeights, combinationsOf, weightsName } from '../lib/soups/wishes.js';
+import { type TrainOptions, train } from '../lib/training/train.js';
+import { fixture, scratch, writeRows } from './support/runs.js';
+
+const { path } = scratch();
+const f = fixture('mistral');
+let count = 0;
+const next = () => path(`soups-${count++}`);
+const prompts = writeRows(
+  path('prompts.jsonl'),
+  f.rows.map(({ prompt }) => ({ prompt })),
+);
+const wishes: NonNullable<Config['soups']>['wishes'] = [
+  { name: 'long', dimension: 'size', rewards: [{ type: 'length', unit: 'characters' }], prompt: ' Long.' },
+  {
+    name: 'short',
+    dimension: 'size',
+    rewards: [{ type: 'length', unit: 'characters', weight: -1 }],
+    prompt: ' Short.',
+  },
+  { name: 'a', dimension: 'letter', rewards: [{ type: 'pattern', pattern: '[a-m]', count: true }], prompt: ' A.' },
+  { name: 'z', dimension: 'letter', rewards: [{ type: 'pattern', pattern: '[n-z]', count: true }], prompt: ' Z.' },
+];
+const config = (
+  output: string,
+  soups: Partial<NonNullable<Config['soups']>> = {},
+  more: Partial<Config> = {},
+): Config => ({
+  method: 'soups',
+  model: f.model,
+  data: { train: prompts, eval: prompts },
+  adapter: { r: 2, alpha: 4 },
+  rollout: { max_new_tokens: 6, reference_samples: 24 },
+  rloo: { group_size: 2 },
+  train: { steps: 2, batch_size: 3, learning_rate: 0.02, dtype: 'float32', threads: 1, log_every: 1 },
+  soups: { wishes, grid: 2, merges: ['cat', 'svd', 'factor_average', 'ties'], sums: [1, 1.5], ...soups },
+  output,
+  ...more,
+});
+const quiet = (given: Config, options: TrainOptions = {}) => train(given, { quiet: true, ...options });
+const resultOf = (run: string) => JSON.parse(readFileSync(`${run}/soups.json`, 'utf8')) as SoupsResult;
+
+describe('wishes', () => {
+  it('backbones and their coefficients give the weights back', () => {
+    for (const weights of [
+      [0.3, 0.7],
+      [0.2, 0.3, 0.5],
+      [1, 0, 0],
+    ]) {
+      const lambda = backboneWeights(weights, 0.7);
+      const back = weights.map((_, i) =>
+        lambda.reduce((sum, l, j) => sum + l * backbone(j, weights.length, 0.7)[i], 0),
+      );
+      back.forEach((w, i) => {
+        expect(w).toBeCloseTo(weights[i], 12);
+      });
+      expect(backbone(0, weights.length, 0.7).reduce((a, b) => a + b, 0)).toBeCloseTo(1, 12);
+    }
+  });
+
+  it('combines one wish of each dimension', () => {
+    const { soups } = resolveConfig(config(next()));
+    expect(combinationsOf(soups!.wishes)).toEqual([
+      [0, 2],
+      [0, 3],
+      [1, 2],
+      [1, 3],
+    ]);
+    expect(soups!.front).toEqual(['long', 'a']);
+    expect(weightsName(['x', 'y'], [0.25, 0])).toBe('x0.25');
+  });
+});
+
+describe('a run', () => {
+  it('trains, mixes, compares and reports, and goes on where it was stopped', async () => {
+    const all = config(next(), {
+      combinations: true,
+      baselines: ['prompting', 'sft', 'one_reward', 'p_morl', 'morl', 'backbones'],
+    });
+    const summary = await quiet(all);
+    expect(summary.finished).toBe(true);
+    const result = resultOf(all.output!);
+    expect(result.fronts.map((front) => front.name)).toEqual([
+      'chord',
+      'cat',
+      'svd',
+      'factor_average',
+      'ties',
+      'cat, Σw up to 1.5',
+      'backbones',
+      'morl',
+    ]);
+    for (const front of result.fronts) {
+      expect(front.hypervolume).toBeGreaterThanOrEqual(0);
+      expect(front.points.some((p) => p.efficient)).toBe(true);
+    }
+    // At a one-hot weight every merge is the expert.
+    const expert = result.experts.find((e) => e.name === 'long')!;
+    for (const name of ['cat', 'svd', 'factor_average', 'morl']) {
+      const front = result.fronts.find((entry) => entry.name === name)!;
+      expect(front.points[0].objectives).toEqual([expert.objectives[0], expert.objectives[2]]);
+    }
+    const { policies, matrix, combinations } = result.combinations!;
+    expect(policies).toEqual(['soup', 'base', 'prompting', 'sft', 'one reward', 'P-MORL', 'MORL']);
+    expect(combinations).toHaveLength(4);
+    policies.forEach((_, a) => {
+      policies.forEach((__, b) => {
+        if (a !== b) expect(matrix[a][b]!.rate + matrix[b][a]!.rate).toBeCloseTo(1, 12);
+        else expect(matrix[a][b]).toBeNull();
+      });
+    });
+    const report = readFileSync(`${all.output}/report.html`, 'utf8');
+    for (const text of ['Fronts', 'Who wins', 'backbones', 'P-MORL', 'As the weights move']) expect(report).toContain(text);
+
+    const again = { ...all, output: next() };
+    let stops = 0;
+    for (let wait = 60; ; wait += 60) {
+      try {
+        await quiet(again, { stop: AbortSignal.timeout(wait), resume: true });
+        break;
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'ABORTED' });
+        stops++;
+      }
+    }
+    expect(stops).toBeGreaterThan(0);
+    expect(resultOf(again.output)).toEqual(result);
+  }, 60_000);
+
+  it('refuses another configuration in the same folder', async () => {
+    const one = config(next(), { merges: ['cat'], sums: [1] });
+    await quiet(one);
+    await expect(quiet(one)).rejects.toThrow(/holds a run; continue it with --resume/);
+    const other = { ...one, train: { ...one.train, learning_rate: 0.5 } };
+    await expect(quiet(other, { resume: true })).rejects.toThrow(/train.learning_rate: was 0.02, now 0.5/);
+  });
+});
+
+describe('refusals before anything is trained', () => {
+  const wish = (given: object) => ({ wishes: [{ ...wishes[0], ...given }, wishes[2]] });
+  it.each([
+    [
+      'a wish without reward',
+      wish({ rewards: undefined }),
+      /soups\.wishes\.0\.rewards: found nothing, expected a list of rewards/,
+    ],
+    [
+      'a wish with no reward in its list',
+      wish({ rewards: [] }),
+      /soups\.wishes\.0\.rewards: .*expected at least one reward/,
+    ],
+    ['one wish', { wishes: [wishes[0]] }, /soups\.wishes: .*at least two wishes/],
+    ['two wishes of one name', { wishes: [wishes[0], { ...wishes[2], name: 'long' }] }, /two wishes are named long/],
+    [
+      'a wish that prompting cannot say',
+      { ...wish({ prompt: null }), baselines: ['prompting'] },
+      /how long is said in a prompt; baseline prompting/,
+    ],
+    ['a front over no wish', { front: ['long', 'loud'] }, /soups\.front: loud is no wish/],
+    ['no such merge', { merges: ['melt'] }, /soups\.merges: "melt" is not known/],
+  ] as [string, Partial<NonNullable<Config['soups']>>, RegExp][])('%s', async (_, soups, message) => {
+    const given = config(next(), soups);
+    await expect(quiet(given)).rejects.toThrow(message);
+    expect(existsSync(given.output!)).toBe(false);
+  });
+
+  it('rewards beside wishes, and no prompts to judge on', () => {
+    expect(() => resolveConfig(config(next(), {}, { rewards: [{ type: 'length' }] }))).toThrow(
+      /rewards: belongs to each of soups/,
+    );
+    expect(() => resolveConfig(config(next(), {}, { data: { train: prompts } }))).toThrow(/data\.eval: found nothing/);
+  });
+});
