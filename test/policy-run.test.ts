@@ -259,9 +259,9 @@ describe('refusals before anything is trained', () => {
     [
       'a pattern that is none',
       { rewards: [{ type: 'pattern', pattern: '(' }] },
-      /rewards\.0\.pattern: Invalid regular/,
+      /rewards\[0\]\.pattern: Invalid regular/,
     ],
-    ['a pattern without one', { rewards: [{ type: 'pattern' }] }, /rewards\.0\.pattern: found nothing/],
+    ['a pattern without one', { rewards: [{ type: 'pattern' }] }, /rewards\[0\]\.pattern: found nothing/],
     [
       'one sample a prompt',
       { rloo: { group_size: 1 } },

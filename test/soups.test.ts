@@ -115,7 +115,8 @@ describe('a run', () => {
       });
     });
     const report = readFileSync(`${all.output}/report.html`, 'utf8');
-    for (const text of ['Fronts', 'Who wins', 'backbones', 'P-MORL', 'As the weights move']) expect(report).toContain(text);
+    for (const text of ['Fronts', 'Who wins', 'backbones', 'P-MORL', 'As the weights move'])
+      expect(report).toContain(text);
 
     const again = { ...all, output: next() };
     let stops = 0;
@@ -147,12 +148,12 @@ describe('refusals before anything is trained', () => {
     [
       'a wish without reward',
       wish({ rewards: undefined }),
-      /soups\.wishes\.0\.rewards: found nothing, expected a list of rewards/,
+      /soups\.wishes\[0\]\.rewards: found nothing, expected a list of rewards/,
     ],
     [
       'a wish with no reward in its list',
       wish({ rewards: [] }),
-      /soups\.wishes\.0\.rewards: .*expected at least one reward/,
+      /soups\.wishes\[0\]\.rewards: .*expected at least one reward/,
     ],
     ['one wish', { wishes: [wishes[0]] }, /soups\.wishes: .*at least two wishes/],
     ['two wishes of one name', { wishes: [wishes[0], { ...wishes[2], name: 'long' }] }, /two wishes are named long/],

@@ -1,4 +1,5 @@
 import type { z } from 'zod';
+import { dotted } from './problems.js';
 import {
   grpoSchema,
   ppoSchema,
@@ -22,7 +23,7 @@ export const rolloutMethods: Partial<Record<Method, 'rloo' | 'grpo' | 'reinforce
 /** What policies that learn from their own samples need, and what others must not have. */
 export function checkRollouts(config: ParsedConfig, source: Source): string[] {
   const wrong: string[] = [];
-  const say = (path: Path, message: string) => wrong.push(`${source.locate(path)}: ${path.join('.')}: ${message}`);
+  const say = (path: Path, message: string) => wrong.push(`${source.locate(path)}: ${dotted(path)}: ${message}`);
   const { method } = config;
   const own = rolloutMethods[trainedBy(config)];
   const blocks = new Set(Object.values(rolloutMethods));
@@ -60,7 +61,7 @@ export function checkRewards(
   rewards.forEach((reward, k) => {
     const say = (key: string, message: string) => {
       const path = [...at, k, key];
-      wrong.push(`${source.locate(path)}: ${path.join('.')}: ${message}`);
+      wrong.push(`${source.locate(path)}: ${dotted(path)}: ${message}`);
     };
     if (names.indexOf(names[k]) !== k) say('name', `two rewards are named ${names[k]}; give them names`);
     for (const [type, key] of [

@@ -1,3 +1,4 @@
+import { dotted } from './problems.js';
 import { checkRewards, resolveRewards } from './rollouts.js';
 import type { Method, ParsedConfig } from './schema.js';
 import type { ResolvedSoups } from './soups-schema.js';
@@ -10,7 +11,7 @@ export const trainedBy = (config: Pick<ParsedConfig, 'method' | 'soups'>): Metho
 /** Rules of the block `soups`. */
 export function checkSoups(config: ParsedConfig, source: Source): string[] {
   const wrong: string[] = [];
-  const say = (path: Path, message: string) => wrong.push(`${source.locate(path)}: ${path.join('.')}: ${message}`);
+  const say = (path: Path, message: string) => wrong.push(`${source.locate(path)}: ${dotted(path)}: ${message}`);
   const { soups, method } = config;
   if (method !== 'soups') {
     if (soups !== null) say(['soups'], `belongs to method soups, but the method is ${method}`);

@@ -8,6 +8,7 @@ import { featureSection } from './features.js';
 import { html, Markup, scriptJson } from './html.js';
 import type { RunData } from './read.js';
 import { configSection, dataSection, groupSections, metricsSection, samplesSection, tiles } from './sections.js';
+import { soupsSections } from './soups.js';
 import { style } from './style.js';
 import { typesSection } from './types.js';
 import { voterSection } from './voters.js';
@@ -62,7 +63,7 @@ ${types}
 ${annotatorSection(summary?.eval, summary?.eval_before)}${voterSection(summary?.eval, summary?.eval_generic, summary?.features ? 'reward' : 'adapter')}
 ${featureSection(summary?.features, summary?.eval)}
 ${groupSections(others, summary?.eval_before)}
-${aggregationSection(run.aggregation)}${metricsSection(summary)}${samplesSection(summary)}
+${aggregationSection(run.aggregation)}${soupsSections(run.soups)}${metricsSection(summary)}${samplesSection(summary)}
 <div class="two">${dataSection(summary)}${configSection(run.config)}</div>${other}
 <footer>Written by pluralign ${version}. Charts: uPlot (MIT licence, in the page’s source).</footer></main>`;
   const script = `/*\n${library.licence.trim().replaceAll('*/', '* /')}\n*/\n${library.script}`;

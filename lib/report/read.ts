@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path';
 import { errnoOf, ioError } from '../base/files.js';
 import { readResponsibilities, responsibilitiesPath } from '../em/files.js';
 import { PluralignError } from '../native/errors.js';
+import type { SoupsResult } from '../soups/train.js';
 
 export type Metrics = Record<string, unknown>;
 
@@ -55,6 +56,8 @@ export interface RunData {
   config: string | null;
   /** What `aggregate` found of a run over types: aggregation.json. */
   aggregation: Aggregation | null;
+  /** What a run of soups found: soups.json. */
+  soups: SoupsResult | null;
   /** Of a run over types: each annotator's probability of each. */
   responsibilities: ReadonlyMap<string, readonly number[]> | null;
   /** Things a reader should know, in plain words. */
@@ -138,5 +141,7 @@ export async function readRun(runDir: string): Promise<RunData> {
   const responsibilities = existsSync(responsibilitiesPath(dir))
     ? await readResponsibilities(responsibilitiesPath(dir))
     : null;
-  return { dir, metrics, summary, config, aggregation, responsibilities, notes };
+  const soupsText = await readOptional(join(dir, 'soups.json'));
+  const soups = soupsText === null ? null : (JSON.parse(soupsText) as SoupsResult);
+  return { dir, metrics, summary, config, aggregation, soups, responsibilities, notes };
 }

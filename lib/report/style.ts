@@ -1,3 +1,5 @@
+import { soupsStyle } from './soups.js';
+
 /** Types are told apart by these, on either ground (Okabe and Ito's palette, adjusted for both). */
 const typeColours = ['#2f7ed8', '#e08a00', '#1b9e77', '#c25596', '#8a6fd1', '#b5a100', '#d1495b', '#5b8c99'];
 
@@ -85,6 +87,7 @@ footer { color: var(--muted); font-size: 13px; margin-top: 20px; }
 .u-legend .u-marker { width: 14px; height: 4px; }
 .u-legend .unlisted, .u-legend .u-series:first-child .u-marker { display: none !important; }
 .u-cursor-x { border-color: var(--muted) !important; }
+${soupsStyle(typeColours)}
 @media (max-width: 760px) {
   .charts, .two { grid-template-columns: minmax(0, 1fr); }
   main { padding: 20px 12px 40px; } section { padding: 16px; }

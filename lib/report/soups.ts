@@ -1,0 +1,114 @@
+import type { Front, FrontPoint } from '../soups/fronts.js';
+import type { SoupsResult } from '../soups/train.js';
+import { html, type Markup } from './html.js';
+import { formatPercent, formatValue } from './numbers.js';
+
+const colours = 8;
+const [width, height, margin] = [420, 300, 36];
+
+/** Fronts in the plane of two wishes: a dot for each mix, joined along the weights where they are on a line. */
+function plane(result: SoupsResult, x: number, y: number): Markup {
+  const all = result.fronts.flatMap((front) => front.points.map((p) => p.objectives));
+  const places = [...all, result.front.map((name) => result.base[result.wishes.indexOf(name)])];
+  const scale = (k: number, from: number, to: number) => {
+    const values = places.map((p) => p[k]);
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    return (value: number) => from + ((value - low) / Math.max(1e-9, high - low)) * (to - from);
+  };
+  const across = scale(x, margin, width - 12);
+  const up = scale(y, height - margin, 12);
+  const at = (p: readonly number[]) => [across(p[x]).toFixed(1), up(p[y]).toFixed(1)];
+  const tip = (front: Front, p: FrontPoint) =>
+    `${front.name}, weights ${p.weights.map((w) => formatValue(w)).join(', ')}: ${p.objectives.map(formatValue).join(', ')}`;
+  const drawn = result.fronts.map((front, f) => {
+    const line = result.front.length === 2 && front.points.every((p) => Math.abs(sumOf(p.weights) - 1) < 1e-9);
+    const path =
+      line &&
+      html`<polyline class="front-${f % colours}" points="${front.points.map((p) => at(p.objectives).join(',')).join(' ')}"/>`;
+    const dots = front.points.map((p) => {
+      const [cx, cy] = at(p.objectives);
+      const faint = p.efficient ? '1' : '.35';
+      return html`<circle class="type-${f % colours}" cx="${cx}" cy="${cy}" r="4" opacity="${faint}"><title>${tip(front, p)}</title></circle>`;
+    });
+    return html`${path}${dots}`;
+  });
+  const [bx, by] = at(places[places.length - 1]);
+  const names = [result.front[x], result.front[y]];
+  return html`<svg class="front" viewBox="0 0 ${width} ${height}" role="img" aria-label="${names[0]} against ${names[1]}">
+<line class="axis" x1="${margin}" y1="${height - margin}" x2="${width - 12}" y2="${height - margin}"/>
+<line class="axis" x1="${margin}" y1="12" x2="${margin}" y2="${height - margin}"/>${drawn}
+<rect class="base-mark" x="${Number(bx) - 4}" y="${Number(by) - 4}" width="8" height="8"><title>base</title></rect>
+<text x="${(width + margin) / 2}" y="${height - 10}" text-anchor="middle">${names[0]}</text>
+<text x="12" y="${(height - margin) / 2}" text-anchor="middle" transform="rotate(-90 12 ${(height - margin) / 2})">${names[1]}</text></svg>`;
+}
+
+const sumOf = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
+
+function frontsSection(result: SoupsResult): Markup {
+  const pairs = result.front.flatMap((_, x) => result.front.flatMap((__, y) => (y > x ? [[x, y]] : [])));
+  const best = Math.max(...result.fronts.map((front) => front.hypervolume));
+  const legend = result.fronts.map(
+    (front, f) => html`<span><i class="key type-key-${f % colours}"></i>${front.name}</span>`,
+  );
+  const row = (front: Front) => html`<tr><th scope="row">${front.name}</th><td>${formatValue(front.hypervolume)}</td>
+<td>${formatPercent(best > 0 ? front.hypervolume / best : 0)}</td>
+<td>${front.chord_margin ? formatValue(front.chord_margin.mean) : '–'}</td>
+<td>${front.chord_margin ? formatValue(front.chord_margin.least) : '–'}</td>
+<td>${formatValue(front.controllability)}</td>
+<td>${front.points.filter((p) => p.efficient).length} of ${front.points.length}</td></tr>`;
+  return html`<section><h2>Fronts</h2>
+<p class="caption">What mixes are worth to ${result.front.join(' and ')}, in deviations of the base, which is the square. Faint
+dots: another of the same front is better. The chord is where outcomes mixed, not parameters, would land. Hypervolume counts
+from ${formatValue(result.reference_point)} on.</p><div class="legend wrap">${legend}</div>
+<div class="fronts">${pairs.map(([x, y]) => plane(result, x, y))}</div>
+<div class="scroll"><table><thead><tr><th scope="col">mix</th><th scope="col">hypervolume</th><th scope="col">of the largest</th>
+<th scope="col">over the chord, mean</th><th scope="col">least</th><th scope="col">rank correlation</th><th scope="col">efficient</th></tr></thead>
+<tbody>${result.fronts.map(row)}</tbody></table></div></section>`;
+}
+
+function winsSection({ combinations }: SoupsResult): Markup | null {
+  if (!combinations) return null;
+  const { policies, matrix, objectives } = combinations;
+  const cell = (a: number, b: number) => {
+    const found = matrix[a][b];
+    if (!found) return html`<td>–</td>`;
+    const [from, to] = found.interval;
+    const mark = from > 0.5 ? 'good' : to < 0.5 ? 'bad' : '';
+    return html`<td class="${mark}">${formatPercent(found.rate)}<br><span class="muted">${formatPercent(from)} – ${formatPercent(to)}</span></td>`;
+  };
+  const means = policies.map((_, p) => sumOf(objectives.map((row) => row[p])) / objectives.length);
+  return html`<section><h2>Who wins</h2>
+<p class="caption">How often the policy of a row beats that of a column, over ${combinations.combinations.length} combinations
+of wishes, every prompt and every chosen wish; ties are halves. Below, 95 % intervals by the bootstrap over prompts. The last
+column is the mean of what the chosen wishes make of the answers.</p>
+<div class="scroll"><table><thead><tr><th scope="col"></th>${policies.map((name) => html`<th scope="col">${name}</th>`)}
+<th scope="col">worth</th></tr></thead>
+<tbody>${policies.map(
+    (name, a) =>
+      html`<tr><th scope="row">${name}</th>${policies.map((_, b) => cell(a, b))}<td>${formatValue(means[a])}</td></tr>`,
+  )}</tbody></table></div></section>`;
+}
+
+function movingSection({ samples }: SoupsResult): Markup | null {
+  if (samples.length === 0) return null;
+  const said = (value: unknown) => (typeof value === 'string' ? value : JSON.stringify(value));
+  const sample = ({ prompt, answers }: SoupsResult['samples'][number]) => html`<div class="sample">
+<div class="label">prompt</div><div class="text">${said(prompt)}</div><div class="texts">${answers.map(
+    ({ weights, text }) => html`<div><div class="label">${weights}</div><div class="text">${text}</div></div>`,
+  )}</div></div>`;
+  return html`<section><h2>As the weights move</h2>${samples.map(sample)}</section>`;
+}
+
+/** What a run of soups found; nothing for other runs. */
+export function soupsSections(result: SoupsResult | null): Markup | null {
+  if (!result) return null;
+  return html`${frontsSection(result)}${winsSection(result)}${movingSection(result)}`;
+}
+
+/** Lines and marks of the fronts. */
+export const soupsStyle = (palette: readonly string[]): string => `
+.fronts { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 16px; margin: 8px 0 12px; }
+.front { width: 100%; max-width: 640px; height: auto; } .front text { fill: var(--muted); font-size: 12px; }
+.front .axis { stroke: var(--edge); } .front polyline { fill: none; stroke-width: 1.5; }
+.front .base-mark { fill: none; stroke: var(--text); stroke-width: 1.5; } .legend.wrap { flex-wrap: wrap; }
+${palette.map((c, k) => `.front-${k} { stroke: ${c}; }`).join('\n')}`;
