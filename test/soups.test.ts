@@ -80,6 +80,7 @@ describe('a run', () => {
   it('trains, mixes, compares and reports, and goes on where it was stopped', async () => {
     const all = config(next(), {
       combinations: true,
+      logits: ['reverse-kl', 'forward-kl', 'alpha'],
       baselines: ['prompting', 'sft', 'one_reward', 'p_morl', 'morl', 'backbones'],
     });
     const summary = await quiet(all);
@@ -91,6 +92,9 @@ describe('a run', () => {
       'svd',
       'factor_average',
       'ties',
+      'logits',
+      'logits, forward-kl',
+      'logits, alpha',
       'cat, Σw up to 1.5',
       'backbones',
       'morl',
@@ -101,7 +105,7 @@ describe('a run', () => {
     }
     // At a one-hot weight every merge is the expert.
     const expert = result.experts.find((e) => e.name === 'long')!;
-    for (const name of ['cat', 'svd', 'factor_average', 'morl']) {
+    for (const name of ['cat', 'svd', 'factor_average', 'logits', 'logits, forward-kl', 'logits, alpha', 'morl']) {
       const front = result.fronts.find((entry) => entry.name === name)!;
       expect(front.points[0].objectives).toEqual([expert.objectives[0], expert.objectives[2]]);
     }

@@ -107,6 +107,7 @@ for (const seed of seeds) {
     config(seed, 'own', {
       merges: ['cat', 'svd', 'factor_average'],
       sums: [1, 1.5],
+      logits: ['reverse-kl'],
       mixing: 0.8,
       combinations: full,
       baselines: full ? ['prompting', 'sft', 'one_reward', 'p_morl', 'morl', 'backbones'] : ['morl', 'backbones'],

@@ -36,6 +36,10 @@ export const soupsSchema = section({
     .default(null),
   /** Ways of merging, by the names of `pluralign merge`. */
   merges: z.array(text('a method of merging'), { error: 'a list of methods of merging' }).default(['cat']),
+  /** Mixing next-token distributions at generation, without merging: reverse KL (logits), forward KL, α-divergence. */
+  logits: z
+    .array(choice(['reverse-kl', 'forward-kl', 'alpha']), { error: 'a list of reverse-kl, forward-kl, alpha' })
+    .default([]),
   /** Of merges that do not keep their rank; null: the experts'. */
   rank: wholeFrom(1).nullable().default(null),
   /** Σ w of the grid's weights under `cat`: above 1 extrapolates. */

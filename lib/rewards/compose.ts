@@ -76,6 +76,22 @@ export class Rewards {
     return this.terms.map((term) => term.name);
   }
 
+  /** By name, as `rewardScale` of `train` takes it. */
+  scaleByName(): Record<string, { mean: number; deviation: number }> {
+    const { mean, deviation } = this.scale!;
+    return Object.fromEntries(this.names.map((name, k) => [name, { mean: mean[k], deviation: deviation[k] }]));
+  }
+
+  /** Takes a scale that is known; false where it lacks a reward. */
+  takeScale(known: Readonly<Record<string, { mean: number; deviation: number }>>): boolean {
+    if (this.names.some((name) => !Object.hasOwn(known, name))) return false;
+    this.scale = {
+      mean: this.names.map((name) => known[name].mean),
+      deviation: this.names.map((name) => known[name].deviation),
+    };
+    return true;
+  }
+
   /** Some reward wants samples of the reference first. */
   get wantsScale(): boolean {
     return this.scale === null && this.terms.some((term) => term.normalise);

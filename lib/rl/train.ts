@@ -266,6 +266,7 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
     const run = new RlRun(config, folder, model, banks, method, prompts, rewards, scorers, quiet, note);
     const resumed = await run.resume();
     if (!resumed) {
+      if (options.rewardScale && rewards.takeScale(options.rewardScale)) run.state.scale = rewards.scale;
       await run.fitRewards();
       run.before = await run.evaluate();
       run.state.evalBefore = run.before?.scores ?? null;

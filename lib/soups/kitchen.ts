@@ -1,14 +1,18 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Bank } from '../adapters/bank.js';
 import { mix32, Random } from '../base/random.js';
 import type { ResolvedAdapter, ResolvedConfig } from '../config/index.js';
 import { encodePrompt } from '../data/encode.js';
 import type { Row } from '../data/types.js';
+import { generate } from '../generation/engine.js';
+import type { SequenceRequest } from '../generation/request.js';
 import { keepsRank, mergeMethods } from '../merge/methods.js';
 import { PluralignError } from '../native/errors.js';
+import type { LogitMix } from '../native/generation.js';
 import type { RewardFunction } from '../rewards/types.js';
 import { type Prompt, withText } from '../rl/prompts.js';
-import { sampler, samplesOf } from '../rl/sampling.js';
+import { type SampleFunction, sampler, samplesOf } from '../rl/sampling.js';
 import type { TrainOptions } from '../training/train.js';
 import type { Evaluated, Points } from './points.js';
 import { expertSeed, mergedPolicy, trainedOnText, trainedPolicy, writeRows } from './policies.js';
@@ -37,6 +41,12 @@ export class Kitchen {
     return this.config.soups!;
   }
 
+  private get trainOptions(): TrainOptions {
+    // All policies are rewarded on one scale.
+    const rewardScale = this.points.rewards.scale ? this.points.rewards.scaleByName() : undefined;
+    return { ...this.options, stop: this.stop, rewardScale };
+  }
+
   private get names(): string[] {
     return this.soups.wishes.map((wish) => wish.name);
   }
@@ -57,7 +67,7 @@ export class Kitchen {
 
   private train(name: string, weights: readonly number[], more: { seed?: number } = {}): Promise<string> {
     const rewards = rewardsOf(this.soups.wishes, weights);
-    return trainedPolicy(this.config, { name, rewards, ...more }, { ...this.options, stop: this.stop });
+    return trainedPolicy(this.config, { name, rewards, ...more }, this.trainOptions);
   }
 
   private spread(chosen: readonly number[], weights: readonly number[]): number[] {
@@ -89,6 +99,33 @@ export class Kitchen {
     const options = { name, rank: method === 'cat' || !known ? null : rank, seed: 0 };
     const make = () => mergedPolicy(this.config.output, experts, weights, method, options);
     return this.judged(make().then((dir) => this.points.of(id, dir)));
+  }
+
+  /** Experts whose next-token distributions are mixed as answers are sampled, without merging (MOD). */
+  async logits(chosen: readonly number[], weights: readonly number[], mix: LogitMix): Promise<Evaluated> {
+    const { model, prompts } = this.points;
+    const names = chosen.map((wish) => this.names[wish]);
+    const sources: { name: string; dir: string; trainable: boolean }[] = [];
+    for (const wish of chosen) sources.push({ name: this.names[wish], dir: await this.expert(wish), trainable: false });
+    const bank = await Bank.fromPeft(model.shape, sources);
+    const rollout = this.config.rollout!;
+    const sample: SampleFunction = async (asked, seed) => {
+      const requests = asked.map(
+        ({ prompt }, i): SequenceRequest => ({
+          prompt,
+          policy: { adapters: sources.map((_, k) => k), weights, mix },
+          maxNewTokens: rollout.max_new_tokens,
+          temperature: rollout.temperature,
+          topK: rollout.top_k,
+          topP: rollout.top_p,
+          seed: (seed + i) >>> 0,
+        }),
+      );
+      const said = await generate(model, bank, requests, { abort: this.stop.flag, text: 'none' });
+      return said.map(({ tokens }) => tokens);
+    };
+    const id = `logits ${mix} ${weightsName(names, weights)}`;
+    return this.judged(this.points.measure(id, sample, prompts, null));
   }
 
   /** Multi-objective training at these weights (MORL). */
@@ -141,7 +178,7 @@ export class Kitchen {
   /** Supervised on the best of several samples for each wish, told the wishes (MT). */
   async sft(chosen: readonly number[]): Promise<Evaluated> {
     const rows = await this.supervisedRows();
-    const dir = await trainedOnText(this.config, 'sft', rows, { ...this.options, stop: this.stop });
+    const dir = await trainedOnText(this.config, 'sft', rows, this.trainOptions);
     return this.judged(this.points.of(`sft ${this.told(chosen)}`, dir, this.promptsFor(chosen)));
   }
 
@@ -167,7 +204,7 @@ export class Kitchen {
     const dir = await trainedPolicy(
       this.config,
       { name: 'p-morl', rewards, prompts, functions: { named: reward } },
-      { ...this.options, stop: this.stop },
+      this.trainOptions,
     );
     return this.judged(this.points.of(`P-MORL ${this.told(chosen)}`, dir, this.promptsFor(chosen)));
   }

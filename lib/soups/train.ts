@@ -143,6 +143,8 @@ async function cook(kitchen: Kitchen, quiet: boolean): Promise<SoupsResult> {
     };
     const fromExperts = (method: string) => (w: number[]) => kitchen.merged(method, chosen, w);
     for (const method of soups.merges) await sweep(method, weights, fromExperts(method));
+    for (const mix of soups.logits)
+      await sweep(mix === 'reverse-kl' ? 'logits' : `logits, ${mix}`, weights, (w) => kitchen.logits(chosen, w, mix));
     const extended = soups.sums.filter((sum) => sum !== 1);
     if (extended.length > 0) {
       const grid = [1, ...extended].flatMap((sum) => weights.map((w) => w.map((value) => value * sum)));

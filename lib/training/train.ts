@@ -36,6 +36,8 @@ export interface TrainOptions {
   onNote?: (note: string) => void;
   /** What rewards of `type: function` mean, by name. */
   rewards?: Readonly<Record<string, RewardFunction>>;
+  /** Mean and deviation that rewards are normalised by, by their names, in place of what samples of the reference say. */
+  rewardScale?: Readonly<Record<string, { mean: number; deviation: number }>>;
 }
 
 /** RUN/summary.json, and what `train --json` prints. */
