@@ -184,8 +184,8 @@ describe('generate', () => {
 
   it('speaks as an annotator, or as the generic adapter', async () => {
     const say = async (...more: string[]) => (await json('generate', ...runOf('dpo'), ...argv, ...more)).samples;
-    const [one] = await say('--annotator', 'one');
-    expect(one.policy).toBe('one');
+    const [one, two] = await say('--annotator', 'one', '--annotator', 'two');
+    expect([one.policy, two.policy]).toEqual(['one', 'two']);
     expect((await say()).map((s: { policy: string }) => s.policy)).toEqual(['generic']);
     await json('export', '--run', runs.dpo.output, '--annotator', 'one', '--output', path('voice'));
     const plain = await json(

@@ -11,6 +11,8 @@ import { isBase, openPolicies, type Policies, type Policy, type PolicyOptions } 
 
 export interface GenerateOptions extends PolicyOptions, Sampling {
   prompt: string | readonly string[];
+  /** Of a run with adapters by annotator: speak as each of these in place of the generic adapter. */
+  annotators?: readonly string[];
   /** Of each adapter by its name: one policy that mixes them. */
   weights?: Readonly<Record<string, number>>;
   /** How `weights` mix: their updates (default; Σ w ΔW, not merged), or their next-token distributions (see `LogitMixture`). */
@@ -65,7 +67,7 @@ function speakers(
   options: GenerateOptions,
 ): { name: string; policy: (seed: number) => number | LogitMixture }[] {
   const { weights, mix = 'updates' } = options;
-  const speaking = policies.filter((p) => !p.reward);
+  const speaking = policies.filter((p) => !p.reward && !p.voters);
   if (speaking.length === 0) throw new PluralignError('BAD_ARGUMENT', 'a reward model does not generate');
   if (weights && mix !== 'updates') {
     const parts = speaking.filter((p) => !isBase(p));
@@ -83,7 +85,20 @@ function speakers(
     ({ mixture, adapter }: Policy) =>
     (seed: number) =>
       mixture ? mixture.adapters[drawComponent(mixture.weights, seed)] : adapter;
-  return speaking.filter((p) => policies.length === 1 || !isBase(p)).map((p) => ({ name: p.name, policy: one(p) }));
+  return speaking.filter((p) => speaking.length === 1 || !isBase(p)).map((p) => ({ name: p.name, policy: one(p) }));
+}
+
+/** A bank with the annotators' adapters, and each as a speaker. Throws NOT_FOUND for one that the run does not know. */
+function asAnnotators(annotators: readonly string[], { policies, model }: Policies, { weights }: GenerateOptions) {
+  const voters = policies.find((p) => p.voters)?.voters;
+  if (!voters)
+    throw new PluralignError('BAD_ARGUMENT', '--annotator needs --run RUN of a run with adapters by annotator');
+  if (voters.reward) throw new PluralignError('BAD_ARGUMENT', 'a reward model does not generate');
+  if (weights) throw new PluralignError('BAD_ARGUMENT', '--annotator speaks as one; leave out --weights');
+  const names = [...new Set(annotators)];
+  for (const name of names) voters.require(name);
+  const { bank } = voters.bank(model.shape, names);
+  return { bank, speakers: names.map((name, i) => ({ name, policy: () => i + 1 })) };
 }
 
 /**
@@ -101,6 +116,8 @@ export async function generateCommand(options: GenerateOptions): Promise<Generat
   const mixes = weights && mix === 'updates' ? [{ name: mixName, weights }] : [];
   const opened = await openPolicies({ ...options, mixes });
   using model = opened.model;
+  const voices = options.annotators ? asAnnotators(options.annotators, opened, options) : null;
+  const bank = voices?.bank ?? opened.bank;
   const { tokenizer, config } = model;
   const which = (i: number) => (texts.length === 1 ? '--prompt' : `prompt ${i + 1}`);
   const prompts = texts.map((text, i) => {
@@ -114,7 +131,7 @@ export async function generateCommand(options: GenerateOptions): Promise<Generat
     return Int32Array.from(ids);
   });
   const { temperature = 1, topK, topP, minP, repetitionPenalty } = options;
-  const asked = speakers(opened, options).flatMap(({ name, policy }) =>
+  const asked = (voices?.speakers ?? speakers(opened, options)).flatMap(({ name, policy }) =>
     prompts.flatMap((prompt, at) =>
       Array.from({ length: count }, (_, i) => {
         const request: SequenceRequest = {
@@ -147,7 +164,7 @@ export async function generateCommand(options: GenerateOptions): Promise<Generat
   try {
     const made = await generate(
       model,
-      opened.bank,
+      bank,
       asked.map(({ request }) => request),
       {
         batch: options.batch,
@@ -160,7 +177,7 @@ export async function generateCommand(options: GenerateOptions): Promise<Generat
     );
     const { baseLogps = false, logps = baseLogps } = options;
     const requests = asked.map(({ request }) => request);
-    const base = baseLogps ? await logpsUnder(model, opened.bank, -1, requests, made, stopOf(options.stop).flag) : null;
+    const base = baseLogps ? await logpsUnder(model, bank, -1, requests, made, stopOf(options.stop).flag) : null;
     const samples = made.map((sample, i): GeneratedSample => {
       const { name, at, seed: drawn } = asked[i];
       return {

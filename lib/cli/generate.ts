@@ -54,6 +54,7 @@ type Parsed = Record<string, unknown> &
     stop?: string[];
     weights?: Record<string, number>;
     memory?: number;
+    annotator?: string[];
     stream?: boolean;
     json?: boolean;
   };
@@ -69,6 +70,7 @@ export function generateCommand(load = () => import('../api/generate.js')): Comm
         .default('updates'),
     )
     .option('--mix-alpha <a>', 'α of --mix alpha (default: 1)', real(Number.NEGATIVE_INFINITY))
+    .option('--annotator <name>', 'speak as this annotator of a --run; may be given several times', collect)
     .option('--seed <n>', 'seed of the first sample', integer(0), 0)
     .option('--samples <n>', 'number of samples', integer(1), 1)
     .option('--max-new-tokens <n>', 'longest sample', integer(1), 128)
@@ -84,7 +86,7 @@ export function generateCommand(load = () => import('../api/generate.js')): Comm
     .option('--base-logps', 'the same, and log-probabilities under the base')
     .option('--stream', 'print the text as it comes (one sample)')
     .action(async (options: Parsed) => {
-      const { prompt = [], weights, stop: stopTexts, memory, stream } = options;
+      const { prompt = [], weights, annotator: annotators, stop: stopTexts, memory, stream } = options;
       const { seed, samples, maxNewTokens, temperature, topK, topP } = options;
       const more = ['minP', 'repetitionPenalty', 'batch', 'mixAlpha', 'logps', 'baseLogps'] as const;
       const given = Object.fromEntries(
@@ -98,7 +100,11 @@ export function generateCommand(load = () => import('../api/generate.js')): Comm
             checkWeights(weights, model);
             if (
               stream &&
-              (options.json || prompt.length > 1 || (samples ?? 1) > 1 || (model.adapters.length > 1 && !weights))
+              (options.json ||
+                prompt.length > 1 ||
+                (samples ?? 1) > 1 ||
+                (model.adapters.length > 1 && !weights) ||
+                (annotators?.length ?? 1) > 1)
             )
               throw new PluralignError(
                 'BAD_ARGUMENT',
@@ -116,6 +122,7 @@ export function generateCommand(load = () => import('../api/generate.js')): Comm
               ...given,
               ...(options.mix === 'updates' ? {} : { mix: options.mix }),
               ...(stopTexts ? { stopTexts } : {}),
+              ...(annotators ? { annotators } : {}),
               ...(memory === undefined ? {} : { memory: memory * 1e9 }),
               ...(onText ? { onText } : {}),
               prompt: prompt.length === 1 ? prompt[0] : prompt,
