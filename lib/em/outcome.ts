@@ -1,5 +1,6 @@
 import { type Evaluation, summarise } from '../evaluation/preference.js';
 import { adjustedRandIndex } from '../evaluation/rand-index.js';
+import { expectedCalibrationError } from '../evaluation/reliability.js';
 import { sigmoid, voteLoss } from '../features/likelihood.js';
 import type { RowOutcome } from '../methods/objective.js';
 
@@ -73,29 +74,63 @@ export function evaluateVotes(
   });
   const { annotators: types } = summarise(typed);
   if (Object.keys(types).length > 0) evaluation.types = types;
-  const agreement = agreementWithGroups(
-    votes.map((vote) => vote.group),
-    known,
+  Object.assign(
+    evaluation.overall,
+    agreementWithGroups(
+      votes.map((vote) => vote.group),
+      known,
+    ),
   );
-  if (agreement !== undefined) evaluation.overall.adjusted_rand_index = agreement;
   return evaluation;
 }
 
-/** Adjusted Rand index of annotators' types and the groups that their rows name; undefined where none does. */
+/** How the types found agree with the groups that annotators are known to be of. */
+export interface Agreement {
+  /** Of annotators' likeliest types and their groups. */
+  adjusted_rand_index: number;
+  /**
+   * Calibration of responsibilities: of the largest probability as the confidence that an annotator is of the group that most
+   * annotators of their likeliest type are of.
+   */
+  responsibility_ece: number;
+}
+
+/** Undefined where rows do not name groups for two annotators at least. */
 export function agreementWithGroups(
   rows: readonly { annotator?: string; group?: string }[],
   known: ReadonlyMap<string, ArrayLike<number>>,
-): number | undefined {
+): Agreement | undefined {
   const groups = new Map<string, string>();
   for (const { annotator, group } of rows) {
     if (annotator !== undefined && group !== undefined && known.has(annotator)) groups.set(annotator, group);
   }
   if (groups.size < 2) return undefined;
-  const names = [...groups.keys()];
-  return adjustedRandIndex(
-    names.map((name) => groups.get(name)!),
-    names.map((name) => likeliest(known.get(name)!)),
-  );
+  const people = [...groups].map(([name, group]) => {
+    const gamma = known.get(name)!;
+    const type = likeliest(gamma);
+    return { group, type, certainty: gamma[type] };
+  });
+  const usual = usualGroups(people);
+  return {
+    adjusted_rand_index: adjustedRandIndex(
+      people.map((p) => p.group),
+      people.map((p) => p.type),
+    ),
+    responsibility_ece: expectedCalibrationError(
+      people.map((p) => p.certainty),
+      people.map((p) => usual.get(p.type) === p.group),
+    ),
+  };
+}
+
+/** The commonest group of each type's people. */
+function usualGroups(people: readonly { group: string; type: number }[]): Map<number, string> {
+  const counts = new Map<number, Map<string, number>>();
+  for (const { group, type } of people) {
+    const own = counts.get(type) ?? new Map<string, number>();
+    counts.set(type, own.set(group, (own.get(group) ?? 0) + 1));
+  }
+  return new Map([...counts].map(([type, own]) => [type, [...own].sort((a, b) => b[1] - a[1])[0][0]]));
 }
 
 /** Index of the largest probability; the first of equal ones. */

@@ -56,6 +56,7 @@ export interface EmSummary extends TrainSummary {
     mean_certainty: number;
     /** Agreement of annotators' types with the groups that rows name. */
     adjusted_rand_index?: number;
+    responsibility_ece?: number;
     starts: {
       log_likelihood: number;
       rounds: number;

@@ -25,6 +25,8 @@ export type Evaluation = {
     worst_decile_accuracy?: number;
     /** Of a run over types: how well annotators' types agree with the groups that rows name. */
     adjusted_rand_index?: number;
+    /** And how far their certainty is from being right. */
+    responsibility_ece?: number;
   };
   /** By annotator, where rows name them. */
   annotators: Record<string, PreferenceMetrics>;

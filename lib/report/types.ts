@@ -23,6 +23,7 @@ interface Types {
   collapsed?: [number, number][];
   one_type_is_enough?: boolean;
   adjusted_rand_index?: number;
+  responsibility_ece?: number;
   log_likelihood?: number;
   one_type_log_likelihood?: number;
 }
@@ -151,7 +152,8 @@ export function typesSection(run: RunData, grid: (charts: Chart[]) => Markup): M
   for (const [k, l] of types.collapsed ?? []) facts.push(`Types ${k} and ${l} have become one.`);
   if (types.adjusted_rand_index !== undefined)
     facts.push(
-      `Agreement with the groups that rows name: adjusted Rand index ${formatValue(types.adjusted_rand_index)}.`,
+      `Agreement with the groups that rows name: adjusted Rand index ${formatValue(types.adjusted_rand_index)}; ` +
+        `calibration error of the responsibilities ${formatValue(types.responsibility_ece)}.`,
     );
   return html`<section><h2>Types of annotators</h2>${facts.map((fact) => html`<p>${fact}</p>`)}
 ${table(types, held)}${run.responsibilities && picture(run.responsibilities)}${types.description.map(examples)}

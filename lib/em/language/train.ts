@@ -185,7 +185,7 @@ async function finish(
   };
   if (one) summary.em.one_type_log_likelihood = likelihoodOf(one);
   if (enough !== undefined) summary.em.one_type_is_enough = enough;
-  if (agreement !== undefined) summary.em.adjusted_rand_index = agreement;
+  Object.assign(summary.em, agreement);
   if (fitted.criteria) {
     summary.em.criteria = fitted.criteria;
     const lineOf = (types: number) => fitted.criteria!.find((line) => line.types === types)?.bic;
