@@ -383,14 +383,16 @@ describe('resuming', () => {
     ['in folds, restarted, with restarts', { folds: 2, restart: true, restarts: 2, rounds: 2, init: 'random' }],
     ['over several numbers of types', { types: [1, 2], rounds: 1 }],
   ])('an interrupted run ends with the bytes of one that was not: %s', async (_, em) => {
+    // An odd number of annotators: shares of one half each would hide a share that is lost.
+    const odd = { train: writeRows(path('odd.jsonl'), plantedRows(11, 7)) };
     const whole = next();
-    await fit(configOf(whole, { em }));
+    await fit(configOf(whole, { em, data: odd }));
     const run = next();
     let stops = 0;
     for (; ; stops++) {
       try {
         const stop = AbortSignal.timeout(30 + 40 * stops);
-        const summary = await fit(configOf(run, { em }), { stop, resume: true });
+        const summary = await fit(configOf(run, { em, data: odd }), { stop, resume: true });
         if (summary.finished) break;
       } catch (error) {
         expect(error).toMatchObject({ code: 'ABORTED' });
