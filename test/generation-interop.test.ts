@@ -11,9 +11,8 @@ import { root } from './support/runs.js';
 
 const python = process.env.PLURALIGN_PYTHON;
 const folder = join(root, '../shared/models/tinystories-656k');
-const reason = python ? 'no ../shared' : 'no PLURALIGN_PYTHON';
 
-describe.skipIf(!python || !existsSync(folder))(`greedy is transformers' greedy (${reason} skips it)`, () => {
+describe.skipIf(!python || !existsSync(folder))("greedy is transformers' greedy (PLURALIGN_PYTHON, ../shared)", () => {
   it('on 200 random prompts', async () => {
     using model = await Model.load(folder, { dtype: 'float32' });
     const random = new Random(3);

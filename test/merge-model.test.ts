@@ -13,7 +13,7 @@ import { Model } from '../lib/model/model.js';
 import { writeSafetensors } from '../lib/model/safetensors.js';
 import { fixtures, frozen, randomBank, randomGroups, tinyModel } from './support/engine.js';
 import { combination, type Dense, distance, norm, reference } from './support/merge-reference.js';
-import { program, scratch } from './support/runs.js';
+import { fixture, goldenConfig, program, scratch, trained } from './support/runs.js';
 
 const { path } = scratch();
 const baseDir = (name: string) => join(fixtures, `parity-${name}`, 'model');
@@ -249,5 +249,20 @@ describe('pluralign merge', () => {
     writeFileSync(path('cli', 'bad', 'adapter_config.json'), '{');
     const bad = await program('merge', '--adapter', path('cli', 'bad'), '--output', path('cli', 'refused'));
     expect([bad.status, bad.stderr]).toEqual([2, expect.stringMatching(/not JSON/)]);
+  });
+
+  it('takes a run for its adapter and its base', async () => {
+    const f = fixture('llama-old');
+    const { output: run } = await trained(goldenConfig(f, path('run'), { train: { steps: 1 } }));
+    using model = await tinyModel('llama-old');
+    await savePeft(randomBank(model, ['other']), 'other', path('other-adapter'));
+    const argv = ['--run', run, '--adapter', `other=${path('other-adapter')}`, '--weights', 'adapter=0.5,other=0.5'];
+    const { status, stdout, stderr } = await program('merge', ...argv, '--output', path('run-soup'), '--json');
+    expect([status, stderr]).toEqual([0, '']);
+    expect(JSON.parse(stdout)).toMatchObject({ kind: 'adapter', weights: { adapter: 0.5, other: 0.5 } });
+    const whole = await program('merge', ...argv, '--method', 'ties', '--output', path('run-whole'), '--json');
+    expect(JSON.parse(whole.stdout).kind).toBe('model');
+    const none = await program('merge', '--run', path('nowhere'), '--output', path('no'));
+    expect(none.status).toBe(2);
   });
 });

@@ -53,7 +53,7 @@ export interface Policies {
   ties: Ties;
 }
 
-interface RunPolicies {
+export interface RunPolicies {
   model: string;
   adapters: { name: string; dir: string }[];
   beta: number;
@@ -62,7 +62,8 @@ interface RunPolicies {
   voters: AdapterPopulation | null;
 }
 
-async function ofRun(run: string): Promise<RunPolicies> {
+/** What a run speaks with. Throws `NOT_FOUND` where it is not finished. */
+export async function ofRun(run: string): Promise<RunPolicies> {
   await requireRun(run);
   const config = loadConfig(runConfigPath(run));
   const full = config.adapter === 'full';

@@ -15,6 +15,7 @@ import {
 
 interface Options {
   model?: string;
+  run?: string;
   adapter: AdapterReference[];
   weights?: Record<string, number>;
   method: string;
@@ -58,7 +59,8 @@ export function mergeCommand(load = () => import('../api/merge.js')): Command {
   const command = new Command('merge')
     .description('one expert from several: adapters or whole models, mixed after training')
     .option('--model <dir>', 'base of whole models, or of adapters that become one')
-    .requiredOption('--adapter <[name=]dir>', 'adapter (PEFT files) or whole model; several times', collectAdapter, [])
+    .option('--run <run>', 'run folder of `train`: its adapters, and its base')
+    .option('--adapter <[name=]dir>', 'adapter (PEFT files) or whole model; several times', collectAdapter, [])
     .option('--weights <name=w,...>', 'weight of each expert (default: equal)', parseWeights)
     .addOption(new Option('--method <name>', 'how to merge').choices(methodNames).default('cat'))
     .option('--rank <r>', 'rank of the merged adapter (default: exact)', integer(1))

@@ -1,10 +1,11 @@
-// Products of bfloat16 by `vdpbf16ps`: 8 rows × 48 columns of accumulators, one pass over all terms.
+// Products of bfloat16 by `vdpbf16ps`: up to 8 rows × 48 columns of accumulators, one pass over all terms. Few rows, as in a
+// step of generation, take no more products than they have: they wait for memory. A row's sums are the same in any tile.
 
 constexpr int kPairRows = 8, kPairPanels = 3;
 
-template <int P>
+template <int R, int P>
 static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out) {
-  __m512 sum[kPairRows][P];
+  __m512 sum[R][P];
   for (auto& r : sum)
     for (auto& v : r) v = _mm512_setzero_ps();
   for (int64_t t = 0; t < g.term_count; ++t) {
@@ -19,7 +20,7 @@ static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out) {
         __m512bh bv[P];
         for (int j = 0; j < P; ++j) bv[j] = (__m512bh)_mm512_loadu_si512(b + j * term.b_panel + q * 32);
 #pragma GCC unroll 8
-        for (int i = 0; i < kPairRows; ++i) {
+        for (int i = 0; i < R; ++i) {
           int32_t pair;
           __builtin_memcpy(&pair, a + i * 32 + q * 2, 4);
           const __m512bh av = (__m512bh)_mm512_set1_epi32(pair);
@@ -28,8 +29,16 @@ static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out) {
       }
     }
   }
-  for (int i = 0; i < kPairRows; ++i)
+  for (int i = 0; i < R; ++i)
     for (int j = 0; j < P; ++j) _mm512_storeu_ps(out + (i * P + j) * 16, sum[i][j]);
+}
+
+template <int P>
+static void pairs_of(int64_t rows, const Bf16Block& g, int64_t row, int64_t col, float* out) {
+  if (rows > 4) pairs<8, P>(g, row, col, out);
+  else if (rows > 2) pairs<4, P>(g, row, col, out);
+  else if (rows > 1) pairs<2, P>(g, row, col, out);
+  else pairs<1, P>(g, row, col, out);
 }
 
 static void multiply_pairs(const Bf16Block& g) {
@@ -37,10 +46,11 @@ static void multiply_pairs(const Bf16Block& g) {
   for (int64_t col = 0; col < g.n; col += kPairPanels * 16) {
     const int64_t cols = g.n - col < kPairPanels * 16 ? g.n - col : kPairPanels * 16, panels = (cols + 15) / 16;
     for (int64_t row = 0; row < g.m; row += kPairRows) {
-      if (panels == 3) pairs<3>(g, row, col, sums);
-      else if (panels == 2) pairs<2>(g, row, col, sums);
-      else pairs<1>(g, row, col, sums);
-      finish(g, row, col, sums, panels * 16, g.m - row < kPairRows ? g.m - row : kPairRows, cols);
+      const int64_t rows = g.m - row < kPairRows ? g.m - row : kPairRows;
+      if (panels == 3) pairs_of<3>(rows, g, row, col, sums);
+      else if (panels == 2) pairs_of<2>(rows, g, row, col, sums);
+      else pairs_of<1>(rows, g, row, col, sums);
+      finish(g, row, col, sums, panels * 16, rows, cols);
     }
   }
 }
