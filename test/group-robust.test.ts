@@ -92,6 +92,15 @@ describe('group-robust losses', () => {
     });
   });
 
+  it('estimate a group by what its rows weigh, not by how many they are', () => {
+    const heavy = scoresOf([1, 1, 1, 1, 1], ['a', 'a', 'a', 'a', 'b'], [0.5, 0.5, 0.5, 0.5, 8]);
+    const robust = new GroupRobustObjective(inner(), options);
+    robust.check(heavy.groups);
+    const { metrics } = robust.loss(heavy, robust.totals(heavy.groups), true);
+    expect(metrics['group_loss/a']).toBeCloseTo(sigmoidLoss(1), 6);
+    expect(metrics['group_loss/b']).toBeCloseTo(sigmoidLoss(1), 6);
+  });
+
   it('leave evaluation and the rows as they are, and come back from their state', () => {
     const scores = scoresOf(margins, names, [1, 2, 1, 1]);
     const robust = new GroupRobustObjective(inner(), options);

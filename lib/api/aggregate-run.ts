@@ -86,17 +86,21 @@ export function aggregationPath(run: string): string {
  */
 export async function aggregatePolicies(options: AggregatePoliciesOptions): Promise<RunAggregate> {
   const { run, adapters = [], compare = [], seed = 0, temperature = 1, maxNewTokens = 128, samples = 1 } = options;
+  if (run !== undefined && adapters.length > 0)
+    throw new PluralignError('BAD_ARGUMENT', 'a RUN has a policy for each type; give other adapters with --compare');
   const stop = stopOf(options.stop);
   const opened = await openPolicies({ ...options, adapters: [...adapters, ...compare] });
   using _model = opened.model;
   const { types, others } = sides(run ?? options.model!, opened.policies, compare.length);
+  if (options.output !== undefined) await checkOutput(options.output);
   const config = run === undefined ? null : loadConfig(runConfigPath(run));
   const data = options.data ?? config?.data.train;
   if (!data) throw new PluralignError('BAD_ARGUMENT', 'found no --data ROWS, expected rows whose prompts are answered');
   const groups = await openRows(data, opened.model, { overLength: 'drop', signal: stop.signal });
   const prompts = drawPrompts(groups, opened.model.config.maxPositions - maxNewTokens, options.prompts ?? 512, seed);
 
-  const settings = { samples, maxNewTokens, temperature, seed, beta: opened.beta, reference: opened.reference };
+  const { beta, reference, model } = opened;
+  const settings = { samples, maxNewTokens, temperature, seed, beta, reference, dtype: model.dtype, model: model.dir };
   const key = await keyOf([...types, ...others], prompts, settings);
   const before = run === undefined ? null : await readKept(run, key);
   const sampled = before ?? (await sample(opened, types, others, prompts, options));
@@ -128,7 +132,6 @@ export async function aggregatePolicies(options: AggregatePoliciesOptions): Prom
   };
   const { rule, weights, rewards, ...regrets } = table.rules.find((r) => r.rule === options.rule)!;
   const result: RunAggregate = { rule, weights, ...regrets, rewards, ...shown };
-  if (options.output !== undefined) await writeMixture(options.output, result, types, config?.model ?? options.model!);
   if (run !== undefined) {
     const means = sampled.means.map((row) => row.map((values) => [...values]));
     const least = sampled.least.map((values) => [...values]);
@@ -137,6 +140,7 @@ export async function aggregatePolicies(options: AggregatePoliciesOptions): Prom
     const { writeReport } = await import('../report/index.js');
     await writeReport(run);
   }
+  if (options.output !== undefined) await writeMixture(options.output, result, types, config?.model ?? options.model!);
   return result;
 }
 
@@ -148,6 +152,12 @@ function sides(source: string, policies: readonly Policy[], compared: number): {
     throw new PluralignError(
       'BAD_ARGUMENT',
       `${source}: found ${types.length} policies, expected one for each of at least two types (a run of em-dpo, or several --adapter)`,
+    );
+  const voters = speaking.find((p) => p.voters);
+  if (voters)
+    throw new PluralignError(
+      'BAD_ARGUMENT',
+      `${source}: found adapters by annotator, expected a policy for each type (a run of em-dpo, or several --adapter)`,
     );
   const mute = speaking.find((p) => p.mixture !== null || p.reward);
   if (mute)
@@ -227,14 +237,17 @@ async function shares(run: string, types: number): Promise<number[] | undefined>
   return lines[0].map((_, k) => lines.reduce((sum, line) => sum + line[k], 0) / lines.length);
 }
 
+async function checkOutput(dir: string): Promise<void> {
+  if (existsSync(dir) && !isMixture(dir) && (await fsp.readdir(dir)).length > 0)
+    throw new PluralignError('BAD_ARGUMENT', `${dir} is not empty and no mixture; give another --output`);
+}
+
 async function writeMixture(
   dir: string,
   result: RunAggregate,
   types: readonly Policy[],
   model: string | null,
 ): Promise<void> {
-  if (existsSync(dir) && !isMixture(dir) && (await fsp.readdir(dir)).length > 0)
-    throw new PluralignError('BAD_ARGUMENT', `${dir} is not empty and no mixture; give another --output`);
   const failed = (what: string) => (error: unknown) => {
     throw ioError(what, dir, error);
   };

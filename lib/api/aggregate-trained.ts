@@ -46,9 +46,9 @@ export interface TrainedRound {
 
 /**
  * The trained alternative to a mixture: one adapter against min_π max_k regret_k(π). The types' weights p go by optimistic
- * multiplicative weights, p_t ∝ p_{t−1} exp(η (2 g_t − g_{t−1})), with g the types' regrets (and 0, for the row that lets
- * weight go to nobody); the policy goes by DPO on all votes, an annotator's rows weighing Σ_k p_k γ_ik / (share of k), so
- * that a type counts by p_k and not by its size. Regrets are estimated on fresh samples in every round.
+ * multiplicative weights, p_t ∝ p_{t−1} exp(η (2 g_t − g_{t−1})), with g the types' regrets as shares of the largest one
+ * between two types; the policy goes by DPO on all votes, an annotator's rows weighing Σ_k p_k γ_ik / (share of k), so that
+ * a type counts by p_k and not by its size. Regrets are estimated on fresh samples in every round.
  *
  * Source: the trained form of min-max regret aggregation (Chidambaram et al. 2024, arXiv 2405.15065), with preference
  * training in the place of the policy gradient.
@@ -92,12 +92,11 @@ export async function trainMinMaxRegret(run: string, options: TrainedOptions): P
   const bar = progress(rounds * steps, 'train', { quiet });
   const log: TrainedRound[] = [];
   const decay = { kind: 'linear', warmup: 0, minRatio: 0 } as const;
-  let p = new Array<number>(types.length + 1).fill(1 / (types.length + 1));
+  let p = new Array<number>(types.length).fill(1 / types.length);
   let before = new Array<number>(types.length).fill(0);
   try {
     for (let round = 0, step = 0; round < rounds; round++) {
-      const total = p.slice(0, -1).reduce((a, b) => a + b, 0);
-      const weights = p.slice(0, -1).map((value) => value / total);
+      const weights = p;
       groups.forEach((group, i) => {
         group.weight = data.train[i].weight * weights.reduce((sum, w, k) => sum + (w * gamma[i][k]) / share[k], 0);
       });
@@ -120,7 +119,7 @@ export async function trainMinMaxRegret(run: string, options: TrainedOptions): P
       const regrets = await regretsOf(round);
       log.push({ round: round + 1, weights, regrets, loss: mean });
       const g = regrets.map((regret, k) => (2 * regret - before[k]) / scale);
-      const moved = p.map((value, k) => value * Math.exp(weightStep * (k < g.length ? g[k] : 0)));
+      const moved = p.map((value, k) => value * Math.exp(weightStep * g[k]));
       const sum = moved.reduce((a, b) => a + b, 0);
       p = moved.map((value) => value / sum);
       before = regrets;

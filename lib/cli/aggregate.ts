@@ -1,4 +1,4 @@
-import { Command, InvalidArgumentError, Option } from 'commander';
+import { Command, Option } from 'commander';
 import type { Aggregate } from '../aggregation/rules.js';
 import { type Regrets, type SampleRule, sampleRules } from '../aggregation/side-by-side.js';
 import type { RunAggregate } from '../api/aggregate-run.js';
@@ -9,6 +9,7 @@ import {
   type AdapterReference,
   addJsonOption,
   addRuntimeOptions,
+  alphaOf,
   collectAdapter,
   integer,
   real,
@@ -34,12 +35,6 @@ interface Options {
   seed?: number;
   compare?: AdapterReference[];
   json?: boolean;
-}
-
-function alphaOf(text: string): number {
-  const value = /^[-−](inf|infinity|∞)$/i.test(text.trim()) ? Number.NEGATIVE_INFINITY : Number(text);
-  if (text.trim() === '' || Number.isNaN(value)) throw new InvalidArgumentError('Expected a number or -inf.');
-  return value;
 }
 
 export function aggregateCommand(): Command {

@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { formatNumber, formatTable, printableLine } from './format.js';
 import { emit, withQuietStdout } from './output.js';
-import { addJsonOption, addModelOptions, type ModelOptions, modelOptions, real, withStop } from './shared.js';
+import { addJsonOption, addModelOptions, alphaOf, type ModelOptions, modelOptions, real, withStop } from './shared.js';
 
 export interface ScoreCommandOptions extends ModelOptions {
   data: string[];
@@ -55,7 +55,7 @@ export function scoreCommand(load = () => import('../api/score.js')): Command {
     .option(
       '--alpha <a>',
       'on features: also one reward of all voters, from their mean (0) to their least (-inf)',
-      Number,
+      alphaOf,
     )
     .action(async (options: Record<string, unknown> & ScoreFlags) => {
       await withStop(

@@ -61,6 +61,13 @@ export function real(minimum: number, maximum = Number.POSITIVE_INFINITY): (text
   };
 }
 
+/** A number or -inf: α of an aggregation. */
+export function alphaOf(text: string): number {
+  const value = /^[-−](inf|infinity|∞)$/i.test(text.trim()) ? Number.NEGATIVE_INFINITY : Number(text);
+  if (text.trim() === '' || Number.isNaN(value)) throw new InvalidArgumentError('Expected a number or -inf.');
+  return value;
+}
+
 /** `DIR`, or `NAME=DIR` where NAME has no path separator; the name else is the folder's. */
 export function parseAdapter(text: string): AdapterReference {
   const named = /^([^=/\\]*)=(.*)$/s.exec(text);

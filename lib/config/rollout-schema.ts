@@ -23,8 +23,8 @@ export const rewardTermSchema = section({
   weight: number().default(1),
   /** To mean 0 and deviation 1 on samples of the reference. */
   normalise: flag().default(true),
-  /** Values are cut to ± this (in deviations, where normalised); null: never, with a warning. */
-  bound: positive().nullable().default(3),
+  /** Values are cut to ± this; left out: 3 deviations where normalised, else null: never, with a warning. */
+  bound: positive().nullable().optional(),
   /** length: what is counted, and the length to be close to (null: longer is better). */
   unit: choice(['tokens', 'words', 'characters']).default('tokens'),
   target: wholeFrom(0).nullable().default(null),
@@ -103,6 +103,14 @@ export const ppoSchema = section({
   whiten_advantages: flag().default(true),
   stop_kl: positive().nullable().default(null),
 });
+
+/** Where a reward is cut: 3 deviations where it is normalised and nothing else is said. */
+export function boundOf({
+  bound,
+  normalise,
+}: Pick<z.output<typeof rewardTermSchema>, 'bound' | 'normalise'>): number | null {
+  return bound === undefined ? (normalise ? 3 : null) : bound;
+}
 
 export type ResolvedRewardTerm = z.output<typeof rewardTermSchema> & { name: string };
 export type ResolvedRollout = z.output<typeof rolloutSchema>;

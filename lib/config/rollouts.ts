@@ -1,6 +1,7 @@
 import type { z } from 'zod';
 import { dotted } from './problems.js';
 import {
+  boundOf,
   grpoSchema,
   ppoSchema,
   reinforceSchema,
@@ -97,6 +98,7 @@ export function resolveRewards(
   return rewards.map((reward) => ({
     ...reward,
     name: reward.name ?? reward.type,
+    bound: boundOf(reward),
     adapter: reward.adapter && path(reward.adapter),
     module: reward.module && path(reward.module),
   }));

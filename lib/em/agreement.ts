@@ -1,5 +1,6 @@
 import type { Random } from '../base/random.js';
 import { orthonormalise } from '../features/linalg.js';
+import { PluralignError } from '../native/errors.js';
 import { tightestClusters } from './kmeans.js';
 
 /** Someone's preference between two things, whichever stood first: `key` names the two, `sign` is 1 or −1 for one or the other. */
@@ -32,6 +33,9 @@ export function comparisonsOf(
  * How annotators agree, [N, N] symmetric: (agreements − disagreements) / (their number + 1) over the comparisons that two
  * share, 0 where they share none and on the diagonal. `shared`: with how many others each shares one.
  */
+/** The graph has N² entries. */
+const mostAnnotators = 8000;
+
 export function agreementGraph(
   comparisons: readonly Comparison[],
   annotators: number,
@@ -43,6 +47,12 @@ export function agreementGraph(
     votes.set(annotator, (votes.get(annotator) ?? 0) + sign);
   }
   const n = annotators;
+  if (n > mostAnnotators)
+    throw new PluralignError(
+      'BAD_CONFIG',
+      `em.init: spectral looks at every pair of annotators; ${n} of them need ${((24 * n * n) / 1e9).toFixed(1)} GB, ` +
+        `and at most ${mostAnnotators} are taken; use k-means`,
+    );
   const sums = new Float64Array(n * n);
   const counts = new Float64Array(n * n);
   for (const votes of byKey.values()) {

@@ -37,10 +37,10 @@ export function mixtureOutcome({ group, rewards, stages }: TypedVote, gamma: Arr
       if (first(a, b) > 0.5) right++;
     }
   }
-  const p = group.kind === 'pair' ? first(0, 1) : 0;
   const margin =
     group.kind === 'pair'
-      ? Math.log(p) - Math.log1p(-p)
+      ? // Each side is summed by itself: 1 − p would be 0 where rewards lie far apart.
+        Math.log(first(0, 1)) - Math.log(first(1, 0))
       : rewards.reduce((sum, own, k) => sum + gamma[k] * lead(own), 0);
   return { group, accuracy: pairs > 0 ? right / pairs : 1, margin, logLikelihood };
 }

@@ -18,6 +18,7 @@ export interface RewardAggregateOptions {
  * voter's reward as α → −∞. Stable for any α.
  */
 export function aggregateRewards(rewards: ArrayLike<number>, weights: ArrayLike<number>, alpha: number): number {
+  if (Number.isNaN(alpha)) throw new PluralignError('BAD_ARGUMENT', 'alpha: found NaN, expected a number or -inf');
   let top = Number.NEGATIVE_INFINITY;
   let total = 0;
   const sign = alpha < 0 ? -1 : 1;

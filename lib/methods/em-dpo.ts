@@ -128,7 +128,8 @@ function reseed(votes: TypedVotes, state: EmState, posterior: Posterior, rounds:
   const empty = emptyType(posterior, votes.of);
   if (empty < 0) return -1;
   state.reseeded++;
-  const heaviest = state.weights.indexOf(Math.max(...state.weights));
+  const mass = posterior.gamma.map((own, k) => (k === empty ? -1 : own.reduce((a, b) => a + b, 0)));
+  const heaviest = mass.indexOf(Math.max(...mass));
   votes.reseed(empty, heaviest);
   return empty;
 }

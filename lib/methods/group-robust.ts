@@ -12,7 +12,7 @@ export interface GroupRobustOptions {
 
 /**
  * Training for the worst of known groups: min_θ max_α Σ_g α_g L_g over the simplex, by exponentiated gradient on α, which
- * lasts over steps. L_g is estimated from a step's rows by importance, (n/n_g) · mean over the step of the group's losses,
+ * lasts over steps. L_g is estimated from a step's rows by importance, (W/W_g) · weighted mean over the step of the group's losses,
  * so that a step without a group's rows says nothing of it and the expectation is exact.
  *
  * Source: group-robust preference optimisation (Ramesh et al. 2024, arXiv 2405.20304, algorithm 1), with the size
@@ -25,8 +25,8 @@ export class GroupRobustObjective implements MethodObjective {
   readonly squares;
   /** α moves with the whole step's losses. */
   readonly coupled = true;
-  /** Rows of each group in the training data; null before `check`. */
-  #sizes: Map<string, number> | null = null;
+  /** Rows of each group in the training data, and Σ w over them; null before `check`. */
+  #sizes: Map<string, { rows: number; weight: number }> | null = null;
   #weights = new Map<string, number>();
 
   constructor(
@@ -45,14 +45,17 @@ export class GroupRobustObjective implements MethodObjective {
     this.inner.check(groups);
     if (this.#sizes) return;
     this.#sizes = new Map();
-    for (const { group, origin } of groups) {
+    for (const { group, origin, weight } of groups) {
       if (group === undefined)
         throw new PluralignError(
           'BAD_DATA',
           `${origin.file}:${origin.line}: found no "group", expected one in every row: loss.group_robust is for known groups`,
         );
-      this.#sizes.set(group, (this.#sizes.get(group) ?? 0) + 1);
+      const size = this.#sizes.get(group) ?? { rows: 0, weight: 0 };
+      this.#sizes.set(group, { rows: size.rows + 1, weight: size.weight + weight });
     }
+    // Rows that weigh nothing say nothing of their group.
+    for (const [name, { weight }] of this.#sizes) if (!(weight > 0)) this.#sizes.delete(name);
     for (const name of this.#sizes.keys()) this.#weights.set(name, 1 / this.#sizes.size);
   }
 
@@ -78,14 +81,16 @@ export class GroupRobustObjective implements MethodObjective {
     return { ...outcome, metrics, rows: rows.rows };
   }
 
-  /** α_g n/n_g: what a row of the group weighs. */
+  /** α_g times the importance: what a row of the group weighs. */
   #factor(name: string): number {
-    return this.#weights.get(name)! * this.#importance(name);
+    return (this.#weights.get(name) ?? 0) * this.#importance(name);
   }
 
+  /** Σ w over all rows ÷ Σ w over the group's (n/n_g where every row weighs 1). */
   #importance(name: string): number {
-    const total = [...this.#sizes!.values()].reduce((a, b) => a + b, 0);
-    return total / this.#sizes!.get(name)!;
+    const own = this.#sizes!.get(name);
+    const total = [...this.#sizes!.values()].reduce((sum, { weight }) => sum + weight, 0);
+    return own ? total / own.weight : 0;
   }
 
   /** The estimate of L_g for every group of the step. */
@@ -103,7 +108,7 @@ export class GroupRobustObjective implements MethodObjective {
     let sum = 0;
     for (const [name, weight] of this.#weights) {
       const loss = losses.get(name);
-      const pull = loss === undefined ? 0 : loss + adjustment / Math.sqrt(this.#sizes!.get(name)!);
+      const pull = loss === undefined ? 0 : loss + adjustment / Math.sqrt(this.#sizes!.get(name)!.rows);
       const moved = weight * Math.exp(step_size * pull);
       this.#weights.set(name, moved);
       sum += moved;

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { Bank } from '../adapters/bank.js';
 import { AdapterPopulation } from '../adapters/population.js';
-import type { ResolvedRewardTerm } from '../config/rollout-schema.js';
+import { boundOf, type ResolvedRewardTerm } from '../config/rollout-schema.js';
 import { packTrees, splitByTokens, type Tree } from '../data/pack.js';
 import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
@@ -28,7 +28,8 @@ export async function openRewards(
 ): Promise<Rewards> {
   const found = [];
   for (const term of terms) {
-    const { name, weight, normalise, bound } = term;
+    const { name, weight, normalise } = term;
+    const bound = boundOf(term);
     if (bound === null)
       options.onWarning?.(
         `reward ${JSON.stringify(name)} has no bound: a policy can drive it as far as it goes; rewards.bound keeps it in reach`,

@@ -88,15 +88,17 @@ export async function makeRollout(
     : await tokenScores(groups, { model, bank, adapter: 0 }, 'logps', scorers);
   const reference = await tokenScores(groups, scorers.reference, 'logps', scorers);
   const values = critic && (await tokenScores(groups, { model, bank: critic, adapter: 0 }, 'reward', scorers));
+  // One more reward, so that methods which look at each by itself see it too.
+  const penalty = Float64Array.from(samples, ({ ended }) => (ended ? 0 : -missingEosPenalty));
   const rollout: Rollout = {
     groups,
     groupOffsets: Int32Array.from({ length: groups.length + 1 }, (_, g) => g * groupSize),
     offsets,
     old,
     reference,
-    scores: scored.total.map((score, c) => score - (samples[c].ended ? 0 : missingEosPenalty)),
-    parts: scored.parts,
-    weights: rewards.terms.map((term) => term.weight),
+    scores: scored.total.map((score, c) => score + penalty[c]),
+    parts: missingEosPenalty > 0 ? [...scored.parts, penalty] : scored.parts,
+    weights: [...rewards.terms.map((term) => term.weight), ...(missingEosPenalty > 0 ? [1] : [])],
     ended: Uint8Array.from(samples, ({ ended }) => (ended ? 1 : 0)),
     values,
   };

@@ -89,7 +89,10 @@ export async function adaptVoters(options: AdaptVotersOptions): Promise<AdaptVot
       );
     const { bank } = population.bank(model.shape, [], names);
     bank.setTrainable(({ owner }) => owner > 0);
-    const objective = objectiveOf({ ...config, loss: { ...config.loss, ...tieSettingsOf(dir, config) } });
+    // A voter's fit depends on nobody else's votes: no groups to be fair to, no statistics that run from one to the next.
+    const loss = { ...config.loss, ...tieSettingsOf(dir, config), group_robust: null };
+    const freshObjective = () => objectiveOf({ ...config, loss });
+    const objective = freshObjective();
     objective.check(groups);
     const needed = objective.reference ? await makeReference(config, model) : null;
     using reference = needed;
@@ -100,7 +103,7 @@ export async function adaptVoters(options: AdaptVotersOptions): Promise<AdaptVot
     try {
       for (const [i, name] of names.entries()) {
         const votes = groups.filter((g) => g.annotator === name);
-        annotators[name] = await fitOne(fit, i + 1, votes, options);
+        annotators[name] = await fitOne({ ...fit, objective: freshObjective() }, i + 1, votes, options);
         added.set(name, bank.ownValues(i + 1));
         bar.update(i + 1);
       }

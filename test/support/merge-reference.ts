@@ -141,7 +141,7 @@ export const combines: Record<string, (taus: Dense[], weights: number[]) => Dens
     for (let i = 0; i < n; i++)
       for (let j = 0; j < i; j++)
         cosine += dot(taus[i], taus[j]) / (norm(taus[i]) * norm(taus[j])) / ((n * (n - 1)) / 2);
-    const t = (n * cosine) / (1 + (n - 1) * cosine);
+    const t = Math.max(-1, (n * cosine) / (1 + (n - 1) * cosine));
     return combination(
       taus,
       taus.map(() => t / n),

@@ -10,6 +10,7 @@ import { MetricsWriter } from '../../training/metrics.js';
 import { type Progress, progress } from '../../training/progress.js';
 import { fingerprint, freshState, loadState, type RunState, saveState } from '../../training/state.js';
 import { namedRows } from '../../training/step.js';
+import { EventWriter } from '../../training/tensorboard.js';
 import { eStep } from '../estep.js';
 import type { Annotators } from './annotators.js';
 import { type BankStart, copyAdapter } from './bank.js';
@@ -66,6 +67,7 @@ export class Fit implements TypedVotes {
   #shares: Float64Array = new Float64Array();
   #skipped = { rows: 0, all: 0 };
   #metrics: MetricsWriter | null = null;
+  #events: EventWriter | null = null;
   #bar: Progress | null = null;
 
   constructor(readonly options: FitOptions) {
@@ -99,6 +101,7 @@ export class Fit implements TypedVotes {
       resumeAt: this.run.step > 0 ? this.run.step : undefined,
       records: this.run.records,
     });
+    this.#events = await EventWriter.open(dir, { resumeAt: this.run.step > 0 ? this.run.step : undefined });
     this.#bar = progress(this.#rounds.steps, label, { quiet, done: this.state.step });
     const started = performance.now();
     const before = this.run.seconds;
@@ -136,6 +139,7 @@ export class Fit implements TypedVotes {
     } finally {
       this.#bar.stop();
       await this.#metrics.close();
+      await this.#events.close();
     }
   }
 
@@ -159,7 +163,8 @@ export class Fit implements TypedVotes {
       gamma,
       skipBelow: this.#em.skip_below,
       scoreAll: this.#seen !== null,
-      shares: this.#shares,
+      // Types that share a factor must weigh in it as they do in the likelihood; apart, each is a mean over its own rows.
+      shares: this.#apart ? this.#shares : new Float64Array(this.types).fill(1),
       checkpoint: train.gradient_checkpointing,
       dropoutSeed: (Math.imul(train.seed + 1, 0x9e3779b1) ^ Math.imul(state.step + 1, 0x85ebca6b)) >>> 0 || 1,
     });
@@ -195,8 +200,7 @@ export class Fit implements TypedVotes {
       learningRate: this.#rounds.learningRate(this.state.step),
       maxGradNorm: train.max_grad_norm,
     };
-    const apart = bank.factors.every((factor) => factor.owner !== -1);
-    const parts = apart ? outcome.active.map((type) => [type]) : [outcome.active];
+    const parts = this.#apart ? outcome.active.map((type) => [type]) : [outcome.active];
     let squares = 0;
     for (const active of parts) {
       const norm = await bank.step({ ...settings, active }).catch((error: Error & { code?: unknown }) => {
@@ -207,6 +211,11 @@ export class Fit implements TypedVotes {
       squares += norm * norm;
     }
     return Math.sqrt(squares);
+  }
+
+  /** No type shares a factor with another. */
+  get #apart(): boolean {
+    return this.options.policies.options.bank.factors.every((factor) => factor.owner !== -1);
   }
 
   #rowShares(gamma: readonly Float64Array[]): Float64Array {
@@ -330,6 +339,7 @@ export class Fit implements TypedVotes {
   async #log(values: Record<string, number>): Promise<void> {
     const each = this.#rounds.batchesInEpoch(0);
     await this.#metrics!.write({ step: this.state.step, epoch: this.state.step / each, ...values });
+    await this.#events!.scalars(this.state.step, values);
     this.run.records++;
   }
 

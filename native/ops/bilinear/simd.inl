@@ -344,7 +344,7 @@ static double pairs(const Ballots& b, int64_t from, int64_t to, const T* points,
 
 template <class T>
 static double votes(const Ballots& b, int64_t from, int64_t to, const T* points, const T* users, int64_t stride, T* d_points, T* d_users) {
-  if (b.vote_start || b.stages) return any_votes<T>(b, from, to, points, users, stride, d_points, d_users);
+  if (b.vote_start || b.stages || b.tie > 0) return any_votes<T>(b, from, to, points, users, stride, d_points, d_users);
   if (stride == Lanes<T>::L) return pairs<T, 1>(b, from, to, points, users, stride, d_points, d_users);
   if (stride == 2 * Lanes<T>::L) return pairs<T, 2>(b, from, to, points, users, stride, d_points, d_users);
   return pairs<T, 0>(b, from, to, points, users, stride, d_points, d_users);

@@ -158,7 +158,9 @@ std::vector<double> merge_coefficients(Pool& pool, const MergeTensor& t) {
     double mean = 0;
     for (size_t i = 0; i < n; ++i)
       for (size_t j = 0; j < i; ++j) mean += cosine(g, n, i, j) / (double(n) * double(n - 1) / 2);
-    const double size = double(n), ratio = n == 1 ? 1 : size * mean / (1 + (size - 1) * mean);
+    // Experts that point apart would send the formula past all bounds.
+    const double size = double(n), below = 1 + (size - 1) * mean;
+    const double ratio = n == 1 ? 1 : below <= 0 ? -1 : std::max(-1.0, size * mean / below);
     return scaled(std::vector<double>(n, ratio / size));
   }
   const double total = sum_of_weights(t);
