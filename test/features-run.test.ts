@@ -206,7 +206,7 @@ describe('adapt', () => {
 
   it('draws voters by taste, how reliable rewards are and who is hardest, in the report', async () => {
     await run('low-rank', 'drawn', { rank: 2 });
-    const { features } = JSON.parse(readFileSync(join(output('drawn'), 'summary.json'), 'utf8'));
+    const features = JSON.parse(readFileSync(join(output('drawn'), 'features.json'), 'utf8'));
     expect(features.map.voters).toHaveLength(20);
     // Tastes of either sign along one direction: the sides of the first axis are the groups, and it holds nearly all.
     const sides = population.map(({ size }, u) => Math.sign(size) * Math.sign(features.map.voters[u].x));

@@ -77,7 +77,9 @@ export async function trainFeatures(config: ResolvedConfig, options: TrainOption
       const pairs = outcomes(data.eval, known, scorer).filter((row) => row.group.kind === 'pair' && !row.group.tie);
       features.reliability = reliability(pairs.map((row) => row.margin));
     }
-    if (Object.keys(features).length > 0) summary.features = features;
+    // Beside the summary, which `train --json` prints: the map has a place for thousands.
+    if (Object.keys(features).length > 0)
+      await writeFileAtomic(join(folder.dir, 'features.json'), JSON.stringify(features));
     await folder.writeSummary(summary);
     const { writeReport } = await import('../report/index.js');
     await writeReport(folder.dir);

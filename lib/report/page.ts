@@ -60,8 +60,8 @@ ${chartGrid(charts.other, all)}</details></section>`;
 ${run.notes.map((note) => html`<p class="note">${note}</p>`)}</header>${tiles(run)}
 <section><h2>Training</h2>${training}</section>${evaluation}
 ${types}
-${annotatorSection(summary?.eval, summary?.eval_before)}${voterSection(summary?.eval, summary?.eval_generic, summary?.features ? 'reward' : 'adapter')}
-${featureSection(summary?.features, summary?.eval)}
+${annotatorSection(summary?.eval, summary?.eval_before)}${voterSection(summary?.eval, summary?.eval_generic, run.features ? 'reward' : 'adapter')}
+${featureSection(run.features, summary?.eval)}
 ${groupSections(others, summary?.eval_before)}
 ${aggregationSection(run.aggregation)}${soupsSections(run.soups)}${metricsSection(summary)}${samplesSection(summary)}
 <div class="two">${dataSection(summary)}${configSection(run.config)}</div>${other}

@@ -26,8 +26,6 @@ export interface Summary {
   /** The rows of `eval` all under the generic adapter. */
   eval_generic?: Evaluation;
   data?: Metrics;
-  /** Of rewards on features: a map of the voters, and whether probabilities hold. */
-  features?: unknown;
   paths?: Metrics;
   samples?: Record<string, unknown>[];
 }
@@ -60,6 +58,8 @@ export interface RunData {
   soups: SoupsResult | null;
   /** Of a run over types: each annotator's probability of each. */
   responsibilities: ReadonlyMap<string, readonly number[]> | null;
+  /** Of rewards on features: a map of the voters, and whether probabilities hold (features.json). */
+  features: unknown;
   /** Things a reader should know, in plain words. */
   notes: string[];
 }
@@ -112,11 +112,12 @@ export async function readRun(runDir: string): Promise<RunData> {
     throw new PluralignError('NOT_FOUND', `${runDir}: ${found ? 'not a folder' : 'not there'}; expected a run folder`);
   }
   const metricsFile = join(dir, 'metrics.jsonl');
-  const [metricsText, summaryText, config, aggregationText] = await Promise.all([
+  const [metricsText, summaryText, config, aggregationText, featuresText] = await Promise.all([
     readOptional(metricsFile),
     readOptional(join(dir, 'summary.json')),
     readOptional(join(dir, 'config.yaml')),
     readOptional(join(dir, 'aggregation.json')),
+    readOptional(join(dir, 'features.json')),
   ]);
   if (metricsText === null) {
     throw new PluralignError('NOT_FOUND', `${metricsFile}: not there; expected the run folder that \`train\` wrote`);
@@ -143,5 +144,6 @@ export async function readRun(runDir: string): Promise<RunData> {
     : null;
   const soupsText = await readOptional(join(dir, 'soups.json'));
   const soups = soupsText === null ? null : (JSON.parse(soupsText) as SoupsResult);
-  return { dir, metrics, summary, config, aggregation, soups, responsibilities, notes };
+  const features = featuresText === null ? null : JSON.parse(featuresText);
+  return { dir, metrics, summary, config, aggregation, soups, responsibilities, features, notes };
 }

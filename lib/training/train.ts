@@ -55,8 +55,6 @@ export interface TrainSummary {
   /** ν of a likelihood that knows ties. */
   tie_nu?: number;
   data: Record<string, unknown>;
-  /** Of rewards on features: a map of the voters, and whether probabilities hold. */
-  features?: unknown;
   paths: { run: string; adapter?: string; model?: string; population?: string };
 }
 
