@@ -22,4 +22,8 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+// Whole pages of a mapping inside [data, data + bytes) that no longer count as this process's memory until they are read
+// again, from the file. For what was copied elsewhere.
+void forget_pages(const std::byte* data, size_t bytes);
+
 }  // namespace pluralign

@@ -21,7 +21,8 @@ class Contexts {
     auto& slot = all_[{isa, threads}];
     if (!slot) slot = std::make_unique<Context>(kernels_of(isa), executor.pool(threads));
     body(*slot);
-    size_t bytes = slot->packed_a.bytes() + slot->head.bytes();
+    size_t bytes = slot->packed_a.bytes() + slot->packed_b.bytes() + slot->head.bytes();
+    for (const Buffer& b : slot->shared) bytes += b.bytes();
     for (auto& local : slot->local)
       for (const Buffer& b : local.slot) bytes += b.bytes();
     if (bytes > (size_t(64) << 20)) slot.reset();

@@ -50,7 +50,7 @@ bool by_adapter(const Continuation& a, const Continuation& b) { return a.adapter
 
 Network Model::prepare(Context& context, const Bank* bank, const Cancel& cancel) {
   check(bank);
-  if (!bank || bank->weights().empty()) weights_->pack(context.kernels, cancel);
+  if (!bank || bank->weights().empty()) weights_->pack(context, cancel);
   return weights_->resolve(bank);
 }
 

@@ -27,7 +27,7 @@ void Model::check(const Bank* bank) {
 
 Head Model::head_of(const Network& network, const Plan& plan, const Decoder& decoder, float temperature) const {
   return {plan.readouts, config_.hidden, config_.vocabulary, matrix(decoder.hidden(), decoder.type(), config_.hidden),
-          network.head.data, network.head.type, plan.targets.data(), 1 / temperature};
+          network.head.data, network.head.type, plan.targets.data(), 1 / temperature, network.head.packed};
 }
 
 void Model::read(Context& context, const Network& network, const Bank* bank, const Plan& plan, const Decoder& decoder, const ScoreRequest& request,
@@ -51,6 +51,7 @@ void Model::score(Context& context, const Pack& pack, const Bank* bank, const Sc
   // A pack without gradients (a reference, say) may be scored between a score with keep and its backward.
   if (request.keep || with_grad.rows > 0) ready_ = false;
   check(bank);
+  weights_->pack_where_faster(context, cancel);
   const Network network = weights_->resolve(bank);
   std::vector<Partition> partition(static_cast<size_t>(with_grad.readouts)), other(static_cast<size_t>(without.readouts));
   for (const bool grad : {true, false}) {
@@ -76,6 +77,7 @@ void Model::hidden(Context& context, const Pack& pack, const Bank* bank, float* 
   make_plans(pack, config_.vocabulary, bank ? bank->adapters() : 0, false, with_grad, without);
   if (with_grad.rows > 0) throw_error("BAD_ARGUMENT", "hidden rows are read without a gradient: needsGrad must be 0");
   check(bank);
+  weights_->pack_where_faster(context, cancel);
   const Network network = weights_->resolve(bank);
   if (without.rows == 0) return;
   free_.forward({context, network, bank, without, 0, cancel}, false, false);

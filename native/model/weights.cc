@@ -2,7 +2,9 @@
 
 #include <cmath>
 
+#include "base/mapped_file.h"
 #include "base/status.h"
+#include "ops/gemm/bf16.h"
 
 namespace pluralign {
 namespace {
@@ -115,6 +117,7 @@ Weight Weights::find(const std::string& name, const Bank* bank) const {
   const auto it = held_.find(name);
   if (it == held_.end()) return {};
   Weight w = it->second.view;
+  if (!packed_for_) return w;
   if (const auto p = packed_.find(name); p != packed_.end()) w.packed = &p->second;
   return w;
 }
@@ -154,16 +157,31 @@ Network Weights::resolve(const Bank* bank) const {
   return n;
 }
 
-void Weights::pack(const Kernels& kernels, const Cancel& cancel) {
-  if (!packed_.empty()) return;
-  std::map<std::string, PackedOperand> packed;  // all or none
-  for (const auto& [name, held] : held_) {
+void Weights::pack(Context& context, const Cancel& cancel) {
+  if (packed_for_ == &context.kernels) return;
+  packed_.clear();
+  packed_for_ = nullptr;
+  for (auto& [name, held] : held_) {
     const Weight& w = held.view;
-    if (w.rows == 1) continue;
+    if (w.rows == 1 || (!config_.tied && name == "model.embed_tokens.weight")) continue;
     cancel.check();
-    pack_right(kernels, packed[name], transposed(w.data, w.type, w.cols), w.rows, w.cols, runs_in_bf16(kernels, activations_, w.type, activations_ == DType::bf16));
+    PackedOperand& packed = packed_[name];
+    if (!runs_in_bf16(context.kernels, activations_, w.type, activations_ == DType::bf16)) {
+      pack_right(context.kernels, packed, transposed(w.data, w.type, w.cols), w.rows, w.cols, false);
+      continue;
+    }
+    packed.n = w.rows;
+    packed.k = w.cols;
+    packed.bfloat16 = true;
+    const Bf16Packing packing{packed.panels.as<bf16>(bf16_panels(w.rows, w.cols)), Side::right, transposed(w.data, w.type, w.cols), w.rows, w.cols};
+    pack_bf16(context, &packing, 1);
+    if (!held.own.data()) forget_pages(static_cast<const std::byte*>(w.data), size_t(w.rows * w.cols) * dtype_size(w.type));
   }
-  packed_ = std::move(packed);
+  packed_for_ = &context.kernels;
+}
+
+void Weights::pack_where_faster(Context& context, const Cancel& cancel) {
+  if (context.kernels.multiply_bf16 && activations_ == DType::bf16) pack(context, cancel);
 }
 
 int64_t Weights::bytes() const {

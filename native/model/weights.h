@@ -48,8 +48,11 @@ class Weights {
 
   // The weights a pass uses: the bank's where it trains them. Throws NOT_FOUND where there are none.
   Network resolve(const Bank* bank) const;
-  // Packs every linear and the head once, for passes over few rows (generation). Takes 4 bytes a weight.
-  void pack(const Kernels& kernels, const Cancel& cancel);
+  // Packs every linear and the head once. In bfloat16 that takes the place of the file's pages, 2 bytes a weight, and serves
+  // forward and backward; else it takes 4 bytes a weight more, and is for passes over few rows (generation).
+  void pack(Context& context, const Cancel& cancel);
+  // Where products run in bfloat16: packing in every product would cost as much as a fifth of it.
+  void pack_where_faster(Context& context, const Cancel& cancel);
 
   const std::vector<WeightShape>& shapes() const { return shapes_; }  // those that are there
   int64_t bytes() const;
@@ -67,6 +70,7 @@ class Weights {
   std::vector<std::shared_ptr<SafetensorsFile>> files_;
   std::map<std::string, Held> held_;
   std::map<std::string, PackedOperand> packed_;
+  const Kernels* packed_for_ = nullptr;
   std::vector<WeightShape> shapes_;
 };
 

@@ -63,13 +63,23 @@ struct Kernels {
   // Packs [rows × k] into panels of A or of B, rounding `scale` times what is no bfloat16 (scale must be 1 for one).
   void (*pack_bf16[2])(bf16* dst, const void* src, DType type, int64_t rows, int64_t k, int64_t row_stride, int64_t k_stride,
                        float scale) = {};
+  // Panels [first, last) of Bᵀ [columns × k], into dst, from all panels of B [k × columns]: what a product with the transpose
+  // of a packed operand needs.
+  void (*turn_bf16)(bf16* dst, const bf16* src, int64_t columns, int64_t k, int64_t first, int64_t last) = nullptr;
   void (*multiply_bf16)(const Bf16Block& block) = nullptr;
   int64_t bf16_columns = 0;  // columns of C that are worked on at a time
   int64_t bf16_rows_bytes = 0;  // of A, that should stay in the second-level cache
 
-  // lora: c[i · c_row + j · c_col] += alpha · Σ_p a[p · lda + i] b[p · ldb + j] for i < r, j < n, p < k; b float32 or bfloat16.
-  void (*outer)(int64_t r, int64_t n, int64_t k, const float* a, int64_t lda, const void* b, DType b_type, int64_t ldb, float* c,
-                int64_t c_row, int64_t c_col, float alpha) = nullptr;
+  // lora: products straight from rows in memory, for i < m, j < n, p < k, c in rows of ldc; a, b may be bfloat16 where typed.
+  // c(i, j) += alpha · Σ_p a[p · lda + i] b[p · ldb + j]
+  void (*outer)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const void* b, DType b_type, int64_t ldb, float* c,
+                int64_t ldc, float alpha) = nullptr;
+  // c(i, j) (+)= alpha · Σ_p a[i · lda + p] b[p · ldb + j]
+  void (*direct)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
+                 float alpha, bool accumulate) = nullptr;
+  // c(i, j) = Σ_p a[i · lda + p] b[j · ldb + p]
+  void (*dots)(int64_t m, int64_t n, int64_t k, const void* a, DType a_type, int64_t lda, const float* b, int64_t ldb, float* c,
+               int64_t ldc) = nullptr;
 
   // norm: see ops/norm/norm.h
   void (*rmsnorm[2])(void* y, float* rstd, const float* x, const float* weight, int64_t rows, int64_t width, float eps) = {};

@@ -281,6 +281,25 @@ TEST(gemm_panels_of_bfloat16_are_zero_padded) {
   }
 }
 
+TEST(gemm_turns_packed_operands) {
+  for (Isa isa : instruction_sets()) {
+    const Kernels& kr = kernels_of(isa);
+    if (!kr.multiply_bf16) continue;
+    Random random(15);
+    for (int64_t n : {1, 15, 16, 17, 32, 50})
+      for (int64_t k : {1, 16, 31, 33, 64, 70}) {
+        const Typed x(DType::bf16, random.normals(n * k));
+        std::vector<bf16> packed(size_t(bf16_panels(n, k))), expected(size_t(bf16_panels(k, n))), turned(expected.size());
+        kr.pack_bf16[1](packed.data(), x.data(), DType::bf16, n, k, k, 1, 1.f);
+        kr.pack_bf16[1](expected.data(), x.data(), DType::bf16, k, n, 1, k, 1.f);
+        const int64_t panels = (k + 15) / 16, some = random.below(panels + 1);
+        kr.turn_bf16(turned.data(), packed.data(), n, k, 0, some);
+        kr.turn_bf16(turned.data() + some * bf16_panel(n), packed.data(), n, k, some, panels);
+        CHECK(std::memcmp(turned.data(), expected.data(), expected.size() * 2) == 0);
+      }
+  }
+}
+
 TEST(gemm_of_bfloat16_adds_terms_over_their_rows) {
   on_every_machine([](Context& context) {
     if (!context.kernels.multiply_bf16) return;

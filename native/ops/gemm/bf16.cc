@@ -56,6 +56,7 @@ void pack_bf16(Context& context, const Bf16Packing* packings, int64_t count) {
     const int64_t i = std::upper_bound(first, first + count + 1, t) - first - 1;
     const Bf16Packing& p = packings[i];
     const int64_t panel = (t - first[i]) * slab[i], row = panel * kBf16Panel, rows = std::min(p.rows - row, slab[i] * kBf16Panel);
+    if (p.turned) return context.kernels.turn_bf16(p.panels + panel * bf16_panel(p.k), p.turned, p.k, p.rows, panel, panel + (rows + kBf16Panel - 1) / kBf16Panel);
     const int64_t row_stride = p.side == Side::left ? p.operand.row_stride : p.operand.col_stride;
     const int64_t k_stride = p.side == Side::left ? p.operand.col_stride : p.operand.row_stride;
     const void* from = static_cast<const char*>(p.operand.data) + row * row_stride * int64_t(dtype_size(p.operand.type));

@@ -18,6 +18,7 @@ struct Bf16Packing {
   Operand operand;
   int64_t rows, k;
   float scale = 1;  // of a float32 operand
+  const bf16* turned = nullptr;  // in place of a right operand: panels of its transpose, packed as a right one
 };
 // In one parallel region.
 void pack_bf16(Context& context, const Bf16Packing* packings, int64_t count);

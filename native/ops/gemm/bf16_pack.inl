@@ -89,7 +89,37 @@ static void pack_bf16(bf16* dst, const void* src, DType type, int64_t rows, int6
   else pack_panels<B>(dst, static_cast<const f16*>(src), rows, k, row_stride, k_stride, scale);
 }
 
+// 32 columns of a packed right operand (two panels; `second` null where there is none) from half a block of its k on → one
+// block of the panel that has those k as its 16 columns.
+INLINE void turn_block(bf16* dst, const bf16* first, const bf16* second) {
+  alignas(64) static constexpr uint16_t woven[2][32] = {
+      {0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+      {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+  __m512i v[16];
+#pragma GCC unroll 8
+  for (int q = 0; q < 8; ++q) {
+    v[q] = _mm512_loadu_si512(first + q * 32);
+    v[8 + q] = second ? _mm512_loadu_si512(second + q * 32) : _mm512_setzero_si512();
+  }
+  turn(v);  // v[o]: pairs of k, of column o in the low half and of column 16 + o in the high one
+#pragma GCC unroll 2
+  for (int p = 0; p < 2; ++p) {
+    const __m512i weave = _mm512_load_si512(woven[p]);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) _mm512_storeu_si512(dst + (8 * p + j) * 32, _mm512_permutex2var_epi16(v[2 * j], weave, v[2 * j + 1]));
+  }
+}
+
+static void turn_bf16(bf16* dst, const bf16* src, int64_t columns, int64_t k, int64_t first, int64_t last) {
+  const int64_t panel = (k + 31) / 32 * 512;
+  for (int64_t i = first; i < last; ++i) {
+    const bf16* from = src + i / 2 * 512 + i % 2 * 256;
+    for (int64_t o = 0; o < columns; o += 32, from += 2 * panel, dst += 512) turn_block(dst, from, columns - o > 16 ? from + panel : nullptr);
+  }
+}
+
 static void fill_bf16_pack(Kernels& k) {
+  k.turn_bf16 = turn_bf16;
   k.pack_bf16[0] = pack_bf16<false>;
   k.pack_bf16[1] = pack_bf16<true>;
 }

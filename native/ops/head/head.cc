@@ -1,5 +1,7 @@
 #include "head.h"
 
+#include "fused.h"
+
 #include <cmath>
 #include <limits>
 
@@ -23,18 +25,18 @@ void logits_of(Context& context, const Head& h, int64_t r0, int64_t rows, int64_
 }  // namespace
 
 void head_logps(Context& context, const Head& h, float* logps, Partition* partition, float* squares) {
-  struct Running { float top = -std::numeric_limits<float>::infinity(), target = 0; double sum = 0, squares = 0; };
-  std::vector<Running> running(size_t(std::min(h.rows, kHeadRows)));
+  if (fuses(context, h)) return fused_head_logps(context, h, logps, partition, squares);
+  HeadSums* running = context.shared[0].as<HeadSums>(std::min(h.rows, kHeadRows));
   for (int64_t r0 = 0; r0 < h.rows; r0 += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, h.rows - r0);
-    std::fill(running.begin(), running.end(), Running{});
+    std::fill(running, running + rows, HeadSums{});
     for (int64_t v0 = 0; v0 < h.vocabulary; v0 += kHeadChunk) {
       const int64_t n = std::min(kHeadChunk, h.vocabulary - v0);
       float* logits = context.head.as<float>(rows * n);
       logits_of(context, h, r0, rows, v0, n, logits);
       context.pool.ranges(rows, 8, [&](int64_t i, int64_t end, int) {
         for (; i < end; ++i) {
-          Running& s = running[size_t(i)];
+          HeadSums& s = running[i];
           const int64_t target = h.targets[r0 + i] - v0;
           if (target >= 0 && target < n) s.target = logits[i * n + target];
           context.kernels.logsumexp_row(logits + i * n, n, &s.top, &s.sum, &s.squares);
@@ -42,16 +44,13 @@ void head_logps(Context& context, const Head& h, float* logps, Partition* partit
       });
     }
     for (int64_t i = 0; i < rows; ++i) {
-      const Running& s = running[size_t(i)];
-      const double total = double(s.top) + std::log(s.sum);
-      partition[r0 + i] = {s.top, s.sum};
-      logps[r0 + i] = float(double(s.target) - total);
-      if (squares) squares[r0 + i] = float(s.squares / (s.sum * s.sum));
+      running[i].finish(logps[r0 + i], partition[r0 + i], squares ? &squares[r0 + i] : nullptr);
     }
   }
 }
 
 void head_backward(Context& context, const Head& h, const Partition* partition, const float* dlogps, float* dhidden, float* dweight) {
+  if (!dweight && fuses(context, h)) return fused_head_backward(context, h, partition, dlogps, dhidden);
   for (int64_t r0 = 0; r0 < h.rows; r0 += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, h.rows - r0);
     for (int64_t v0 = 0; v0 < h.vocabulary; v0 += kHeadChunk) {

@@ -5,7 +5,7 @@
 namespace pluralign {
 
 // Columns of logits that exist at a time; fixed, so that sums over the vocabulary keep their order.
-constexpr int64_t kHeadChunk = 512;
+constexpr int64_t kHeadChunk = 256;
 constexpr int64_t kHeadRows = 1024;
 
 struct Head {
@@ -15,6 +15,7 @@ struct Head {
   DType weight_type;
   const int32_t* targets;                  // [rows], each in [0, vocabulary)
   float scale = 1;                         // of the logits: 1 / temperature
+  const PackedOperand* packed = nullptr;   // of weightᵀ
 };
 
 // Of a row's logits x: their maximum and Σ e^(x - maximum). Kept apart, since their log would round what backward needs.

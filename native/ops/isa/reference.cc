@@ -37,13 +37,30 @@ void panels(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_step, con
     }
 }
 
-void outer(int64_t r, int64_t n, int64_t k, const float* a, int64_t lda, const void* b, DType b_type, int64_t ldb, float* c,
-           int64_t c_row, int64_t c_col, float alpha) {
-  for (int64_t i = 0; i < r; ++i)
+void outer(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const void* b, DType b_type, int64_t ldb, float* c, int64_t ldc, float alpha) {
+  for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0;
       for (int64_t p = 0; p < k; ++p) sum += a[p * lda + i] * read(b, b_type, p * ldb + j);
-      c[i * c_row + j * c_col] = float(c[i * c_row + j * c_col] + alpha * sum);
+      c[i * ldc + j] = float(c[i * ldc + j] + alpha * sum);
+    }
+}
+
+void direct(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, float alpha, bool accumulate) {
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int64_t p = 0; p < k; ++p) sum += double(a[i * lda + p]) * b[p * ldb + j];
+      c[i * ldc + j] = float(alpha * sum + (accumulate ? c[i * ldc + j] : 0.f));
+    }
+}
+
+void dots(int64_t m, int64_t n, int64_t k, const void* a, DType a_type, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int64_t p = 0; p < k; ++p) sum += read(a, a_type, i * lda + p) * b[j * ldb + p];
+      c[i * ldc + j] = float(sum);
     }
 }
 
@@ -161,6 +178,8 @@ void fill(Kernels& k) {
   k.pack_a = k.pack_b = pack;
   k.panels = panels;
   k.outer = outer;
+  k.direct = direct;
+  k.dots = dots;
   k.rmsnorm[kF32] = rmsnorm<float>;
   k.rmsnorm[kBf16] = rmsnorm<bf16>;
   k.rmsnorm_backward = rmsnorm_backward;

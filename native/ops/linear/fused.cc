@@ -155,7 +155,7 @@ void fused_backward(Context& context, const LinearCall& c, float* dx) {
     if (!dx) continue;
     bf16* w = right.take(bf16_panels(c.in, p.out));
     base[i] = w;
-    packings[n++] = {w, Side::right, p.weight, c.in, p.out};
+    packings[n++] = {w, Side::right, p.weight, c.in, p.out, 1.f, p.packed ? static_cast<const bf16*>(p.packed->panels.data()) : nullptr};
   }
   for (int64_t i = 0; i < count; ++i) {
     const LoraModule& m = *lows[i].range->module;
@@ -198,12 +198,12 @@ void fused_backward(Context& context, const LinearCall& c, float* dx) {
         const int64_t c1 = std::min(c.in, c0 + chunk);
         if (m.da && c0 < c1)
           context.kernels.outer(m.r, c1 - c0, range.rows, l.sums + (range.row - l.begin) * l.stride, l.stride,
-                                static_cast<const bf16*>(c.x) + range.row * c.in + c0, DType::bf16, c.in, m.da + c0, c.in, 1, 1.f);
+                                static_cast<const bf16*>(c.x) + range.row * c.in + c0, DType::bf16, c.in, m.da + c0, c.in, 1.f);
       } else {
         const int64_t c1 = std::min(p.out, c0 + chunk);
         if (m.db && c0 < c1)
-          context.kernels.outer(m.r, c1 - c0, range.rows, p.h + range.row * c.h_stride, c.h_stride, p.dy + range.row * p.ldy + c0, DType::f32,
-                                p.ldy, m.db + c0 * m.r, 1, m.r, m.scale);
+          context.kernels.outer(c1 - c0, m.r, range.rows, p.dy + range.row * p.ldy + c0, p.ldy, p.h + range.row * c.h_stride, DType::f32, c.h_stride,
+                                m.db + c0 * m.r, m.r, m.scale);
       }
     }
   });

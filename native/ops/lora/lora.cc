@@ -5,10 +5,6 @@ namespace {
 
 DType type_of(int storage) { return storage == kF32 ? DType::f32 : DType::bf16; }
 
-const void* row_at(const LoraCall& c, int64_t row) {
-  return static_cast<const char*>(c.x) + row * c.in * int64_t(c.storage == kF32 ? 4 : 2);
-}
-
 uint64_t mix(uint64_t x) {  // splitmix64's finaliser: a counter in, 64 even bits out
   x += 0x9e3779b97f4a7c15ull;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -18,117 +14,185 @@ uint64_t mix(uint64_t x) {  // splitmix64's finaliser: a counter in, 64 even bit
 
 bool drops(const LoraRange& r) { return r.module->dropout > 0.f && r.stream != 0; }
 
-// Multiplies element (i, j) by 1/(1-p) or 0. The draw depends on the row's key, the column and the stream alone, so a row
-// meets the same mask in whatever batch it stands.
-void drop(Context& context, float* x, const LoraCall& c, const LoraRange& r) {
-  const float keep = 1.f - r.module->dropout, scale = 1.f / keep;
-  const uint64_t threshold = uint64_t(double(keep) * 4294967296.0);
-  context.pool.ranges(r.rows, 8, [&](int64_t i, int64_t end, int) {
-    for (; i < end; ++i) {
-      const uint64_t key = mix(c.row_keys[r.row + i] ^ mix(r.stream));
-      for (int64_t j = 0; j < c.in; ++j) x[i * c.in + j] *= (mix(key + uint64_t(j)) & 0xffffffffull) < threshold ? scale : 0.f;
+// Up to so many rows of a range are one task.
+constexpr int64_t kTaskRows = 64, kTaskColumns = 512;
+
+// Rows [row, row + rows) of the call, all of one range.
+struct Part {
+  const LoraRange* range;
+  int64_t row, rows;
+  float* low;  // backward: gradient of x Aᵀ, [rows × r]
+};
+
+struct Parts {
+  Part* at;
+  int64_t count;
+};
+
+Parts parts_of(Context& context, const LoraCall& c) {
+  int64_t count = 0;
+  for (const LoraRange& r : c.ranges) count += (r.rows + kTaskRows - 1) / kTaskRows;
+  Parts parts{context.shared[0].as<Part>(count), 0};
+  for (const LoraRange& r : c.ranges)
+    for (int64_t i = 0; i < r.rows; i += kTaskRows) parts.at[parts.count++] = {&r, r.row + i, std::min(kTaskRows, r.rows - i), nullptr};
+  return parts;
+}
+
+// What one task has at hand.
+struct Task {
+  Context& context;
+  const LoraCall& c;
+  const Part& part;
+  int thread;
+
+  const LoraModule& m() const { return *part.range->module; }
+  float* floats(int slot, int64_t n) const { return context.local[size_t(thread)].slot[size_t(slot)].as<float>(n); }
+  float* h() const { return c.h + part.row * c.h_stride; }
+
+  // Multiplies element (i, j) of columns [first, first + n) by 1/(1-p) or 0. The draw depends on the row's key, the column and
+  // the stream alone, so a row meets the same mask in whatever batch it stands.
+  void drop(float* x, int64_t first, int64_t n) const {
+    const float keep = 1.f - m().dropout, scale = 1.f / keep;
+    const uint64_t threshold = uint64_t(double(keep) * 4294967296.0);
+    for (int64_t i = 0; i < part.rows; ++i) {
+      const uint64_t key = mix(c.row_keys[part.row + i] ^ mix(part.range->stream));
+      for (int64_t j = 0; j < n; ++j) x[i * n + j] *= (mix(key + uint64_t(first + j)) & 0xffffffffull) < threshold ? scale : 0.f;
     }
-  });
-}
-
-// x of the range, dropped where the module asks for it (then as float32 in `buffer`).
-Operand input(Context& context, const LoraCall& c, const LoraRange& r, Buffer& buffer) {
-  const void* x = row_at(c, r.row);
-  if (!drops(r)) return matrix(x, type_of(c.storage), c.in);
-  float* copy = buffer.as<float>(r.rows * c.in);
-  for (int64_t i = 0; i < r.rows * c.in; ++i)
-    copy[i] = c.storage == kF32 ? static_cast<const float*>(x)[i] : to_float(static_cast<const bf16*>(x)[i]);
-  drop(context, copy, c, r);
-  return matrix(copy, DType::f32, c.in);
-}
-
-// h through the core into `buffer`; h itself where there is none.
-Operand through_core(Context& context, const LoraModule& m, const float* h, int64_t stride, int64_t rows, Buffer& buffer) {
-  if (m.core_rows == 0) return matrix(h, DType::f32, stride);
-  float* out = buffer.as<float>(rows * m.r);
-  if (m.core_rows == 1) {
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < m.r; ++j) out[i * m.r + j] = h[i * stride + j] * m.core[j];
-  } else {
-    gemm(context, {rows, m.r, m.r, matrix(h, DType::f32, stride), transposed(m.core, DType::f32, m.r), out, DType::f32, m.r});
   }
-  return matrix(out, DType::f32, m.r);
-}
 
-void product(Context& context, const LoraCall& c, Gemm g) {
-  g.bfloat16 = c.bfloat16;
-  gemm(context, g);
-}
+  // Columns [first, first + n) of x, dropped where the module asks for it (then as float32 in a slot); ld: between rows.
+  const void* x(int64_t first, int64_t n, DType& type, int64_t& ld) const {
+    const int64_t at = part.row * c.in + first;
+    type = type_of(c.storage);
+    ld = c.in;
+    const void* from = static_cast<const char*>(c.x) + at * int64_t(dtype_size(type));
+    if (!drops(*part.range)) return from;
+    float* copy = floats(0, part.rows * n);
+    for (int64_t i = 0; i < part.rows; ++i)
+      for (int64_t j = 0; j < n; ++j)
+        copy[i * n + j] = c.storage == kF32 ? static_cast<const float*>(from)[i * ld + j] : to_float(static_cast<const bf16*>(from)[i * ld + j]);
+    drop(copy, first, n);
+    type = DType::f32;
+    ld = n;
+    return copy;
+  }
+
+  // h through the core, [rows × stride]; h itself where there is none.
+  const float* middle(int64_t& stride) const {
+    stride = c.h_stride;
+    if (m().core_rows == 0) return h();
+    stride = m().r;
+    float* out = floats(1, part.rows * m().r);
+    if (m().core_rows == 1) {
+      for (int64_t i = 0; i < part.rows; ++i)
+        for (int64_t j = 0; j < m().r; ++j) out[i * m().r + j] = h()[i * c.h_stride + j] * m().core[j];
+    } else {
+      context.kernels.dots(part.rows, m().r, m().r, h(), DType::f32, c.h_stride, m().core, m().r, out, m().r);
+    }
+    return out;
+  }
+
+  void down() const {
+    DType type;
+    int64_t ld;
+    const void* from = x(0, c.in, type, ld);
+    context.kernels.dots(part.rows, m().r, c.in, from, type, ld, m().a, c.in, h(), c.h_stride);
+  }
+
+  // Columns [first, first + n) of y.
+  void up(int64_t first, int64_t n, char* y, DType type, int64_t ldy) const {
+    const Kernels& kr = context.kernels;
+    const int64_t r = m().r;
+    int64_t stride;
+    const float* low = middle(stride);
+    float* a = floats(2, (part.rows + kr.mr) * r);
+    float* b = floats(3, (n + kr.nr) * r);
+    kr.pack_a(a, low, DType::f32, part.rows, r, stride, 1);
+    kr.pack_b(b, m().b + first * r, DType::f32, n, r, r, 1);
+    kr.panels(part.rows, n, r, a, kr.mr * r, b, kr.nr * r, y + (part.row * ldy + first) * int64_t(dtype_size(type)), type, ldy, m().scale, nullptr, true);
+  }
+
+  // Given dy of the part's rows: part.low, what the core gets of it, and dx.
+  void down_backward(const float* dy, int64_t ldy, float* dc, float* dx) const {
+    const int64_t r = m().r;
+    context.kernels.direct(part.rows, r, c.out, dy + part.row * ldy, ldy, m().b, r, dc, r, m().scale, false);
+    if (m().core_rows == 1) {
+      for (int64_t i = 0; i < part.rows; ++i)
+        for (int64_t j = 0; j < r; ++j) part.low[i * r + j] = dc[i * r + j] * m().core[j];
+    } else if (m().core_rows > 1) {
+      context.kernels.direct(part.rows, r, r, dc, r, m().core, r, part.low, r, 1.f, false);
+    }
+    if (!dx) return;
+    float* to = dx + part.row * c.in;
+    if (!drops(*part.range)) return context.kernels.direct(part.rows, c.in, r, part.low, r, m().a, c.in, to, c.in, 1.f, true);
+    float* masked = floats(2, part.rows * c.in);
+    context.kernels.direct(part.rows, c.in, r, part.low, r, m().a, c.in, masked, c.in, 1.f, false);
+    drop(masked, 0, c.in);
+    context.kernels.axpy(to, masked, 1.f, part.rows * c.in);
+  }
+
+  void core_backward(const float* dc) const {
+    const int64_t r = m().r;
+    if (!m().dcore || m().core_rows == 0) return;
+    if (m().core_rows > 1) return context.kernels.outer(r, r, part.rows, dc, r, h(), DType::f32, c.h_stride, m().dcore, r, 1.f);
+    for (int64_t i = 0; i < part.rows; ++i)
+      for (int64_t j = 0; j < r; ++j) m().dcore[j] += dc[i * r + j] * h()[i * c.h_stride + j];
+  }
+
+  void a_backward(int64_t first, int64_t n) const {
+    if (!m().da || n <= 0) return;
+    DType type;
+    int64_t ld;
+    const void* from = x(first, n, type, ld);
+    context.kernels.outer(m().r, n, part.rows, part.low, m().r, from, type, ld, m().da + first, c.in, 1.f);
+  }
+
+  void b_backward(const float* dy, int64_t ldy, int64_t first, int64_t n) const {
+    if (!m().db || n <= 0) return;
+    int64_t stride;
+    const float* low = middle(stride);
+    context.kernels.outer(n, m().r, part.rows, dy + part.row * ldy + first, ldy, low, DType::f32, stride, m().db + first * m().r, m().r, m().scale);
+  }
+};
 
 }  // namespace
 
 void lora_forward(Context& context, const LoraCall& c, void* y, int64_t ldy, bool y_f32) {
-  Buffer &dropped = context.shared[0], &core = context.shared[1];
-  for (const LoraRange& r : c.ranges) {
-    const LoraModule& m = *r.module;
-    float* h = c.h + r.row * c.h_stride;
-    product(context, c, {r.rows, m.r, c.in, input(context, c, r, dropped), transposed(m.a, DType::f32, c.in), h, DType::f32, c.h_stride});
-    const DType type = y_f32 ? DType::f32 : type_of(c.storage);
-    Gemm up{r.rows, c.out, m.r, through_core(context, m, h, c.h_stride, r.rows, core), transposed(m.b, DType::f32, m.r),
-            static_cast<char*>(y) + r.row * ldy * int64_t(dtype_size(type)), type, ldy};
-    up.alpha = m.scale;
-    up.accumulate = true;
-    product(context, c, up);
-  }
+  const Parts parts = parts_of(context, c);
+  context.pool.run(parts.count, [&](int64_t i, int thread) { Task{context, c, parts.at[i], thread}.down(); });
+  const int64_t chunks = (c.out + kTaskColumns - 1) / kTaskColumns;
+  const DType type = y_f32 ? DType::f32 : type_of(c.storage);
+  context.pool.run(parts.count * chunks, [&](int64_t t, int thread) {
+    const int64_t first = t % chunks * kTaskColumns;
+    Task{context, c, parts.at[t / chunks], thread}.up(first, std::min(kTaskColumns, c.out - first), static_cast<char*>(y), type, ldy);
+  });
 }
 
 void lora_backward(Context& context, const LoraCall& c, const float* dy, int64_t ldy, float* dx) {
-  Buffer &dropped = context.shared[0], &core = context.shared[1], &dcore_rows = context.shared[2], &dh_rows = context.shared[3], &dx_rows = context.shared[4];
-  for (const LoraRange& r : c.ranges) {
-    const LoraModule& m = *r.module;
-    const float* h = c.h + r.row * c.h_stride;
-    const float* d = dy + r.row * ldy;
-    const Operand g = matrix(d, DType::f32, ldy);
-    if (m.db) {
-      Gemm to_b{c.out, m.r, r.rows, transposed(d, DType::f32, ldy), through_core(context, m, h, c.h_stride, r.rows, core), m.db, DType::f32, m.r};
-      to_b.alpha = m.scale;
-      to_b.accumulate = true;
-      product(context, c, to_b);
-    }
-    float* dc = dcore_rows.as<float>(r.rows * m.r);  // gradient of what enters B
-    Gemm to_core{r.rows, m.r, c.out, g, matrix(m.b, DType::f32, m.r), dc, DType::f32, m.r};
-    to_core.alpha = m.scale;
-    product(context, c, to_core);
-    float* dh = dc;
-    if (m.core_rows == 1) {
-      dh = dh_rows.as<float>(r.rows * m.r);
-      for (int64_t i = 0; i < r.rows; ++i)
-        for (int64_t j = 0; j < m.r; ++j) {
-          if (m.dcore) m.dcore[j] += dc[i * m.r + j] * h[i * c.h_stride + j];
-          dh[i * m.r + j] = dc[i * m.r + j] * m.core[j];
-        }
-    } else if (m.core_rows > 1) {
-      dh = dh_rows.as<float>(r.rows * m.r);
-      if (m.dcore) {
-        Gemm own{m.r, m.r, r.rows, transposed(dc, DType::f32, m.r), matrix(h, DType::f32, c.h_stride), m.dcore, DType::f32, m.r};
-        own.accumulate = true;
-        product(context, c, own);
-      }
-      product(context, c, {r.rows, m.r, m.r, matrix(dc, DType::f32, m.r), matrix(m.core, DType::f32, m.r), dh, DType::f32, m.r});
-    }
-    if (m.da) {
-      Gemm to_a{m.r, c.in, r.rows, transposed(dh, DType::f32, m.r), input(context, c, r, dropped), m.da, DType::f32, c.in};
-      to_a.accumulate = true;
-      product(context, c, to_a);
-    }
-    if (!dx) continue;
-    Gemm down{r.rows, c.in, m.r, matrix(dh, DType::f32, m.r), matrix(m.a, DType::f32, c.in), dx + r.row * c.in, DType::f32, c.in};
-    if (drops(r)) {
-      float* masked = dx_rows.as<float>(r.rows * c.in);
-      down.c = masked;
-      product(context, c, down);
-      drop(context, masked, c, r);
-      context.kernels.axpy(dx + r.row * c.in, masked, 1.f, r.rows * c.in);
-    } else {
-      down.accumulate = true;
-      product(context, c, down);
-    }
+  const Parts parts = parts_of(context, c);
+  int64_t size = 0;
+  for (int64_t i = 0; i < parts.count; ++i) size += parts.at[i].rows * parts.at[i].range->module->r;
+  float *dc = context.shared[1].as<float>(size), *low = context.shared[2].as<float>(size);
+  int64_t* offsets = context.shared[3].as<int64_t>(parts.count);
+  for (int64_t i = 0, at = 0; i < parts.count; ++i) {
+    Part& p = parts.at[i];
+    offsets[i] = at;
+    p.low = p.range->module->core_rows == 0 ? dc + at : low + at;
+    at += p.rows * p.range->module->r;
   }
+  context.pool.run(parts.count, [&](int64_t i, int thread) { Task{context, c, parts.at[i], thread}.down_backward(dy, ldy, dc + offsets[i], dx); });
+  // Factors may be shared, so one thread adds to the cores, and one to some columns of all A or B: sums keep their order.
+  for (int64_t i = 0; i < parts.count; ++i) Task{context, c, parts.at[i], 0}.core_backward(dc + offsets[i]);
+  constexpr int64_t chunk = 96;
+  const int64_t chunks = (std::max(c.in, c.out) + chunk - 1) / chunk;
+  context.pool.run(2 * chunks, [&](int64_t t, int thread) {
+    const int64_t first = t / 2 * chunk;
+    for (int64_t i = 0; i < parts.count; ++i) {
+      const Task task{context, c, parts.at[i], thread};
+      if (t % 2) task.a_backward(first, std::min(chunk, c.in - first));
+      else task.b_backward(dy, ldy, first, std::min(chunk, c.out - first));
+    }
+  });
 }
 
 }  // namespace pluralign

@@ -1,14 +1,19 @@
-// Narrow products of low-rank factors, straight from rows in memory: nothing is packed.
+// Narrow products of low-rank factors, straight from rows in memory. Every sum has one order, whatever the tile around it.
 
-// R columns of a, P vectors of b.
-template <int R, int P, class T>
-INLINE void outer_tile(int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, int64_t n, float* c, int64_t c_row, int64_t c_col, float alpha) {
+INLINE void add_lanes(float* to, vf v, int64_t n) {
+  if (n >= W) store(to, load(to) + v);
+  else store_tail(to, load_tail(to, n) + v, n);
+}
+
+// R columns of a, P vectors of b (whole ones, or one of n elements).
+template <int R, int P, bool Whole, class T>
+INLINE void outer_tile(int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha) {
   vf acc[R][P];
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < P; ++j) acc[i][j] = vf{};
   for (int64_t p = 0; p < k; ++p, a += lda, b += ldb) {
     vf bv[P];
-    for (int j = 0; j < P; ++j) bv[j] = n >= (j + 1) * W ? load(b + j * W) : load_tail(b + j * W, n - j * W);
+    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_tail(b, n);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
       const vf av = splat(a[i]);
@@ -16,34 +21,118 @@ INLINE void outer_tile(int64_t k, const float* a, int64_t lda, const T* b, int64
     }
   }
   for (int i = 0; i < R; ++i)
-    for (int j = 0; j < P; ++j) {
-      const int64_t left = n - j * W;
-      float lanes[W];
-      store(lanes, acc[i][j] * splat(alpha));
-      float* to = c + i * c_row + j * W * c_col;
-      for (int64_t l = 0; l < (left < W ? left : W); ++l) to[l * c_col] += lanes[l];
-    }
+    for (int j = 0; j < P; ++j) add_lanes(c + i * ldc + j * W, acc[i][j] * splat(alpha), n - j * W);
+}
+
+template <int P, bool Whole, class T>
+INLINE void outer_columns(int64_t r, int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha) {
+  constexpr int R = MR >= 8 ? 8 : 4;
+  int64_t i = 0;
+  for (; i + R <= r; i += R) outer_tile<R, P, Whole>(k, a + i, lda, b, ldb, n, c + i * ldc, ldc, alpha);
+  for (; i < r; ++i) outer_tile<1, P, Whole>(k, a + i, lda, b, ldb, n, c + i * ldc, ldc, alpha);
 }
 
 template <class T>
-static void outer_rows(int64_t r, int64_t n, int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, float* c, int64_t c_row, int64_t c_col, float alpha) {
-  constexpr int P = NV > 2 ? 2 : NV, R = MR >= 8 ? 8 : 4;
-  for (int64_t j = 0; j < n; j += P * W) {
-    const int64_t cols = n - j;
-    int64_t i = 0;
-    if (cols >= P * W)
-      for (; i + R <= r; i += R) outer_tile<R, P>(k, a + i, lda, b + j, ldb, P * W, c + i * c_row + j * c_col, c_row, c_col, alpha);
-    // The rest in single columns of a and vectors of b: the order of a sum is the same.
-    for (; i < r; ++i)
-      for (int64_t v = 0; v < P && v * W < cols; ++v)
-        outer_tile<1, 1>(k, a + i, lda, b + j + v * W, ldb, cols - v * W < W ? cols - v * W : W, c + i * c_row + (j + v * W) * c_col, c_row, c_col, alpha);
-  }
+static void outer_rows(int64_t r, int64_t n, int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, float* c, int64_t ldc, float alpha) {
+  int64_t j = 0;
+  for (; j + 2 * W <= n; j += 2 * W) outer_columns<2, true>(r, k, a, lda, b + j, ldb, 2 * W, c + j, ldc, alpha);
+  for (; j + W <= n; j += W) outer_columns<1, true>(r, k, a, lda, b + j, ldb, W, c + j, ldc, alpha);
+  if (j < n) outer_columns<1, false>(r, k, a, lda, b + j, ldb, n - j, c + j, ldc, alpha);
 }
 
 static void outer_any(int64_t r, int64_t n, int64_t k, const float* a, int64_t lda, const void* b, DType b_type, int64_t ldb, float* c,
-                      int64_t c_row, int64_t c_col, float alpha) {
-  if (b_type == DType::f32) outer_rows(r, n, k, a, lda, static_cast<const float*>(b), ldb, c, c_row, c_col, alpha);
-  else outer_rows(r, n, k, a, lda, static_cast<const bf16*>(b), ldb, c, c_row, c_col, alpha);
+                      int64_t ldc, float alpha) {
+  if (b_type == DType::f32) outer_rows(r, n, k, a, lda, static_cast<const float*>(b), ldb, c, ldc, alpha);
+  else outer_rows(r, n, k, a, lda, static_cast<const bf16*>(b), ldb, c, ldc, alpha);
 }
 
-static void fill_lora(Kernels& k) { k.outer = outer_any; }
+// R rows of a, P vectors of b.
+template <int R, int P, bool Whole>
+INLINE void direct_tile(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool accumulate) {
+  vf acc[R][P];
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < P; ++j) acc[i][j] = vf{};
+  for (int64_t p = 0; p < k; ++p, b += ldb) {
+    vf bv[P];
+    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_tail(b, n);
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+      const vf av = splat(a[i * lda + p]);
+      for (int j = 0; j < P; ++j) acc[i][j] += av * bv[j];
+    }
+  }
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < P; ++j) {
+      float* to = c + i * ldc + j * W;
+      const vf v = acc[i][j] * splat(alpha);
+      if (accumulate) add_lanes(to, v, n - j * W);
+      else if (n - j * W >= W) store(to, v);
+      else store_tail(to, v, n - j * W);
+    }
+}
+
+template <int P, bool Whole>
+INLINE void direct_columns(int64_t m, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool accumulate) {
+  constexpr int R = MR >= 8 ? 8 : 4;
+  int64_t i = 0;
+  for (; i + R <= m; i += R) direct_tile<R, P, Whole>(k, a + i * lda, lda, b, ldb, n, c + i * ldc, ldc, alpha, accumulate);
+  for (; i + 2 <= m; i += 2) direct_tile<2, P, Whole>(k, a + i * lda, lda, b, ldb, n, c + i * ldc, ldc, alpha, accumulate);
+  if (i < m) direct_tile<1, P, Whole>(k, a + i * lda, lda, b, ldb, n, c + i * ldc, ldc, alpha, accumulate);
+}
+
+static void direct_any(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, float alpha, bool accumulate) {
+  int64_t j = 0;
+  for (; j + 2 * W <= n; j += 2 * W) direct_columns<2, true>(m, k, a, lda, b + j, ldb, 2 * W, c + j, ldc, alpha, accumulate);
+  for (; j + W <= n; j += W) direct_columns<1, true>(m, k, a, lda, b + j, ldb, W, c + j, ldc, alpha, accumulate);
+  if (j < n) direct_columns<1, false>(m, k, a, lda, b + j, ldb, n - j, c + j, ldc, alpha, accumulate);
+}
+
+// R rows of a, Q rows of b: sums over lanes come last.
+template <int R, int Q, class T>
+INLINE void dots_tile(int64_t k, const T* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
+  vf acc[R][Q];
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < Q; ++j) acc[i][j] = vf{};
+  int64_t p = 0;
+  for (; p + W <= k; p += W) {
+    vf av[R];
+    for (int i = 0; i < R; ++i) av[i] = load(a + i * lda + p);
+    for (int j = 0; j < Q; ++j) {
+      const vf bv = load(b + j * ldb + p);
+      for (int i = 0; i < R; ++i) acc[i][j] += av[i] * bv;
+    }
+  }
+  if (p < k)
+    for (int j = 0; j < Q; ++j) {
+      const vf bv = load_tail(b + j * ldb + p, k - p);
+      for (int i = 0; i < R; ++i) acc[i][j] += load_tail(a + i * lda + p, k - p) * bv;
+    }
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < Q; ++j) c[i * ldc + j] = sum(acc[i][j]);
+}
+
+template <int R, class T>
+INLINE void dots_rows(int64_t n, int64_t k, const T* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
+  int64_t j = 0;
+  for (; j + 4 <= n; j += 4) dots_tile<R, 4>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
+  for (; j < n; ++j) dots_tile<R, 1>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
+}
+
+template <class T>
+static void dots_typed(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
+  constexpr int R = MR >= 8 ? 4 : 2;
+  int64_t i = 0;
+  for (; i + R <= m; i += R) dots_rows<R>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+  for (; i < m; ++i) dots_rows<1>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+}
+
+static void dots_any(int64_t m, int64_t n, int64_t k, const void* a, DType a_type, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
+  if (a_type == DType::f32) dots_typed(m, n, k, static_cast<const float*>(a), lda, b, ldb, c, ldc);
+  else dots_typed(m, n, k, static_cast<const bf16*>(a), lda, b, ldb, c, ldc);
+}
+
+static void fill_lora(Kernels& k) {
+  k.outer = outer_any;
+  k.direct = direct_any;
+  k.dots = dots_any;
+}
