@@ -11,7 +11,11 @@ interface Case {
   dtype: Dtype;
   /** Floating-point operations of one call. */
   operations: number;
+  /** Bytes read and written by one call of an operator that moves more than it computes. */
+  bytes?: number;
   time(): Promise<Float64Array>;
+  /** The same work in other ways. */
+  others?: Record<string, () => Promise<Float64Array>>;
 }
 
 const nativeType = (dtype: Dtype) => (dtype === 'bf16' ? 'bfloat16' : 'float32');
@@ -19,6 +23,7 @@ const nativeType = (dtype: Dtype) => (dtype === 'bf16' ? 'bfloat16' : 'float32')
 /** Linear layers [in, out] of models of 135M and 1B parameters, and the head of the former. */
 const layers = [
   [576, 1536],
+  [1536, 576],
   [2048, 2048],
   [576, 49152],
 ] as const;
@@ -28,13 +33,48 @@ function gemmCases(dtype: Dtype, timing: NativeTiming): Case[] {
   const shapes = layers.flatMap(([k, n]) => rowCounts.map((m) => ({ m, n, k })));
   // The head never makes the logits of that many rows at once.
   const used = shapes.filter(({ m, n }) => n <= 8192 || m <= 256);
+  const time = (shape: (typeof used)[number], packed: boolean) => () =>
+    addon().bench.gemm({ ...timing, ...shape, dtype: nativeType(dtype), packed });
   return used.map((shape) => ({
     op: 'linear',
     shape: `${shape.m}×${shape.k}→${shape.n}`,
     dtype,
     operations: 2 * shape.m * shape.n * shape.k,
-    time: () => addon().bench.gemm({ ...timing, ...shape, dtype: nativeType(dtype), packed: true }),
+    time: time(shape, true),
+    others: { packing_each_time: time(shape, false) },
   }));
+}
+
+const tokens = 1024;
+
+/** The other operators of the decoder, on 1,024 tokens of the 135M shape (attention: one sequence of them). */
+function decoderCases(dtype: Dtype, timing: NativeTiming): Case[] {
+  const e = dtype === 'bf16' ? 2 : 4;
+  const hidden = tokens * 576;
+  const inner = tokens * 1536;
+  const square = (2 * 9 * 64 * tokens * tokens) / 2;
+  const head = 2 * hidden * 49152;
+  const list: [name: string, width: number, operations: number, bytes?: number][] = [
+    ['rmsnorm', 576, 4 * hidden, hidden * (4 + e)],
+    ['rmsnorm backward', 576, 8 * hidden, hidden * 12],
+    ['swiglu', 1536, 8 * inner, inner * 3 * e],
+    ['swiglu backward', 1536, 16 * inner, inner * (2 * e + 12)],
+    ['attention', 960, 2 * square],
+    ['attention backward', 960, 5 * square],
+    ['head', 576, head],
+    ['head backward', 576, 2 * head],
+    ['adamw', 1536, 12 * inner, inner * 28],
+  ];
+  return list
+    .filter(([name]) => dtype === 'float32' || name !== 'adamw')
+    .map(([name, width, operations, bytes]) => ({
+      op: name,
+      shape: `${tokens}×${width}`,
+      dtype,
+      operations,
+      bytes,
+      time: () => addon().bench.operator({ ...timing, name, rows: tokens, width, dtype: nativeType(dtype) }),
+    }));
 }
 
 const popularities = ['identical', 'distinct', 'uniform', 'skewed'] as const;
@@ -55,14 +95,20 @@ export function requestsByAdapter(popularity: (typeof popularities)[number], req
   return counts;
 }
 
+/** Widths and ranks of the grouped products. */
+const loraShapes = [
+  [576, 8],
+  [576, 16],
+  [576, 64],
+  [2048, 16],
+  [4096, 16],
+] as const;
+
 function loraCases(dtype: Dtype, timing: NativeTiming): Case[] {
-  const [requests, r] = [64, 16];
+  const requests = 64;
   const cases: Case[] = [];
-  for (const [width, out] of [
-    [576, 1536],
-    [4096, 11008],
-  ])
-    for (const rowsEach of [1, 16])
+  for (const [width, r] of loraShapes)
+    for (const rowsEach of [1, 16, 64])
       for (const popularity of popularities)
         for (const backward of [false, true]) {
           const counts = requestsByAdapter(popularity, requests);
@@ -74,35 +120,41 @@ function loraCases(dtype: Dtype, timing: NativeTiming): Case[] {
               return [start, row];
             }),
           );
+          const time = (method: 'grouped' | 'loop' | 'gather') => () =>
+            addon().bench.groupedLora({
+              ...timing,
+              cold: true,
+              in: width,
+              out: width,
+              r,
+              adapterCount: counts.length,
+              segments,
+              adapters: Int32Array.from(counts, (_, i) => i),
+              dtype: nativeType(dtype),
+              backward,
+              method,
+              rowsEach,
+            });
           cases.push({
             op: `grouped-lora ${backward ? 'backward' : 'forward'}`,
-            shape: `${row}×${width}→${out} r${r} ${popularity} (${counts.length})`,
+            shape: `${row}×${width}→${width} r${r} ${popularity} (${counts.length})`,
             dtype,
-            operations: (backward ? 4 : 2) * row * r * (width + out),
-            time: () =>
-              addon().bench.groupedLora({
-                ...timing,
-                cold: true,
-                in: width,
-                out,
-                r,
-                adapterCount: counts.length,
-                segments,
-                adapters: Int32Array.from(counts, (_, i) => i),
-                dtype: nativeType(dtype),
-                backward,
-              }),
+            operations: (backward ? 4 : 2) * 2 * row * r * width,
+            time: time('grouped'),
+            others: { loop: time('loop'), gather: time('gather') },
           });
         }
   return cases;
 }
 
-const gflops = (rate: number) => digits(rate / 1e9);
+const giga = (rate: number) => digits(rate / 1e9);
 
 /**
- * Linear layers with a frozen weight (prepared once; operands warm) and grouped low-rank products (64 requests; caches
- * overwritten before every call), on random data, medians of several runs. `peak_share` is against the multiply-adds that
- * the same instruction set and threads do in registers, measured before and after; the higher counts.
+ * Linear layers with a frozen weight (prepared once, beside packing it in every call), the other operators of the decoder,
+ * and grouped low-rank products (64 requests; caches overwritten before every call) beside dense products segment by
+ * segment and beside products on gathered copies; random data, medians of several runs. `peak_share` is against the
+ * multiply-adds of that type that the same instruction set and threads do in registers, or, where `gb_s` is given, against
+ * what they read from memory; both measured before and after, the higher counts.
  */
 export async function benchOps(options: BenchOptions): Promise<BenchRecord[]> {
   const { threads, stop, quick = false } = options;
@@ -114,42 +166,71 @@ export async function benchOps(options: BenchOptions): Promise<BenchRecord[]> {
     cold: false,
     abort: stop.flag,
   };
-  const measurePeak = async () => median(await addon().bench.peak({ ...timing, seconds: quick ? 0.005 : 0.05 }));
-  const before = await measurePeak();
+  const peak = async (dtype: Dtype) =>
+    median(await addon().bench.peak({ ...timing, seconds: quick ? 0.005 : 0.05, dtype: nativeType(dtype) }));
+  const readBytes = quick ? 1 << 22 : 1 << 28;
+  const read = async () =>
+    readBytes /
+    median(
+      await addon().bench.operator({ ...timing, name: 'read', rows: readBytes / 16384, width: 4096, dtype: 'float32' }),
+    );
+  const limits = async () => ({ float32: await peak('float32'), bf16: await peak('bf16'), read: await read() });
+  const before = await limits();
   const types = dtypes(options.dtype);
-  // Low-rank products run in float32 whatever the activations are; one type of input says enough.
-  const cases = [...types.flatMap((dtype) => gemmCases(dtype, timing)), ...loraCases(types[0], timing)];
+  // Grouped products run in float32 whatever the activations are; one type of input says enough.
+  const cases = [
+    ...types.flatMap((dtype) => [...gemmCases(dtype, timing), ...decoderCases(dtype, timing)]),
+    ...loraCases(types[0], timing),
+  ];
   // A plain reference would take minutes over the largest.
-  const feasible = cases.filter(({ operations }) => operations <= (quick ? 1e7 : before * 0.5));
+  const feasible = cases.filter(({ operations }) => operations <= (quick ? 1e7 : before.float32 * 0.5));
   const rest = cases.length - feasible.length;
   if (rest > 0 && !quick)
-    process.stderr.write(`bench: ${rest} shapes left out, too large for ${isa} at ${gflops(before)} GFLOP/s\n`);
-  const rates: number[] = [];
-  const timed = await runCases('bench ops', feasible, stop, async ({ op, shape, dtype, operations, time }) => {
-    const seconds = median(await time());
-    rates.push(operations / seconds);
-    return [
-      {
-        op,
-        shape,
-        dtype,
-        threads,
-        isa,
-        gflops: gflops(operations / seconds),
-        peak_share: 0,
-        ms: digits(seconds * 1e3),
-      },
-    ];
-  });
-  const after = await measurePeak();
-  if (Math.max(before, after) > 1.2 * Math.min(before, after) && !quick)
-    process.stderr.write(
-      `bench: the peak was ${gflops(before)} GFLOP/s before and ${gflops(after)} after: something else keeps the processor busy, and the times are too long\n`,
+    process.stderr.write(`bench: ${rest} shapes left out, too large for ${isa} at ${giga(before.float32)} GFLOP/s\n`);
+  const rates: { limit: keyof typeof before; rate: number }[] = [];
+  const timed = await runCases('bench ops', feasible, stop, async (one) => {
+    const { op, shape, dtype, operations, bytes } = one;
+    const others = Object.entries(one.others ?? {});
+    // Alternating, so that what else the machine does falls on all of them.
+    const seconds: number[][] = [[], ...others.map(() => [])];
+    for (let round = 0; round < (quick || others.length === 0 ? 1 : 3); round++)
+      for (const [i, time] of [one.time, ...others.map(([, time]) => time)].entries())
+        seconds[i].push(...(await time()));
+    const ours = median(seconds[0]);
+    rates.push(
+      bytes
+        ? { limit: 'read', rate: bytes / ours }
+        : { limit: op.startsWith('grouped') ? 'float32' : dtype, rate: operations / ours },
     );
-  const peak = Math.max(before, after);
-  timed.forEach((record, i) => {
-    record.peak_share = digits(rates[i] / peak, 3);
+    const record: BenchRecord = { op, shape, dtype, threads, isa, gflops: giga(operations / ours) };
+    if (bytes) record.gb_s = giga(bytes / ours);
+    Object.assign(record, { peak_share: 0, ms: digits(ours * 1e3) });
+    for (const [i, [name]] of others.entries()) record[`${name}_ms`] = digits(median(seconds[i + 1]) * 1e3);
+    return [record];
   });
-  const first = { op: 'multiply-add', shape: 'registers', dtype: 'float32', threads, isa };
-  return [{ ...first, gflops: gflops(peak), peak_share: 1 }, ...timed];
+  const after = await limits();
+  if (Math.max(before.float32, after.float32) > 1.2 * Math.min(before.float32, after.float32) && !quick)
+    process.stderr.write(
+      `bench: the peak was ${giga(before.float32)} GFLOP/s before and ${giga(after.float32)} after: something else keeps the processor busy, and the times are too long\n`,
+    );
+  timed.forEach((record, i) => {
+    const { limit, rate } = rates[i];
+    record.peak_share = digits(rate / Math.max(before[limit], after[limit]), 3);
+  });
+  const first = { op: 'multiply-add', shape: 'registers', threads, isa, peak_share: 1 };
+  return [
+    ...(['float32', 'bf16'] as const).map((dtype) => ({
+      ...first,
+      dtype,
+      gflops: giga(Math.max(before[dtype], after[dtype])),
+    })),
+    {
+      ...first,
+      op: 'read',
+      shape: `${readBytes} bytes`,
+      dtype: 'float32',
+      gb_s: giga(Math.max(before.read, after.read)),
+    },
+    ...timed,
+  ];
 }

@@ -61,7 +61,7 @@ export interface NativeTiming {
 /** Each resolves to one number per run: seconds of a call, on random data. */
 export interface NativeBench {
   /** Floating-point operations a second of multiply-adds in registers, all threads together. */
-  peak(options: NativeTiming): Promise<Float64Array>;
+  peak(options: NativeTiming & { dtype: string }): Promise<Float64Array>;
   /** A linear layer: C [m × n] = A [m × k] Wᵀ; `packed`: W prepared beforehand, as frozen weights are. */
   gemm(
     options: NativeTiming & { m: number; n: number; k: number; dtype: string; packed: boolean },
@@ -76,6 +76,13 @@ export interface NativeBench {
       adapters: Int32Array;
       dtype: string;
       backward: boolean;
+      /** `loop`: dense products segment by segment; `gather`: on copies of the factors, one for each `rowsEach` rows. */
+      method: 'grouped' | 'loop' | 'gather';
+      rowsEach: number;
     },
+  ): Promise<Float64Array>;
+  /** An operator of the decoder by name, on `rows` of `width`; `read`: float32 from memory. */
+  operator(
+    options: NativeTiming & { name: string; rows: number; width: number; dtype: string },
   ): Promise<Float64Array>;
 }
