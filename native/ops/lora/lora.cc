@@ -14,8 +14,8 @@ uint64_t mix(uint64_t x) {  // splitmix64's finaliser: a counter in, 64 even bit
 
 bool drops(const LoraRange& r) { return r.module->dropout > 0.f && r.stream != 0; }
 
-// Up to so many rows of a range are one task.
-constexpr int64_t kTaskRows = 64, kTaskColumns = 512;
+// Up to so many rows of a range are one task; more where B is turned for them.
+constexpr int64_t kTaskRows = 64, kTallRows = 512, kTaskColumns = 512;
 
 // Rows [row, row + rows) of the call, all of one range.
 struct Part {
@@ -29,12 +29,12 @@ struct Parts {
   int64_t count;
 };
 
-Parts parts_of(Context& context, const LoraCall& c) {
+Parts parts_of(Buffer& buffer, const LoraCall& c, int64_t most) {
   int64_t count = 0;
-  for (const LoraRange& r : c.ranges) count += (r.rows + kTaskRows - 1) / kTaskRows;
-  Parts parts{context.shared[0].as<Part>(count), 0};
+  for (const LoraRange& r : c.ranges) count += (r.rows + most - 1) / most;
+  Parts parts{buffer.as<Part>(count), 0};
   for (const LoraRange& r : c.ranges)
-    for (int64_t i = 0; i < r.rows; i += kTaskRows) parts.at[parts.count++] = {&r, r.row + i, std::min(kTaskRows, r.rows - i), nullptr};
+    for (int64_t i = 0; i < r.rows; i += most) parts.at[parts.count++] = {&r, r.row + i, std::min(most, r.rows - i), nullptr};
   return parts;
 }
 
@@ -158,18 +158,18 @@ struct Task {
 }  // namespace
 
 void lora_forward(Context& context, const LoraCall& c, void* y, int64_t ldy, bool y_f32) {
-  const Parts parts = parts_of(context, c);
+  const Parts parts = parts_of(context.shared[0], c, kTaskRows), tall = parts_of(context.shared[1], c, kTallRows);
   context.pool.run(parts.count, [&](int64_t i, int thread) { Task{context, c, parts.at[i], thread}.down(); });
   const int64_t chunks = (c.out + kTaskColumns - 1) / kTaskColumns;
   const DType type = y_f32 ? DType::f32 : type_of(c.storage);
-  context.pool.run(parts.count * chunks, [&](int64_t t, int thread) {
+  context.pool.run(tall.count * chunks, [&](int64_t t, int thread) {
     const int64_t first = t % chunks * kTaskColumns;
-    Task{context, c, parts.at[t / chunks], thread}.up(first, std::min(kTaskColumns, c.out - first), static_cast<char*>(y), type, ldy);
+    Task{context, c, tall.at[t / chunks], thread}.up(first, std::min(kTaskColumns, c.out - first), static_cast<char*>(y), type, ldy);
   });
 }
 
 void lora_backward(Context& context, const LoraCall& c, const float* dy, int64_t ldy, float* dx) {
-  const Parts parts = parts_of(context, c);
+  const Parts parts = parts_of(context.shared[0], c, kTaskRows);
   int64_t size = 0;
   for (int64_t i = 0; i < parts.count; ++i) size += parts.at[i].rows * parts.at[i].range->module->r;
   float *dc = context.shared[1].as<float>(size), *low = context.shared[2].as<float>(size);

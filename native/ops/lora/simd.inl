@@ -1,5 +1,15 @@
 // Narrow products of low-rank factors, straight from rows in memory. Every sum has one order, whatever the tile around it.
 
+// The first n (< W) elements, zero behind them. Ranks are mostly half or a quarter of a vector.
+template <class T>
+INLINE vf load_some(const T* p, int64_t n) {
+  T buffer[W] = {};
+  if (n == W / 2) __builtin_memcpy(buffer, p, sizeof(T) * (W / 2));
+  else if (n == W / 4) __builtin_memcpy(buffer, p, sizeof(T) * (W / 4));
+  else return load_tail(p, n);
+  return load(buffer);
+}
+
 INLINE void add_lanes(float* to, vf v, int64_t n) {
   if (n >= W) store(to, load(to) + v);
   else store_tail(to, load_tail(to, n) + v, n);
@@ -13,7 +23,7 @@ INLINE void outer_tile(int64_t k, const float* a, int64_t lda, const T* b, int64
     for (int j = 0; j < P; ++j) acc[i][j] = vf{};
   for (int64_t p = 0; p < k; ++p, a += lda, b += ldb) {
     vf bv[P];
-    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_tail(b, n);
+    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_some(b, n);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
       const vf av = splat(a[i]);
@@ -54,7 +64,7 @@ INLINE void direct_tile(int64_t k, const float* a, int64_t lda, const float* b, 
     for (int j = 0; j < P; ++j) acc[i][j] = vf{};
   for (int64_t p = 0; p < k; ++p, b += ldb) {
     vf bv[P];
-    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_tail(b, n);
+    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_some(b, n);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
       const vf av = splat(a[i * lda + p]);
@@ -107,23 +117,42 @@ INLINE void dots_tile(int64_t k, const T* a, int64_t lda, const float* b, int64_
       const vf bv = load_tail(b + j * ldb + p, k - p);
       for (int i = 0; i < R; ++i) acc[i][j] += load_tail(a + i * lda + p, k - p) * bv;
     }
-  for (int i = 0; i < R; ++i)
-    for (int j = 0; j < Q; ++j) c[i * ldc + j] = sum(acc[i][j]);
+  if constexpr (R * Q % W == 0) {
+    // As sum() adds them, W sums at a time.
+    for (int g = 0; g < R * Q; g += W) {
+      vf lanes[W];
+      for (int l = 0; l < W; ++l) lanes[l] = acc[(g + l) / Q][(g + l) % Q];
+      transpose(lanes);
+#pragma GCC unroll 4
+      for (int half = W / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+      float sums[W];
+      store(sums, lanes[0]);
+      for (int l = 0; l < W; ++l) c[(g + l) / Q * ldc + (g + l) % Q] = sums[l];
+    }
+  } else {
+    for (int i = 0; i < R; ++i)
+      for (int j = 0; j < Q; ++j) c[i * ldc + j] = sum(acc[i][j]);
+  }
 }
 
-template <int R, class T>
-INLINE void dots_rows(int64_t n, int64_t k, const T* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
-  int64_t j = 0;
-  for (; j + 4 <= n; j += 4) dots_tile<R, 4>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
-  for (; j < n; ++j) dots_tile<R, 1>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
-}
-
+// Rows of a stay in the first-level cache while b passes by.
 template <class T>
 static void dots_typed(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
-  constexpr int R = MR >= 8 ? 4 : 2;
-  int64_t i = 0;
-  for (; i + R <= m; i += R) dots_rows<R>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
-  for (; i < m; ++i) dots_rows<1>(n, k, a + i * lda, lda, b, ldb, c + i * ldc, ldc);
+  constexpr int R = MR >= 8 ? 4 : 2, Q = 4;
+  for (int64_t first = 0; first < m; first += 2 * R) {
+    const int64_t last = first + 2 * R < m ? first + 2 * R : m;
+    for (int64_t j = 0; j < n; j += Q) {
+      int64_t i = first;
+      if (j + Q <= n) {
+        for (; i + R <= last; i += R) dots_tile<R, Q>(k, a + i * lda, lda, b + j * ldb, ldb, c + i * ldc + j, ldc);
+        for (; i < last; ++i) dots_tile<1, Q>(k, a + i * lda, lda, b + j * ldb, ldb, c + i * ldc + j, ldc);
+      }
+      for (; i < last; ++i)
+        for (int64_t q = j; q < n; ++q) dots_tile<1, 1>(k, a + i * lda, lda, b + q * ldb, ldb, c + i * ldc + q, ldc);
+    }
+  }
 }
 
 static void dots_any(int64_t m, int64_t n, int64_t k, const void* a, DType a_type, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
