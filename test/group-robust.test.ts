@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { resolveConfig, resolveLoss } from '../lib/config/index.js';
 import { pack } from '../lib/data/pack.js';
 import type { Group } from '../lib/data/types.js';
-import { Model, savePeft } from '../lib/index.js';
+import { evaluateModel, Model, savePeft } from '../lib/index.js';
 import { sumTokens } from '../lib/losses/index.js';
 import { DpoObjective } from '../lib/methods/dpo.js';
 import { GroupRobustObjective } from '../lib/methods/group-robust.js';
@@ -200,6 +200,12 @@ describe('MODPO', () => {
     const plain = await trained(goldenConfig(f, path('plain'), {}));
     const run = await trained(goldenConfig(f, path('modpo'), { loss: { beta: f.golden.beta, modpo } }));
     expect(run.steps[0].loss).not.toBeCloseTo(plain.steps[0].loss, 3);
+    const evaluated = await evaluateModel({ run: run.output, data: [f.prefs], dtype: 'float32', threads: 1 });
+    const own = await trained(
+      goldenConfig(f, path('modpo-eval'), { data: { eval: f.prefs }, loss: { beta: f.golden.beta, modpo } }),
+    );
+    expect(evaluated.overall.log_likelihood).toBeCloseTo(own.summary.eval!.overall.log_likelihood, 6);
+    expect(evaluated.overall.margin).toBeCloseTo(own.summary.eval!.overall.margin, 6);
     expect(readFileSync(path('modpo', 'config.yaml'), 'utf8')).toContain(path('policy'));
     await expect(
       trained(

@@ -2,6 +2,7 @@ import { resolveLoss } from '../config/index.js';
 import { type Evaluation, summarise } from '../evaluation/preference.js';
 import { objectiveOf } from '../methods/index.js';
 import { PluralignError } from '../native/errors.js';
+import { MarginReference } from '../training/modpo.js';
 import { progress } from '../training/progress.js';
 import { noReference } from '../training/scorer.js';
 import { openReference } from '../training/setup.js';
@@ -30,7 +31,7 @@ export async function evalCommand(
     if (await isFeatureRun(options.run)) return evalFeatures(options.run, options.data, { signal, note });
   }
   const opened = await openPolicies(options);
-  const { model, policies, beta, reference, ties } = opened;
+  const { model, policies, beta, reference, ties, modpo } = opened;
   using _model = model;
   const all = await openRows(options.data, model, { overLength: 'drop', signal, note });
   const groups = ties.ties === 'drop' ? all.filter((g) => !g.tie) : all;
@@ -38,13 +39,14 @@ export async function evalCommand(
   const bad = groups.find((g) => g.kind !== 'pair' && g.kind !== 'ranking');
   if (bad) throw new PluralignError('BAD_DATA', `${bad.origin.file}:${bad.origin.line}: eval needs pairs or rankings`);
   const judged = policies.length > 1 ? policies.filter((p) => !isBase(p)) : policies;
-  using against = await openReference(reference, model, maxTokens, true, options);
+  const plain = await openReference(reference, model, maxTokens, true, options);
+  using against = modpo ? await MarginReference.open(plain, model, modpo.rewards, beta, maxTokens) : plain;
   const results: Record<string, Evaluation> = {};
   const bar = progress(groups.length * judged.length, 'evaluate');
   for (const [k, policy] of judged.entries()) {
     const method = policy.reward ? 'reward' : 'dpo';
-    const objective = objectiveOf({ method, loss: resolveLoss({ beta, ...ties }, method) });
-    const alone = isBase(policy) && reference === 'base';
+    const objective = objectiveOf({ method, loss: resolveLoss({ beta, modpo, ...ties }, method) });
+    const alone = isBase(policy) && reference === 'base' && !modpo;
     const { rows, loss: mean } = await evaluateGroups(
       groups,
       objective,

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
 import { AdapterPopulation } from '../adapters/population.js';
 import { isMixture, readMixture } from '../aggregation/mixture-file.js';
-import { loadConfig, resolveLoss, runConfigPath } from '../config/index.js';
+import { loadConfig, type ResolvedLoss, resolveLoss, runConfigPath } from '../config/index.js';
 import { groupsOf, readRows, tokenNotes } from '../data/index.js';
 import type { Group } from '../data/types.js';
 import { mergeWeights } from '../merge/methods.js';
@@ -51,6 +51,8 @@ export interface Policies {
   /** What implicit rewards compare with: `base` (of `model`), or the folder that the run named. */
   reference: string;
   ties: Ties;
+  /** Other wishes' rewards that are taken out of implicit rewards (MODPO). */
+  modpo: ResolvedLoss['modpo'];
 }
 
 export interface RunPolicies {
@@ -59,6 +61,7 @@ export interface RunPolicies {
   beta: number;
   reference: string;
   ties: Ties;
+  modpo: ResolvedLoss['modpo'];
   voters: AdapterPopulation | null;
 }
 
@@ -74,19 +77,19 @@ export async function ofRun(run: string): Promise<RunPolicies> {
       'NOT_FOUND',
       `${run} has no ${name} yet: the run is not finished; go on with train --resume`,
     );
-  const { beta } = config.loss;
+  const { beta, modpo } = config.loss;
   const ties = tieSettingsOf(run, config);
   let reference = referenceOf(config);
   if (!full) {
     const population = populationPath(run);
     if (!existsSync(population))
-      return { model: config.model!, adapters: adaptersOf(dir), beta, reference, ties, voters: null };
+      return { model: config.model!, adapters: adaptersOf(dir), beta, reference, ties, modpo, voters: null };
     const voters = AdapterPopulation.open(population);
-    return { model: config.model!, adapters: [{ name: 'generic', dir }], beta, reference, ties, voters };
+    return { model: config.model!, adapters: [{ name: 'generic', dir }], beta, reference, ties, modpo, voters };
   }
   // Where all weights were trained, the base is the model that training started from.
   if (reference === 'base' && config.method === 'dpo') reference = config.model!;
-  return { model: dir, adapters: [], beta, reference, ties, voters: null };
+  return { model: dir, adapters: [], beta, reference, ties, modpo, voters: null };
 }
 
 /** A PEFT folder, or a folder of them, in the order of their names (`type_2` before `type_10`). */
@@ -119,6 +122,7 @@ export async function openPolicies(options: PolicyOptions): Promise<Policies> {
       beta,
       reference,
       ties,
+      modpo: null,
     };
   }
   const sources: { name: string; dir: string }[] = [];
@@ -154,7 +158,7 @@ export async function openPolicies(options: PolicyOptions): Promise<Policies> {
   }
   if (policies.length === 0 || policies.some((p) => !p.reward))
     policies.unshift({ name: 'base', adapter: -1, mixture: null, dir: null, reward: false });
-  return { model, bank, policies, beta, reference, ties };
+  return { model, bank, policies, beta, reference, ties, modpo: run?.modpo ?? null };
 }
 
 /** A policy to score rows with; annotators' adapters are read for the rows' annotators. */

@@ -84,6 +84,8 @@ export async function adapt(options: AdaptOptions): Promise<AdaptResult> {
         `${known.map((name) => JSON.stringify(name)).join(', ')}: in the run already; give --replace to fit them anew`,
       );
     }
+    // Before anything is written: a model that cannot say what to ask refuses here.
+    if (options.next) nextQuestions(population, table, -1, options.next);
     const by = votesByAnnotator(votes);
     const fitted = votes.annotators.map((_, u) =>
       population.fitOwn(table, votes, by.votes.subarray(by.offsets[u], by.offsets[u + 1])),
