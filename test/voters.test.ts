@@ -211,13 +211,33 @@ describe('phases', () => {
   });
 
   it('global is a run of its own: the schedule ends and starts anew', async () => {
-    const { voters } = await make('global', 0.4);
+    const { voters, bank } = await make('global', 0.4);
     expect([voters.schedule(3, 10), voters.schedule(4, 10)]).toEqual([
       [3, 4],
       [0, 6],
     ]);
-    const { voters: warm } = await make('warm-up', 0.4);
+    const { voters: warm, bank: kept } = await make('warm-up', 0.4);
     expect(warm.schedule(4, 10)).toEqual([4, 10]);
+    for (const [who, of, steps] of [
+      [voters, bank, 0],
+      [warm, kept, 9],
+    ] as const) {
+      of.steps.fill(9);
+      who.begin(3);
+      expect(of.steps[0]).toBe(9);
+      who.begin(4);
+      expect(new Set(of.steps)).toEqual(new Set([steps]));
+    }
+  });
+
+  it.each(shares)('share %s: the global one is the run with one adapter for all, to the bit', async (share) => {
+    const file = writeRows(path('phase.jsonl'), opposed(['a', 'b', 'c']));
+    const losses = async (adapter: Parameters<typeof votersConfig>[2]) =>
+      (await trained(votersConfig(next(), { train: file }, { dropout: 0.1, ...adapter }))).steps.map((m) => m.loss);
+    const all = await losses({ share, per: 'all' });
+    const own = await losses({ share, per: 'annotator', init: 'warm-up', init_share: 0.5 });
+    expect(own.slice(0, 5)).toEqual(all.slice(0, 5));
+    expect(own.slice(5)).not.toEqual(all.slice(5));
   });
 
   it.each([
