@@ -75,7 +75,10 @@ describe('ties', () => {
   const mixed = [...many, ...many.slice(0, 3).map(tie)];
 
   it('are left out and counted where the loss has no place for them', async () => {
-    const { notes, summary } = await run([...mixed, ...opposed(['tied']).map(tie)]);
+    const { notes, summary, output } = await run([...mixed, ...opposed(['tied']).map(tie)]);
+    const ties = writeRows(path('ties.jsonl'), many.map(tie));
+    const refused = await program('eval', '--run', output, '--data', ties, '--dtype', 'float32');
+    expect(refused).toMatchObject({ status: 2, stderr: expect.stringMatching(/ties\.jsonl: every row is a tie/) });
     expect(notes).toContain('9 rows are ties and were left out; loss.ties has likelihoods that use them');
     expect(notes).toContain('1 annotators have nothing but ties and no vote left');
     expect(summary.data.voters).toMatchObject({ annotators: 2 });

@@ -1,12 +1,12 @@
 #!/usr/bin/env node
 /**
  * New voters join the reward models of voters.mjs: from a few votes on the debates to train on, what is theirs is fitted
- * (`adapt`), and judged on debates never seen, beside the generic adapter.
+ * (`adapt`), and judged on debates never seen, beside the generic adapter. A seed that is done is not done again.
  *
  * usage: node new-voters.mjs [--data DIR] [--output DIR] [--seeds 5] [--first-seed 0] [--model wu] [--votes 10]
  *                            [--steps N] [--penalty L] [--threads N]
  */
-import { cpSync, existsSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -30,7 +30,11 @@ const { values: options } = parseArgs({
 });
 const number = (value) => (value === undefined ? undefined : Number(value));
 
-async function join20(seed) {
+async function newcomers(seed) {
+  const { model, votes, steps, penalty } = options;
+  const settings = [model, seed, votes, steps ?? 'default', penalty ?? 'default'].join('-');
+  const kept = join(options.output, `joined-${settings}.json`);
+  if (existsSync(kept)) return JSON.parse(readFileSync(kept, 'utf8'));
   const trained = join(options.output, `${options.model}-${seed}`);
   if (!existsSync(join(trained, 'population.safetensors'))) throw new Error(`${trained}: train it first (voters.mjs)`);
   const data = prepareNewcomers(options.data, join(options.output, `data-${seed}`), seed, Number(options.votes));
@@ -50,17 +54,19 @@ async function join20(seed) {
   const judged = Object.keys(own).filter((name) => name in annotators);
   const milliseconds = mean(Object.values(annotators).map((a) => a.milliseconds));
   rmSync(run, { recursive: true, force: true });
-  return {
+  const outcome = {
     own: judged.map((name) => own[name].accuracy),
     generic: judged.map((name) => generic[name].accuracy),
     milliseconds,
   };
+  writeFileSync(kept, JSON.stringify(outcome));
+  return outcome;
 }
 
 const seeds = Array.from({ length: Number(options.seeds) }, (_, i) => Number(options['first-seed']) + i);
 const outcomes = [];
 try {
-  for (const seed of seeds) outcomes.push(await join20(seed));
+  for (const seed of seeds) outcomes.push(await newcomers(seed));
 } catch (error) {
   console.error(error.message);
   process.exit(1);

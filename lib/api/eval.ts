@@ -35,6 +35,7 @@ export async function evalCommand(
   using _model = model;
   const all = await openRows(options.data, model, { overLength: 'drop', signal, note });
   const groups = ties.ties === 'drop' ? all.filter((g) => !g.tie) : all;
+  if (groups.length === 0) throw new PluralignError('BAD_DATA', `${options.data.join(', ')}: every row is a tie`);
   if (groups.length < all.length) note(`${all.length - groups.length} rows are ties and were left out`);
   const bad = groups.find((g) => g.kind !== 'pair' && g.kind !== 'ranking');
   if (bad) throw new PluralignError('BAD_DATA', `${bad.origin.file}:${bad.origin.line}: eval needs pairs or rankings`);
