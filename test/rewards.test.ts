@@ -6,6 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { Bank } from '../lib/adapters/bank.js';
 import { adapterConfig } from '../lib/adapters/config.js';
 import { savePeft } from '../lib/adapters/peft.js';
+import { AdapterPopulation } from '../lib/adapters/population.js';
 import { rewardTermSchema } from '../lib/config/rollout-schema.js';
 import { pack } from '../lib/data/pack.js';
 import { Rewards } from '../lib/rewards/compose.js';
@@ -13,7 +14,9 @@ import { pleasantWords, unpleasantWords } from '../lib/rewards/lexicon.js';
 import { length, matches, readability, sentiment, syllablesOf, wordLength } from '../lib/rewards/measures.js';
 import { openRewards } from '../lib/rewards/open.js';
 import type { Sample } from '../lib/rewards/types.js';
+import { train } from '../lib/training/train.js';
 import { shake, tinyModel } from './support/engine.js';
+import { fixture } from './support/runs.js';
 
 const sample = (completion: string, ids = [3, 4]): Sample => ({
   prompt: 'p',
@@ -21,6 +24,14 @@ const sample = (completion: string, ids = [3, 4]): Sample => ({
   promptIds: Int32Array.of(1, 2),
   ids: Int32Array.from(ids),
   ended: false,
+});
+const groupOf = ({ promptIds, ids }: Sample) => ({
+  index: 0,
+  kind: 'text' as const,
+  prompt: promptIds,
+  completions: [ids],
+  weight: 1,
+  origin: { file: '', line: 1 },
 });
 const term = (given: object) => {
   const parsed = rewardTermSchema.parse(given);
@@ -90,18 +101,43 @@ describe('rewards of a configuration', () => {
     });
     const samples = [sample('', [5, 6, 7]), sample('', [8])];
     const { raw } = await rewards.score(samples);
-    for (const [i, { promptIds, ids }] of samples.entries()) {
-      const group = {
-        index: 0,
-        kind: 'text' as const,
-        prompt: promptIds,
-        completions: [ids],
-        weight: 1,
-        origin: { file: '', line: 1 },
-      };
+    for (const [i, one] of samples.entries()) {
+      const group = groupOf(one);
       const p = pack([group], { policies: [{ adapter: 0, grad: false }], read: 'reward' });
       expect(raw[0][i]).toBeCloseTo((await model.score(p, bank, 'reward')).values[0], 5);
     }
+  });
+
+  it('a voter’s reward model, where a run has one for each', async () => {
+    const f = fixture('mistral');
+    const run = join(mkdtempSync(join(tmpdir(), 'pluralign-voters-')), 'run');
+    await train(
+      {
+        method: 'reward',
+        model: f.model,
+        data: { train: f.prefs },
+        adapter: { r: 2, alpha: 4, share: 'b' },
+        train: { steps: 2, learning_rate: 0.05, dtype: 'float32', threads: 1 },
+        output: run,
+      },
+      { quiet: true },
+    );
+    using model = await tinyModel('mistral', 1);
+    const [one, two] = [...new Set(f.rows.map((row) => row.annotator))];
+    const open = (annotator: string) =>
+      openRewards([term({ type: 'model', adapter: run, annotator, normalise: false })], model, { maxTokens: 100 });
+    const samples = [sample('', [5, 6, 7])];
+    const values = [];
+    for (const [i, annotator] of [one, two].entries()) {
+      const { bank } = AdapterPopulation.open(join(run, 'population.safetensors')).bank(model.shape, [one, two]);
+      const group = { ...groupOf(samples[0]) };
+      const p = pack([group], { policies: [{ adapter: i + 1, grad: false }], read: 'reward' });
+      const { raw } = await (await open(annotator)).score(samples);
+      expect(raw[0][0]).toBeCloseTo((await model.score(p, bank, 'reward')).values[0], 5);
+      values.push(raw[0][0]);
+    }
+    expect(values[0]).not.toBe(values[1]);
+    await expect(open('nobody')).rejects.toThrow(/has no annotator "nobody"/);
   });
 
   it('a module’s function, or a message that says what is there', async () => {

@@ -1,6 +1,7 @@
 // Soups from one configuration: experts, mixes, baselines and combinations, stopped and gone on with.
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { generateCommand } from '../lib/api/generate.js';
 import { type Config, resolveConfig } from '../lib/config/index.js';
 import type { SoupsResult } from '../lib/soups/train.js';
 import { backbone, backboneWeights, combinationsOf, weightsName } from '../lib/soups/wishes.js';
@@ -121,6 +122,15 @@ describe('a run', () => {
     const report = readFileSync(`${all.output}/report.html`, 'utf8');
     for (const text of ['Fronts', 'Who wins', 'backbones', 'P-MORL', 'As the weights move'])
       expect(report).toContain(text);
+
+    const prompt = f.rows[0].prompt;
+    const { samples } = await generateCommand({
+      run: all.output!,
+      weights: { long: 0.5, a: 0.5, short: 0, z: 0 },
+      prompt,
+      maxNewTokens: 4,
+    });
+    expect(samples).toHaveLength(1);
 
     const again = { ...all, output: next() };
     let stops = 0;

@@ -70,7 +70,7 @@ export async function ofRun(run: string): Promise<RunPolicies> {
   await requireRun(run);
   const config = loadConfig(runConfigPath(run));
   const full = config.adapter === 'full';
-  const name = full ? 'model' : 'adapter';
+  const name = full ? 'model' : config.method === 'soups' ? 'experts' : 'adapter';
   const dir = join(run, name);
   if (!existsSync(dir))
     throw new PluralignError(
@@ -80,6 +80,8 @@ export async function ofRun(run: string): Promise<RunPolicies> {
   const { beta, modpo } = config.loss;
   const ties = tieSettingsOf(run, config);
   let reference = referenceOf(config);
+  if (config.method === 'soups')
+    return { model: config.model!, adapters: expertsOf(dir), beta, reference, ties, voters: null };
   if (!full) {
     const population = populationPath(run);
     if (!existsSync(population))
@@ -99,6 +101,13 @@ function adaptersOf(dir: string): { name: string; dir: string }[] {
     .filter((name) => existsSync(join(dir, name, 'adapter_config.json')))
     .sort((a, b) => a.localeCompare(b, 'en', { numeric: true }))
     .map((name) => ({ name, dir: join(dir, name) }));
+}
+
+/** The experts of a run of soups, each in a run folder of its own. */
+function expertsOf(dir: string): { name: string; dir: string }[] {
+  return readdirSync(dir)
+    .filter((name) => existsSync(join(dir, name, 'adapter', 'adapter_config.json')))
+    .map((name) => ({ name, dir: join(dir, name, 'adapter') }));
 }
 
 /** Loads a model and its adapters into one bank. Throws what loading them throws. */

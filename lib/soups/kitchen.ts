@@ -58,9 +58,9 @@ export class Kitchen {
     return 1 + wishes.length + fronts * weights.length + combinations * (2 + baselines.length);
   }
 
-  private async judged(made: Promise<Evaluated>): Promise<Evaluated> {
+  private async judged(make: () => Promise<Evaluated>): Promise<Evaluated> {
     if (this.stop.signal.aborted) throw new PluralignError('ABORTED', 'stopped on request; go on with --resume');
-    const found = await made;
+    const found = await make();
     this.onDone(++this.#done);
     return found;
   }
@@ -98,7 +98,7 @@ export class Kitchen {
     const rank = this.soups.rank ?? (known && !keepsRank(known) ? own : null);
     const options = { name, rank: method === 'cat' || !known ? null : rank, seed: 0 };
     const make = () => mergedPolicy(this.config.output, experts, weights, method, options);
-    return this.judged(make().then((dir) => this.points.of(id, dir)));
+    return this.judged(async () => this.points.of(id, await make()));
   }
 
   /** Experts whose next-token distributions are mixed as answers are sampled, without merging (MOD). */
@@ -125,7 +125,7 @@ export class Kitchen {
       return said.map(({ tokens }) => tokens);
     };
     const id = `logits ${mix} ${weightsName(names, weights)}`;
-    return this.judged(this.points.measure(id, sample, prompts, null));
+    return this.judged(() => this.points.measure(id, sample, prompts, null));
   }
 
   /** Multi-objective training at these weights (MORL). */
@@ -136,8 +136,8 @@ export class Kitchen {
       chosen.map((wish) => this.names[wish]),
       weights,
     );
-    const make = this.train(`morl/${name}`, this.spread(chosen, weights));
-    return this.judged(make.then((dir) => this.points.of(`morl ${name}`, dir)));
+    const make = () => this.train(`morl/${name}`, this.spread(chosen, weights));
+    return this.judged(async () => this.points.of(`morl ${name}`, await make()));
   }
 
   /** Backbones trained on mixed rewards, merged so that their mixtures add up to the weights (Bone Soup). */
@@ -153,33 +153,34 @@ export class Kitchen {
       weights,
     );
     const options = { name: `backbones-${name}`, rank: null, seed: 0 };
-    const make = mergedPolicy(this.config.output, backbones, lambda, 'cat', options);
-    return this.judged(make.then((dir) => this.points.of(`backbones ${name}`, dir)));
+    const make = () => mergedPolicy(this.config.output, backbones, lambda, 'cat', options);
+    return this.judged(async () => this.points.of(`backbones ${name}`, await make()));
   }
 
   /** One policy for everybody: the mean of the wishes of the front. */
   oneReward(): Promise<Evaluated> {
     const chosen = this.soups.front.map((name) => this.names.indexOf(name));
-    const make = this.train(
-      'one-reward',
-      this.spread(
-        chosen,
-        chosen.map(() => 1 / chosen.length),
-      ),
-    );
-    return this.judged(make.then((dir) => this.points.of('one reward', dir)));
+    const make = () =>
+      this.train(
+        'one-reward',
+        this.spread(
+          chosen,
+          chosen.map(() => 1 / chosen.length),
+        ),
+      );
+    return this.judged(async () => this.points.of('one reward', await make()));
   }
 
   /** The base, told the wishes (PP). */
   prompted(chosen: readonly number[]): Promise<Evaluated> {
-    return this.judged(this.points.of(`prompting ${this.told(chosen)}`, null, this.promptsFor(chosen)));
+    return this.judged(() => this.points.of(`prompting ${this.told(chosen)}`, null, this.promptsFor(chosen)));
   }
 
   /** Supervised on the best of several samples for each wish, told the wishes (MT). */
   async sft(chosen: readonly number[]): Promise<Evaluated> {
     const rows = await this.supervisedRows();
     const dir = await trainedOnText(this.config, 'sft', rows, this.trainOptions);
-    return this.judged(this.points.of(`sft ${this.told(chosen)}`, dir, this.promptsFor(chosen)));
+    return this.judged(() => this.points.of(`sft ${this.told(chosen)}`, dir, this.promptsFor(chosen)));
   }
 
   /** One policy that is told the wishes, trained on the mean of what the named ones make of an answer (P-MORL). */
@@ -206,7 +207,7 @@ export class Kitchen {
       { name: 'p-morl', rewards, prompts, functions: { named: reward } },
       this.trainOptions,
     );
-    return this.judged(this.points.of(`P-MORL ${this.told(chosen)}`, dir, this.promptsFor(chosen)));
+    return this.judged(() => this.points.of(`P-MORL ${this.told(chosen)}`, dir, this.promptsFor(chosen)));
   }
 
   private told(chosen: readonly number[]): string {

@@ -1,0 +1,103 @@
+#!/usr/bin/env node
+/**
+ * RLOO beside TRL's RLOOTrainer on the CPU: same model, prompts, rank, batch, group and length, float32, same threads. The
+ * two alternate; the line gives the median of the ratios of samples a second, and each side's median.
+ *
+ * usage: PLURALIGN_PYTHON=python node bench/peers/rloo.mjs --model DIR --rows prompts.jsonl [--rounds 3] [--threads 2]
+ */
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { stringify } from 'yaml';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const number = (value) => ({ type: 'string', default: value });
+const { values } = parseArgs({
+  options: {
+    model: { type: 'string' },
+    rows: { type: 'string' },
+    rounds: number('3'),
+    steps: number('6'),
+    batch: number('8'),
+    group: number('4'),
+    tokens: number('48'),
+    rank: number('8'),
+    threads: number('2'),
+    python: { type: 'string', default: process.env.PLURALIGN_PYTHON ?? 'python3' },
+  },
+});
+if (!values.model || !values.rows) throw new Error('--model and --rows are needed');
+const count = (name) => Number(values[name]);
+const folder = mkdtempSync(join(tmpdir(), 'pluralign-rloo-'));
+
+function run(program, args) {
+  const found = spawnSync(program, args, { encoding: 'utf8', maxBuffer: 1 << 28 });
+  if (found.status !== 0) throw new Error(`${program} ${args.join(' ')}: exit ${found.status}\n${found.stderr}`);
+  return JSON.parse(found.stdout.slice(found.stdout.indexOf('{')));
+}
+
+/** Steps behind the first, by the time between lines of the log. */
+function ours(round) {
+  const output = join(folder, `run-${round}`);
+  const config = {
+    method: 'rloo',
+    model: resolve(values.model),
+    data: { train: resolve(values.rows) },
+    adapter: { r: count('rank'), alpha: 2 * count('rank') },
+    rewards: [{ type: 'length', unit: 'characters', normalise: false, bound: 100000 }],
+    rollout: { max_new_tokens: count('tokens') },
+    rloo: { group_size: count('group') },
+    train: {
+      steps: 1 + count('steps'),
+      batch_size: count('batch'),
+      learning_rate: 0.002,
+      schedule: 'constant',
+      dtype: 'float32',
+      threads: count('threads'),
+      save_every: null,
+      log_every: 1,
+    },
+    output,
+  };
+  const path = join(folder, 'rloo.yaml');
+  writeFileSync(path, stringify(config));
+  const summary = run(process.execPath, [join(here, '../../dist/cli/main.js'), 'train', path, '--json']);
+  const lines = readFileSync(join(output, 'metrics.jsonl'), 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
+  return {
+    samples_per_s: summary.train.samples_per_second,
+    mean_tokens: lines.reduce((sum, line) => sum + line.completion_length, 0) / lines.length,
+  };
+}
+
+function theirs() {
+  const options = ['steps', 'batch', 'group', 'tokens', 'rank', 'threads'].flatMap((name) => [
+    `--${name}`,
+    values[name],
+  ]);
+  return run(values.python, [join(here, 'trl_rloo.py'), '--model', values.model, '--rows', values.rows, ...options]);
+}
+
+const median = (v) => [...v].sort((a, b) => a - b)[Math.floor(v.length / 2)];
+const rounds = [];
+try {
+  for (let round = 0; round < count('rounds'); round++) {
+    const sides = round % 2 ? [theirs(), ours(round)].reverse() : [ours(round), theirs()];
+    rounds.push(sides);
+  }
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
+const [mine, other] = [0, 1].map((side) => median(rounds.map((pair) => pair[side].samples_per_s)));
+const ratio = median(rounds.map(([a, b]) => a.samples_per_s / b.samples_per_s));
+const tokens = [0, 1].map((side) => median(rounds.map((pair) => pair[side].mean_tokens)).toFixed(1));
+console.log(
+  `RLOO, ${values.batch} prompts × ${values.group}, at most ${values.tokens} tokens, rank ${values.rank}, ${values.threads} threads, ` +
+    `${rounds.length} rounds: ${mine.toFixed(1)} samples/s against ${other.toFixed(1)}, ${ratio.toFixed(1)} times ` +
+    `(mean tokens of a sample: ${tokens.join(' and ')})`,
+);
