@@ -81,7 +81,7 @@ export async function ofRun(run: string): Promise<RunPolicies> {
   const ties = tieSettingsOf(run, config);
   let reference = referenceOf(config);
   if (config.method === 'soups')
-    return { model: config.model!, adapters: expertsOf(dir), beta, reference, ties, voters: null };
+    return { model: config.model!, adapters: expertsOf(dir), beta, reference, ties, modpo, voters: null };
   if (!full) {
     const population = populationPath(run);
     if (!existsSync(population))
