@@ -120,6 +120,31 @@ describe('learning', () => {
   });
 });
 
+describe('what is trained', () => {
+  it('all weights, against the model as it was', async () => {
+    const given = config(next(), { adapter: 'full', train: { steps: 3, learning_rate: 0.01 } });
+    const { paths } = await quiet(given);
+    expect(existsSync(`${paths.model}/model.safetensors`)).toBe(true);
+    const kl = lines(given.output!).flatMap((line) => ('loss' in line ? [line.kl] : []));
+    expect(Math.abs(kl[0])).toBeLessThan(1e-4);
+    expect(Math.abs(kl[2])).toBeGreaterThan(1e-3);
+  });
+
+  it('an adapter that goes on from another, which is then the reference', async () => {
+    const given = config(next(), {
+      adapter: { init_from: f.adapter },
+      loss: { reference: 'init_from' },
+      train: { steps: 2 },
+    });
+    await quiet(given);
+    const [first] = lines(given.output!).filter((line) => 'loss' in line);
+    expect(Math.abs(first.kl)).toBeLessThan(1e-4);
+    const other = config(next(), { adapter: { init_from: f.adapter }, train: { steps: 1 } });
+    await quiet(other);
+    expect(Math.abs(lines(other.output!)[0].kl)).toBeGreaterThan(1e-3);
+  });
+});
+
 describe('details', () => {
   it('divides logits by the temperature in every log-probability, forward and backward', async () => {
     using model = await Model.load(f.model, { dtype: 'float32', threads: 1 });

@@ -25,7 +25,7 @@ const { values } = parseArgs({
 });
 const sizes = {
   tiny: { steps: 4, batch: 4, grid: 2, eval: 8, samples: 1 },
-  small: { steps: 40, batch: 8, grid: 3, eval: 48, samples: 2 },
+  small: { steps: 30, batch: 4, grid: 2, eval: 32, samples: 2 },
   full: { steps: 150, batch: 16, grid: 6, eval: 96, samples: 4 },
 };
 const size = sizes[values.size];
