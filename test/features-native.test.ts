@@ -15,6 +15,7 @@ import {
 } from '../lib/features/native.js';
 import { fitLinear } from '../lib/features/newton.js';
 import { type Votes, votesByAnnotator } from '../lib/features/votes.js';
+import { addon } from '../lib/native/loader.js';
 
 const random = new Random(11);
 const normals = (length: number) => Float64Array.from({ length }, () => random.normal());
@@ -126,6 +127,34 @@ describe('the addon beside the loops that it stands in for', () => {
       }
     }
     expect(ballots.nameless).toBe(2);
+  });
+});
+
+describe('the addon refuses', () => {
+  const ballots = { voterStart: Int32Array.of(0, 1), places: Int32Array.of(0, 1), tie: 0 };
+  const good = { ballots, points: new Float64Array(16), users: new Float64Array(8), stride: 8, threads: 1 };
+  it.each([
+    [
+      'an item that is not there',
+      { ballots: { ...ballots, places: Int32Array.of(0, 2) } },
+      /places\[1\] is 2; there are 2/,
+    ],
+    ['a place below the first', { ballots: { ...ballots, places: Int32Array.of(-1, 0) } }, /places\[0\] is -1/],
+    ['voters whose votes end elsewhere', { ballots: { ...ballots, voterStart: Int32Array.of(0, 2) } }, /voterStart/],
+    ['too few users', { users: new Float64Array(4) }, /users has 4 elements, expected 8/],
+    ['a voter row that is not there', { voterRows: Int32Array.of(1) }, /voterRows\[0\] is 1/],
+    ['a stride that is no line', { stride: 7 }, /stride is 7/],
+    ['more stages than places', { ballots: { ...ballots, stages: Int32Array.of(3) } }, /stages\[0\] is 3 of 2 places/],
+    ['users of another type', { users: new Float32Array(8) }, /users must be a typed array/],
+    ['a gradient without the other', { dPoints: new Float64Array(16) }, /dUsers/],
+  ])('%s', (_, part, message) => {
+    expect(() => addon().bilinear.loss({ ...good, ...part } as never)).toThrow(message);
+  });
+
+  it('rows of features that are not there', () => {
+    const call = { x: new Float32Array(6), d: 3, k: 1, v: new Float64Array(3), points: new Float64Array(8), stride: 8 };
+    expect(() => addon().bilinear.project({ ...call, rows: Int32Array.of(2), threads: 1 })).toThrow(/rows\[0\] is 2/);
+    expect(() => addon().bilinear.project({ ...call, threads: 1 })).toThrow(/points has 8 elements, expected 16/);
   });
 });
 

@@ -3,7 +3,10 @@
  * Low-rank rewards on features beside PyTorch, in turn on the same random data: one full-batch evaluation of the loss and
  * its gradient, and one pass of mini-batches with Adam. Then how time grows with pairs and memory with voters and rank.
  *
- * usage: PLURALIGN_PYTHON=python node bench/peers/features.mjs [--rounds 5] [--threads 2] [--only cost|growth] [--json]
+ * usage: PLURALIGN_PYTHON=python node bench/peers/features.mjs [--rounds 5] [--threads 2] [--only cost|growth] [--cpu] [--json]
+ *
+ * --cpu: seconds that each side computed for, in place of those that passed; with --threads 1 the ratio holds on a machine
+ * that others use too, where two threads of PyTorch wait for one another.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -24,6 +27,7 @@ const { values } = parseArgs({
     threads: { type: 'string', default: '2' },
     python: { type: 'string', default: process.env.PLURALIGN_PYTHON ?? 'python3' },
     only: { type: 'string' },
+    cpu: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
   },
 });
@@ -85,10 +89,14 @@ function miniBatch({ table, votes }, rank, order) {
   return () => batches.epoch();
 }
 
+const clock = () => {
+  const { user, system } = process.cpuUsage();
+  return values.cpu ? (user + system) / 1e6 : performance.now() / 1000;
+};
 const timed = (body) => {
-  const start = performance.now();
+  const start = clock();
   body();
-  return (performance.now() - start) / 1000;
+  return clock() - start;
 };
 
 function cost() {
@@ -117,9 +125,13 @@ function cost() {
         note(name, timed(body));
       }
       note('memory', timed(() => addon().bilinear.read({ x: wide, threads })) / wide.byteLength);
-      const run = spawnSync(values.python, [join(here, 'features_torch.py'), folder, `${threads}`, '1', `${batch}`], {
-        encoding: 'utf8',
-      });
+      const run = spawnSync(
+        values.python,
+        [join(here, 'features_torch.py'), folder, `${threads}`, '1', `${batch}`, values.cpu ? 'cpu' : ''],
+        {
+          encoding: 'utf8',
+        },
+      );
       if (run.status !== 0) throw new Error(`${values.python}: ${run.stderr || run.error}`);
       for (const [name, value] of Object.entries(JSON.parse(run.stdout))) note(`torch ${name}`, value);
     }
@@ -204,7 +216,9 @@ else {
   if (result.medians) {
     const { items, features, rank: k, pairs, voters: N } = shape;
     console.log(`${N} voters, ${pairs} pairs over ${items} items of ${features} features, rank ${k} and a mean`);
-    console.log(`${threads} threads, medians of ${rounds} rounds in turn, load before ${result.load.toFixed(1)}`);
+    console.log(
+      `${threads} threads, ${values.cpu ? 'time computed, ' : ''}medians of ${rounds} rounds in turn, load before ${result.load.toFixed(1)}`,
+    );
     for (const [name, value] of Object.entries(result.medians)) {
       if (name === 'memory') continue;
       const ratio = result.ratios[name];

@@ -3,7 +3,8 @@
 r_ui = x_i · (w_0 + V z_u), Bradley-Terry over pairs, prior l2/2 |z_u|^2; float32. Every formulation that was thought of is
 timed, and all are printed: one JSON object of seconds by formulation, medians over the rounds.
 
-usage: features_torch.py DATA_FOLDER THREADS ROUNDS BATCH  (features.f32, pairs.i32, voters.i32, shape.json)
+usage: features_torch.py DATA_FOLDER THREADS ROUNDS BATCH [cpu]  (features.f32, pairs.i32, voters.i32, shape.json)
+cpu: seconds that the process computed for, in place of those that passed
 """
 import json
 import sys
@@ -23,6 +24,7 @@ pairs = torch.from_numpy(np.fromfile(folder / "pairs.i32", dtype=np.int32)).view
 better, worse = pairs[:, 0].contiguous(), pairs[:, 1].contiguous()
 voter = torch.from_numpy(np.fromfile(folder / "voters.i32", dtype=np.int32)).long()
 l2 = 1.0
+clock = time.process_time if "cpu" in sys.argv[5:] else time.perf_counter
 
 
 def parameters():
@@ -101,8 +103,8 @@ for kind, formulations in plan.items():
             epoch()
         seconds = []
         for _ in range(rounds):
-            start = time.perf_counter()
+            start = clock()
             epoch()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock() - start)
         out[f"{kind} {name}"] = sorted(seconds)[len(seconds) // 2]
 print(json.dumps(out))

@@ -50,10 +50,15 @@ export function aggregateScorer(
   const count = population.annotators.length;
   const heavy = weights ?? new Float64Array(count).fill(1);
   const scorer = population.scorer(table);
-  const middles = new Float64Array(count);
-  for (let u = 0; u < count; u++) {
-    for (let i = 0; i < table.n; i++) middles[u] += scorer(u, i) / table.n;
-  }
+  // The mean item's reward is that of the mean point.
+  const { k } = population.model;
+  const { base, points } = population.model.items(table, population.parameters.shared);
+  const middle = new Float64Array(k);
+  for (let i = 0; i < table.n; i++) for (let c = 0; c < k; c++) middle[c] += points[i * k + c] / table.n;
+  const generic = base.reduce((sum, x) => sum + x / table.n, 0);
+  const middles = Float64Array.from({ length: count }, (_, u) =>
+    population.coordinates(u).reduce((sum, x, c) => sum + x * middle[c], generic),
+  );
   const relative: Scorer = (u, item) => scorer(u, item) - middles[u];
   const members = new Map<string, number[]>();
   if (groups) {
