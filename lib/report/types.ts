@@ -116,9 +116,14 @@ function choiceCharts(criteria: readonly Metrics[]): (Chart | null)[] {
   return [
     stepChart('Log-likelihood of a vote of held-out annotators', 'nats', 'types', x, held),
     stepChart('BIC', 'BIC', 'types', x, [{ label: 'BIC', values: numbers((line) => line.bic) }]),
-    stepChart('Stability', 'adjusted Rand', 'types', x, [
-      { label: 'stability', values: numbers((line) => line.stability) },
-    ]),
+    stepChart(
+      'Stability',
+      'adjusted Rand',
+      'types',
+      x,
+      [{ label: 'stability', values: numbers((line) => line.stability) }],
+      [0, 1],
+    ),
   ];
 }
 
@@ -152,7 +157,7 @@ export function typesSection(run: RunData, grid: (charts: Chart[]) => Markup): M
   for (const [k, l] of types.collapsed ?? []) facts.push(`Types ${k} and ${l} have become one.`);
   if (types.adjusted_rand_index !== undefined)
     facts.push(
-      `Agreement with the groups that rows name: adjusted Rand index ${formatValue(types.adjusted_rand_index)}; ` +
+      `Agreement with the groups that rows name: adjusted Rand index ${formatValue(types.adjusted_rand_index)}, ` +
         `calibration error of the responsibilities ${formatValue(types.responsibility_ece)}.`,
     );
   return html`<section><h2>Types of annotators</h2>${facts.map((fact) => html`<p>${fact}</p>`)}

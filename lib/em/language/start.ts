@@ -10,9 +10,12 @@ import { tightestClusters } from '../kmeans.js';
 import type { Annotators } from './annotators.js';
 import { placesOf, stagesOf } from './votes.js';
 
-/** Clusters → responsibilities, K arrays [annotators]. */
+/** Clusters → responsibilities, K arrays [annotators], the largest cluster first: so types mostly keep their numbers. */
 export function oneHot(clusters: ArrayLike<number>, types: number): Float64Array[] {
-  return Array.from({ length: types }, (_, k) => Float64Array.from(clusters, (c) => (c === k ? 1 : 0)));
+  const size = (gamma: Float64Array) => gamma.reduce((a, b) => a + b, 0);
+  return Array.from({ length: types }, (_, k) => Float64Array.from(clusters, (c) => (c === k ? 1 : 0))).sort(
+    (a, b) => size(b) - size(a),
+  );
 }
 
 /** Annotators dealt to types at random, as evenly as can be. */
