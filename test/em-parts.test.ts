@@ -102,6 +102,11 @@ describe('votes as places', () => {
     expect(logLikelihood).toBeCloseTo(Math.log(p), 10);
     expect(margin).toBeCloseTo(Math.log(p / (1 - p)), 10);
     expect(accuracy).toBe(1);
+    const far = mixtureOutcome({ ...vote, rewards: [Float64Array.of(900, 0), Float64Array.of(0, 1)] }, [1, 0]);
+    expect([far.margin, far.accuracy]).toEqual([900, 1]);
+    const wrong = mixtureOutcome({ ...vote, rewards: [Float64Array.of(0, 900), Float64Array.of(0, 800)] }, [0.5, 0.5]);
+    expect(wrong.logLikelihood).toBeCloseTo(-800 + Math.log(0.5), 9);
+    expect(wrong.margin).toBeCloseTo(-800 + Math.log(0.5), 9);
     const { overall, types } = evaluateVotes(
       [{ ...vote, group: group({ annotator: 'a', group: 'g' }) }],
       [0.6, 0.4],

@@ -29,13 +29,14 @@ export function comparisonsOf(
   return out;
 }
 
-/**
- * How annotators agree, [N, N] symmetric: (agreements − disagreements) / (their number + 1) over the comparisons that two
- * share, 0 where they share none and on the diagonal. `shared`: with how many others each shares one.
- */
 /** The graph has N² entries. */
 const mostAnnotators = 8000;
 
+/**
+ * How annotators agree, [N, N] symmetric: (agreements − disagreements) / (their number + 1) over the comparisons that two
+ * share, 0 where they share none and on the diagonal. `shared`: with how many others each shares one. Throws BAD_CONFIG for
+ * more annotators than `mostAnnotators`.
+ */
 export function agreementGraph(
   comparisons: readonly Comparison[],
   annotators: number,

@@ -26,9 +26,10 @@ export function voteLossOf(rewards: Float64Array, stages: number, margin = 0): n
 export function mixtureOutcome({ group, rewards, stages }: TypedVote, gamma: ArrayLike<number>): RowOutcome {
   const count = rewards[0].length;
   const first = (a: number, b: number) => rewards.reduce((sum, own, k) => sum + gamma[k] * sigmoid(own[a] - own[b]), 0);
-  const losses = rewards.map((own) => voteLossOf(own, stages));
-  const least = Math.min(...losses);
-  const logLikelihood = Math.log(losses.reduce((sum, loss, k) => sum + gamma[k] * Math.exp(least - loss), 0)) - least;
+  const logLikelihood = logMixture(
+    rewards.map((own) => voteLossOf(own, stages)),
+    gamma,
+  );
   let pairs = 0;
   let right = 0;
   for (let a = 0; a < stages; a++) {
@@ -39,10 +40,22 @@ export function mixtureOutcome({ group, rewards, stages }: TypedVote, gamma: Arr
   }
   const margin =
     group.kind === 'pair'
-      ? // Each side is summed by itself: 1 − p would be 0 where rewards lie far apart.
-        Math.log(first(0, 1)) - Math.log(first(1, 0))
+      ? // Each side in logs: 1 − p would be 0 where rewards lie far apart.
+        logLikelihood -
+        logMixture(
+          rewards.map((own) => voteLossOf(Float64Array.of(own[1], own[0]), 1)),
+          gamma,
+        )
       : rewards.reduce((sum, own, k) => sum + gamma[k] * lead(own), 0);
   return { group, accuracy: pairs > 0 ? right / pairs : 1, margin, logLikelihood };
+}
+
+/** log Σ_k γ_k exp(−loss_k). */
+function logMixture(losses: readonly number[], gamma: ArrayLike<number>): number {
+  const least = losses.reduce((low, loss, k) => (gamma[k] > 0 ? Math.min(low, loss) : low), Number.POSITIVE_INFINITY);
+  return (
+    Math.log(losses.reduce((sum, loss, k) => sum + (gamma[k] > 0 ? gamma[k] * Math.exp(least - loss) : 0), 0)) - least
+  );
 }
 
 function lead(rewards: Float64Array): number {

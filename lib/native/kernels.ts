@@ -82,7 +82,5 @@ export interface NativeBench {
     },
   ): Promise<Float64Array>;
   /** An operator of the decoder by name, on `rows` of `width`; `read`: float32 from memory. */
-  operator(
-    options: NativeTiming & { name: string; rows: number; width: number; dtype: string },
-  ): Promise<Float64Array>;
+  operator(options: NativeTiming & { name: string; rows: number; width: number; dtype: string }): Promise<Float64Array>;
 }
