@@ -1,5 +1,7 @@
-// Voters whose rewards share a low-rank subspace: node examples/p-share-lora/simulate.mjs [compare|slope|edges] [seeds]
-import { bootstrap, chosen, errors, fit, mean, oracle, plant, subspaceDistance } from './planted.mjs';
+// Voters whose rewards share a low-rank subspace: node examples/p-share-lora/simulate.mjs [compare|slope|edges|questions] [seeds]
+import { featureModel, nextQuestions, Population } from 'pluralign';
+import { votesFrom } from './people.mjs';
+import { bootstrap, chosen, errors, fit, generator, mean, oracle, plant, subspaceDistance } from './planted.mjs';
 
 const [what = 'compare', count] = process.argv.slice(2);
 const show = (value, digits = 3) => value.toFixed(digits);
@@ -109,7 +111,67 @@ async function edges(seeds) {
   }
 }
 
-const commands = { compare: [compare, 10], slope: [slope, 5], edges: [edges, 5] };
+/** New voters who are asked the question that is expected to tell most, or any: the error of w_u by answers. */
+async function questions(seeds) {
+  const counts = [2, 5, 10, 20];
+  const arms = { chosen: [], random: [] };
+  for (let seed = 0; seed < seeds; seed++) {
+    const world = plant({ N: 200, d: 64, k: 4, pairs: 40, seed });
+    const { table, V, d, k } = world;
+    const made = featureModel('low-rank', d, k);
+    const { parameters } = await made.fit(table, world.votes, { model: 'low-rank', rank: k, l2: 1, seed: 0 });
+    const people = new Population(made, k, 1, world.votes.annotators, parameters).withPosteriors(table, world.votes);
+    const random = generator(seed + 77);
+    for (let voter = 0; voter < 40; voter++) {
+      const w = new Float64Array(d);
+      for (let c = 0; c < k; c++) {
+        const z = (2 / Math.sqrt(k)) * random.normal();
+        for (let j = 0; j < d; j++) w[j] += V[j * k + c] * z;
+      }
+      const pool = Array.from({ length: 300 }, () => [random.below(table.n), random.below(table.n)]);
+      const answer = ([a, b]) => {
+        let x = 0;
+        for (let j = 0; j < d; j++) x += w[j] * (table.features[a * d + j] - table.features[b * d + j]);
+        return random.uniform() < 1 / (1 + Math.exp(-x)) ? [0, a, b] : [0, b, a];
+      };
+      for (const arm of Object.keys(arms)) {
+        const left = new Map(pool.map((pair) => [`${table.ids[pair[0]]} ${table.ids[pair[1]]}`, pair]));
+        const answers = [];
+        const errorsBy = [];
+        let known = people;
+        while (answers.length < counts.at(-1)) {
+          const pairs = [...left.values()];
+          const asked =
+            arm === 'random'
+              ? pairs[0]
+              : left.get(nextQuestions(known, table, known.index.get('new') ?? -1, 1, pairs)[0].items.join(' '));
+          left.delete(`${table.ids[asked[0]]} ${table.ids[asked[1]]}`);
+          answers.push(answer(asked));
+          const votes = votesFrom(['new'], answers);
+          const which = Int32Array.from(votes.rows);
+          const { own, factor } = people.fitOwn(table, votes, which);
+          known = people.with('new', own, factor);
+          if (!counts.includes(answers.length)) continue;
+          const found = known.weights(known.index.get('new'));
+          errorsBy.push(found.reduce((sum, x, j) => sum + (x - w[j]) ** 2, 0) / 4);
+        }
+        arms[arm].push(errorsBy);
+      }
+    }
+  }
+  console.log(
+    `${40 * seeds} new voters, d = 64, k = 4: error of w_u by answers to questions chosen from 300 pairs, or any`,
+  );
+  for (const [i, count] of counts.entries()) {
+    const [chose, any] = Object.values(arms).map((list) => list.map((by) => by[i]));
+    const differences = chose.map((value, v) => value - any[v]);
+    console.log(
+      `${String(count).padStart(2)} answers  chosen ${show(mean(chose))}  any ${show(mean(any))}  difference ${show(mean(differences))} ${interval(bootstrap(differences, mean))}`,
+    );
+  }
+}
+
+const commands = { questions: [questions, 2], compare: [compare, 10], slope: [slope, 5], edges: [edges, 5] };
 const [run, seeds] = commands[what] ?? [];
 if (!run) {
   console.error(`expected one of ${Object.keys(commands).join(', ')}, found ${what}`);
