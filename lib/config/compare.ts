@@ -26,6 +26,7 @@ export function configDifferences(was: ResolvedConfig, now: ResolvedConfig): Con
 /** Settings that leave the mathematics of a run as it is, but for rounding. */
 const harmless = new Set([
   'output',
+  'rollout.at_once',
   'train.device',
   'train.eval_every',
   'train.gradient_checkpointing',
