@@ -123,6 +123,7 @@ function loraCases(dtype: Dtype, timing: NativeTiming): Case[] {
           const time = (method: 'grouped' | 'loop' | 'gather') => () =>
             addon().bench.groupedLora({
               ...timing,
+              runs: Math.min(timing.runs, 2),
               cold: true,
               in: width,
               out: width,
@@ -154,7 +155,8 @@ const giga = (rate: number) => digits(rate / 1e9);
  * and grouped low-rank products (64 requests; caches overwritten before every call) beside dense products segment by
  * segment and beside products on gathered copies; random data, medians of several runs. `peak_share` is against the
  * multiply-adds of that type that the same instruction set and threads do in registers, or, where `gb_s` is given, against
- * what they read from memory; both measured before and after, the higher counts.
+ * what they read from memory; both measured before and after, the higher counts. One thread is timed by the processor time
+ * it takes.
  */
 export async function benchOps(options: BenchOptions): Promise<BenchRecord[]> {
   const { threads, stop, quick = false } = options;

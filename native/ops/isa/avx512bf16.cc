@@ -3,7 +3,6 @@
 #include "ops/isa/headers.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
 #define PLURALIGN_TARGET "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target(PLURALIGN_TARGET))), apply_to = function)

@@ -6,4 +6,8 @@
 #include <utility>
 
 #include "ops/bilinear/likelihood.h"
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
 #include "ops/table.h"

@@ -49,6 +49,12 @@ INLINE void store_tail(T* p, vf v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = buffer[i];
 }
 
+#if PLURALIGN_W == 16
+// Overloads of the templates above: masks in place of a loop. Ranks are often less than a vector.
+INLINE vf load_tail(const float* p, int64_t n) { return (vf)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p); }
+INLINE void store_tail(float* p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v); }
+#endif
+
 INLINE vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 INLINE vf vmax(vf a, vf b) { return select((vi)(a > b), a, b); }
 

@@ -1,15 +1,5 @@
 // Narrow products of low-rank factors, straight from rows in memory. Every sum has one order, whatever the tile around it.
 
-// The first n (< W) elements, zero behind them. Ranks are mostly half or a quarter of a vector.
-template <class T>
-INLINE vf load_some(const T* p, int64_t n) {
-  T buffer[W] = {};
-  if (n == W / 2) __builtin_memcpy(buffer, p, sizeof(T) * (W / 2));
-  else if (n == W / 4) __builtin_memcpy(buffer, p, sizeof(T) * (W / 4));
-  else return load_tail(p, n);
-  return load(buffer);
-}
-
 INLINE void add_lanes(float* to, vf v, int64_t n) {
   if (n >= W) store(to, load(to) + v);
   else store_tail(to, load_tail(to, n) + v, n);
@@ -23,7 +13,7 @@ INLINE void outer_tile(int64_t k, const float* a, int64_t lda, const T* b, int64
     for (int j = 0; j < P; ++j) acc[i][j] = vf{};
   for (int64_t p = 0; p < k; ++p, a += lda, b += ldb) {
     vf bv[P];
-    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_some(b, n);
+    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_tail(b, n);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
       const vf av = splat(a[i]);
@@ -64,7 +54,7 @@ INLINE void direct_tile(int64_t k, const float* a, int64_t lda, const float* b, 
     for (int j = 0; j < P; ++j) acc[i][j] = vf{};
   for (int64_t p = 0; p < k; ++p, b += ldb) {
     vf bv[P];
-    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_some(b, n);
+    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_tail(b, n);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
       const vf av = splat(a[i * lda + p]);
