@@ -303,6 +303,20 @@ describe('a run', () => {
     expect(file2.annotators).toEqual(['one', 'two']);
   });
 
+  it.each(shares)('share %s: in bfloat16 follows float32', async (share) => {
+    const file = writeRows(path('bf16.jsonl'), opposed(['one', 'two', 'three']));
+    const losses = async (dtype: 'bf16' | 'float32') =>
+      (
+        await trained(
+          votersConfig(next(), { train: file }, { share, per: 'annotator', r: 4 }, { train: { steps: 4, dtype } }),
+        )
+      ).steps.map((step) => step.loss);
+    const [bf16, float32] = [await losses('bf16'), await losses('float32')];
+    bf16.forEach((loss, i) => {
+      expect(Math.abs(loss / float32[i] - 1)).toBeLessThan(0.02);
+    });
+  });
+
   it('unseen voters and rows without a name are judged by the generic adapter', async () => {
     const rows = opposed(['one', 'two']);
     const evalRows = [
