@@ -39,9 +39,10 @@ export interface GeneratedPart {
   done: Generated | null;
 }
 
-/** A call into the addon should take about this long: often enough for streaming and stop strings, seldom enough to be free. */
-const burstMs = 30;
-const longestBurst = 64;
+/** How long a call into the addon should take: short where somebody follows the text, long where nobody does. */
+const followedMs = 30;
+const unfollowedMs = 300;
+const longestBurst = 256;
 
 interface Running {
   ids: number[];
@@ -98,7 +99,7 @@ export async function* stream(
     });
     const took = Math.max(performance.now() - started, 0.01);
     // The first burst has the prompts in it, which says little about the next.
-    steps = waiting.length > 0 ? 4 : Math.max(1, Math.min(longestBurst, Math.round((steps * burstMs) / took)));
+    steps = waiting.length > 0 ? 4 : Math.max(1, Math.min(longestBurst, Math.round((steps * (follow ? followedMs : unfollowedMs)) / took)));
     waiting = [];
     remove = [];
     left = out.left;

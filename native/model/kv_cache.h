@@ -24,8 +24,8 @@ class KvCache {
     if (slot == slots_.size()) slots_.emplace_back();
     Slot& s = slots_[slot];
     s.capacity = capacity(tokens);
-    // Zeroed: products read whole panels, and what stands behind the last position must be a number.
-    s.data = std::make_unique<float[]>(size_t(layers_ * layer_size(s.capacity)));
+    // Left as it is: products read whole panels, but no result has a lane behind the last position in it.
+    s.data.reset(new float[size_t(layers_ * layer_size(s.capacity))]);
     held_ += bytes(tokens);
     return int(slot);
   }
