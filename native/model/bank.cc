@@ -69,4 +69,29 @@ const LoraModule* Bank::module(int adapter, int64_t layer, int target) const {
   return found == modules.end() ? nullptr : &found->second.lora;
 }
 
+void Bank::pack_panels(Context& context, const std::vector<int>& adapters) const {
+  const int64_t nr = context.kernels.nr;
+  const auto size = [&](const Module& m) { return (m.out + nr - 1) / nr * nr * m.lora.r; };
+  std::vector<Module*> modules;
+  std::vector<int64_t> at{0};
+  for (int adapter : adapters) {
+    if (adapter < 0) continue;
+    for (auto& [key, m] : modules_[size_t(adapter)]) {
+      modules.push_back(&m);
+      at.push_back(at.back() + size(m));
+    }
+  }
+  float* panels = panels_.as<float>(at.back());
+  context.pool.run(int64_t(modules.size()), [&](int64_t i, int) {
+    Module& m = *modules[size_t(i)];
+    context.kernels.pack_b(panels + at[size_t(i)], m.lora.b, DType::f32, m.out, m.lora.r, m.lora.r, 1);
+    m.lora.b_panels = panels + at[size_t(i)];
+  });
+}
+
+void Bank::release_panels() const {
+  for (auto& modules : modules_)
+    for (auto& [key, m] : modules) m.lora.b_panels = nullptr;
+}
+
 }  // namespace pluralign

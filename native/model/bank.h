@@ -33,6 +33,10 @@ class Bank {
   int64_t size() const { return size_; }
   int adapters() const { return int(modules_.size()); }
   const LoraModule* module(int adapter, int64_t layer, int target) const;
+  // Packs B of these adapters for steps over few rows each, where packing costs more than the product. Holds until
+  // release_panels; no factor may change meanwhile.
+  void pack_panels(Context& context, const std::vector<int>& adapters) const;
+  void release_panels() const;
   int64_t largest_rank() const { return largest_rank_; }
   int64_t lowest_layer() const { return lowest_layer_; }  // of any module; layers count where there is none
   const Factor& factor(int index) const { return factors_[size_t(index)]; }
@@ -51,7 +55,8 @@ class Bank {
   float *parameters_, *gradients_;
   int64_t size_;
   std::vector<Factor> factors_;
-  std::vector<std::map<int64_t, Module>> modules_;  // by layer * kTargets + target
+  mutable std::vector<std::map<int64_t, Module>> modules_;  // by layer * kTargets + target
+  mutable Buffer panels_;
   std::vector<int> reward_heads_;
   std::map<std::string, int> weights_;
   int64_t largest_rank_ = 0, lowest_layer_ = INT64_MAX;

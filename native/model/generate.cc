@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "base/status.h"
@@ -10,6 +11,7 @@
 namespace pluralign {
 namespace {
 
+constexpr int64_t kPackedSteps = 8;     // a run of fewer steps does not earn back what packing adapters costs
 constexpr int64_t kPrefillRows = 1024;  // bounds the activations of long or many prompts
 
 // Rows that continue one cached sequence under one policy.
@@ -52,6 +54,10 @@ Network Model::prepare(Context& context, const Bank* bank, const Cancel& cancel)
   check(bank);
   if (!bank || bank->weights().empty()) weights_->pack(context, cancel);
   return weights_->resolve(bank);
+}
+
+void Model::pack_adapters(Context& context, const Bank& bank, const std::vector<int>& adapters) const {
+  if (free_.storage() == kF32) bank.pack_panels(context, adapters);  // bfloat16 has panels of its own
 }
 
 void Model::next_logits(Context& context, const Network& network, const Plan& plan, const Bank* bank, const KvCache& cache, const int* slots,
@@ -100,6 +106,18 @@ void Generation::remove(int64_t id) {
 
 bool Generation::is_done(const Sequence& s) const {
   return s.written >= s.request.max_new_tokens || (s.written > 0 && std::find(stop_.begin(), stop_.end(), s.last) != stop_.end());
+}
+
+// Of running sequences, and of waiting ones as far as they may start soon.
+std::vector<int> Generation::adapters_in_use() const {
+  std::set<int> in_use;
+  const auto take = [&](const Sequence& s) {
+    for (const auto& m : s.request.members) in_use.insert(m.adapter);
+  };
+  for (const Sequence& s : active_) take(s);
+  int64_t rows = 0;
+  for (auto s = waiting_.begin(); s != waiting_.end() && rows < limits_.rows; ++s, ++rows) take(*s);
+  return {in_use.begin(), in_use.end()};
 }
 
 // Opens waiting sequences in their order for as long as there is room.
@@ -249,6 +267,11 @@ void Generation::choose(Context& context, const std::vector<size_t>& which, cons
 std::vector<SequenceOutput> Generation::run(Model& model, Context& context, const Bank* bank, int64_t steps, const Cancel& cancel) {
   out_.clear();
   const Network network = model.prepare(context, bank, cancel);
+  struct Packed {
+    const Bank* bank;
+    ~Packed() { if (bank) bank->release_panels(); }
+  } packed{bank && steps >= kPackedSteps ? bank : nullptr};
+  if (packed.bank) model.pack_adapters(context, *bank, adapters_in_use());
   for (Sequence& s : active_) s.output = SIZE_MAX;
   for (int64_t i = 0; i < steps; ++i) {
     cancel.check();

@@ -71,6 +71,7 @@ class Generation {
   Rows step(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel);
   void choose(Context& context, const std::vector<size_t>& which, const Rows& rows);
   bool is_done(const Sequence& sequence) const;
+  std::vector<int> adapters_in_use() const;
 
   ModelConfig config_;
   KvCache cache_;

@@ -39,6 +39,8 @@ class Model {
                                              const GenerateRequest& request, const Cancel& cancel);
   // The weights of passes over few rows, packed once. What it gives holds for as long as the bank does.
   Network prepare(Context& context, const Bank* bank, const Cancel& cancel);
+  // Packs what steps over few rows of these adapters gain by, until bank.release_panels().
+  void pack_adapters(Context& context, const Bank& bank, const std::vector<int>& adapters) const;
   // Runs rows that continue cached sequences; logits [readouts × vocabulary].
   void next_logits(Context& context, const Network& network, const Plan& plan, const Bank* bank, const KvCache& cache, const int* slots, float* logits,
                    const Cancel& cancel);

@@ -15,7 +15,7 @@ uint64_t mix(uint64_t x) {  // splitmix64's finaliser: a counter in, 64 even bit
 bool drops(const LoraRange& r) { return r.module->dropout > 0.f && r.stream != 0; }
 
 // Up to so many rows of a range are one task; more where B is turned for them.
-constexpr int64_t kTaskRows = 64, kTallRows = 512, kTaskColumns = 512;
+constexpr int64_t kTaskRows = 64, kTallRows = 512, kTaskColumns = 512;  // columns: whole panels of any instruction set
 
 // Rows [row, row + rows) of the call, all of one range.
 struct Part {
@@ -106,9 +106,13 @@ struct Task {
     int64_t stride;
     const float* low = middle(stride);
     float* a = floats(2, (part.rows + kr.mr) * r);
-    float* b = floats(3, (n + kr.nr) * r);
+    const float* b = m().b_panels ? m().b_panels + first * r : nullptr;
     kr.pack_a(a, low, DType::f32, part.rows, r, stride, 1);
-    kr.pack_b(b, m().b + first * r, DType::f32, n, r, r, 1);
+    if (!b) {
+      float* packed = floats(3, (n + kr.nr) * r);
+      kr.pack_b(packed, m().b + first * r, DType::f32, n, r, r, 1);
+      b = packed;
+    }
     kr.panels(part.rows, n, r, a, kr.mr * r, b, kr.nr * r, y + (part.row * ldy + first) * int64_t(dtype_size(type)), type, ldy, m().scale, nullptr, true);
   }
 
