@@ -99,7 +99,10 @@ export async function* stream(
     });
     const took = Math.max(performance.now() - started, 0.01);
     // The first burst has the prompts in it, which says little about the next.
-    steps = waiting.length > 0 ? 4 : Math.max(1, Math.min(longestBurst, Math.round((steps * (follow ? followedMs : unfollowedMs)) / took)));
+    steps =
+      waiting.length > 0
+        ? 4
+        : Math.max(1, Math.min(longestBurst, Math.round((steps * (follow ? followedMs : unfollowedMs)) / took)));
     waiting = [];
     remove = [];
     left = out.left;
