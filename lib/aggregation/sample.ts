@@ -31,12 +31,7 @@ export function drawPrompts(groups: readonly Group[], room: number, count: numbe
   );
   if (distinct.length === 0)
     throw new PluralignError('BAD_DATA', `found no prompt of at most ${room} tokens to sample answers to`);
-  const random = new Random(seed, 0x9807);
-  for (let i = distinct.length - 1; i > 0; i--) {
-    const j = random.below(i + 1);
-    [distinct[i], distinct[j]] = [distinct[j], distinct[i]];
-  }
-  return distinct.slice(0, count);
+  return new Random(seed, 0x9807).shuffle(distinct).slice(0, count);
 }
 
 /** What was sampled, beside what it says. */

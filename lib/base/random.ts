@@ -52,6 +52,17 @@ export class Random {
     return word % n;
   }
 
+  /** Puts a list into an order drawn uniformly (Fisher and Yates), in place, and gives it back. */
+  shuffle<T extends { readonly length: number; [i: number]: unknown }>(list: T): T {
+    for (let i = list.length - 1; i > 0; i--) {
+      const j = this.below(i + 1);
+      const held = list[i];
+      list[i] = list[j];
+      list[j] = held;
+    }
+    return list;
+  }
+
   /** Standard normal (Box–Muller, one of the pair). */
   normal(): number {
     const radius = Math.sqrt(-2 * Math.log(1 - this.uniform()));

@@ -42,11 +42,7 @@ function gather<T extends Float32Array | Float64Array>(rollout: Rollout, at: rea
 /** Prompts of each update of an epoch: a fresh shuffle, cut into `count` runs of almost one size. */
 export function minibatches(groups: number, count: number, random: Random): number[][] {
   const order = Array.from({ length: groups }, (_, i) => i);
-  if (count > 1)
-    for (let i = groups - 1; i > 0; i--) {
-      const j = random.below(i + 1);
-      [order[i], order[j]] = [order[j], order[i]];
-    }
+  if (count > 1) random.shuffle(order);
   const n = Math.min(count, groups);
   return Array.from({ length: n }, (_, k) =>
     order.slice(Math.round((k * groups) / n), Math.round(((k + 1) * groups) / n)),

@@ -6,15 +6,7 @@ import { Random } from '../base/random.js';
  */
 export function orderOf(n: number, epoch: number, seed: number, shuffle: boolean): Uint32Array {
   const order = Uint32Array.from({ length: n }, (_, i) => i);
-  if (!shuffle) return order;
-  const random = new Random(seed, epoch);
-  for (let i = n - 1; i > 0; i--) {
-    const j = random.below(i + 1);
-    const held = order[i];
-    order[i] = order[j];
-    order[j] = held;
-  }
-  return order;
+  return shuffle ? new Random(seed, epoch).shuffle(order) : order;
 }
 
 /** Steps in one epoch; the last batch of an epoch may be smaller, none is dropped. */

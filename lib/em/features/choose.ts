@@ -75,12 +75,7 @@ export function mixtureLikelihood(
 /** Whole annotators on either side; the same for the same seed. */
 export function splitAnnotators(votes: Votes, share: number, seed: number): { fit: Votes; held: Votes } {
   const count = votes.annotators.length;
-  const order = Int32Array.from({ length: count }, (_, i) => i);
-  const random = new Random(seed, 0x5e1d);
-  for (let i = count - 1; i > 0; i--) {
-    const j = random.below(i + 1);
-    [order[i], order[j]] = [order[j], order[i]];
-  }
+  const order = new Random(seed, 0x5e1d).shuffle(Int32Array.from({ length: count }, (_, i) => i));
   const held = new Set(order.subarray(0, Math.floor(count * share)));
   return { fit: votesOfAnnotators(votes, (u) => !held.has(u)), held: votesOfAnnotators(votes, (u) => held.has(u)) };
 }

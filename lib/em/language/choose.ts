@@ -80,12 +80,7 @@ async function bestStart(
 /** Whole annotators on either side; the same for the same seed. */
 function splitAnnotators(rows: readonly Group[], share: number, seed: number): { fit: Part; held: Part } {
   const { names } = annotatorsOf(rows);
-  const order = names.slice();
-  const random = new Random(seed, 0x5e1d);
-  for (let i = order.length - 1; i > 0; i--) {
-    const j = random.below(i + 1);
-    [order[i], order[j]] = [order[j], order[i]];
-  }
+  const order = new Random(seed, 0x5e1d).shuffle(names.slice());
   const held = new Set(order.slice(0, Math.floor(order.length * share)));
   return {
     fit: subset(rows, (row) => !held.has(row.annotator!)),

@@ -20,12 +20,7 @@ export function oneHot(clusters: ArrayLike<number>, types: number): Float64Array
 
 /** Annotators dealt to types at random, as evenly as can be. */
 export function randomStart(annotators: number, types: number, random: Random): Float64Array[] {
-  const deal = Int32Array.from({ length: annotators }, (_, u) => u % types);
-  for (let i = annotators - 1; i > 0; i--) {
-    const j = random.below(i + 1);
-    [deal[i], deal[j]] = [deal[j], deal[i]];
-  }
-  return oneHot(deal, types);
+  return oneHot(random.shuffle(Int32Array.from({ length: annotators }, (_, u) => u % types)), types);
 }
 
 /**

@@ -260,7 +260,7 @@ function dealt(of: Int32Array, classes: number, size: number, random: Random): D
     const cut = (p: number) => starts[c] + Math.floor((count * p) / parts);
     for (let p = 0; p < parts; p++) batches.push([cut(p), cut(p + 1)]);
   }
-  return { of, starts, votes: new Int32Array(of.length), batches: shuffle(batches, random) };
+  return { of, starts, votes: new Int32Array(of.length), batches: random.shuffle(batches) };
 }
 
 /**
@@ -272,10 +272,7 @@ export function dealByItems(ballots: Ballots, items: number, size: number, rando
   // An even number of groups such that the votes between two of them fill a batch, with room for chance.
   const least = Math.sqrt((2 * votes) / Math.max(1, size - 4 * Math.sqrt(size)));
   const groups = Math.min(256, Math.max(2, 2 * Math.ceil(least / 2)));
-  const group = shuffle(
-    Uint8Array.from({ length: items }, (_, i) => i % groups),
-    random,
-  );
+  const group = random.shuffle(Uint8Array.from({ length: items }, (_, i) => i % groups));
   const of = new Int32Array(votes);
   for (let v = 0; v < votes; v++) {
     const at = voteStart ? voteStart[v] : 2 * v;
@@ -286,26 +283,13 @@ export function dealByItems(ballots: Ballots, items: number, size: number, rando
   return dealt(of, groups * groups, size, random);
 }
 
-function shuffle<T extends { length: number; [i: number]: unknown }>(list: T, random: Random): T {
-  for (let i = list.length - 1; i > 0; i--) {
-    const j = random.below(i + 1);
-    const kept = list[i];
-    list[i] = list[j];
-    list[j] = kept;
-  }
-  return list;
-}
-
 /**
  * Random batches of at most `size` of the votes 0 … m − 1: every run of as many neighbours as there are batches goes to
  * different ones, from a random one on in an order drawn anew. Votes stand by voter, so a batch has each in proportion.
  */
 export function deal(m: number, size: number, random: Random): Dealt {
   const count = Math.max(1, Math.ceil(m / size));
-  const order = shuffle(
-    Int32Array.from({ length: count }, (_, i) => i),
-    random,
-  );
+  const order = random.shuffle(Int32Array.from({ length: count }, (_, i) => i));
   const of = new Int32Array(m);
   for (let from = 0; from < m; from += count) {
     let at = random.below(count);
