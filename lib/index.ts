@@ -21,6 +21,7 @@ export { assignTypes } from './em/features/posterior.js';
 export { type MixtureProblem, mixtureProblem } from './em/features/problem.js';
 export type { Criterion, EmSummary } from './em/summary.js';
 export { type Interval, pairedBootstrap, worstDecile } from './evaluation/bootstrap.js';
+export { type Comparison, compareEvaluations } from './evaluation/compare.js';
 export { chord, chordMargin, controllability, hypervolume, nonDominated, simplexGrid } from './evaluation/fronts.js';
 export { type Judge, judgeBy, type Verdict, verdict, type WinRate, winRate } from './evaluation/pairwise.js';
 export { type Evaluation, type PreferenceMetrics, summarise } from './evaluation/preference.js';

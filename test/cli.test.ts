@@ -93,6 +93,8 @@ describe('usage', () => {
     [score, ['score', '--model', 'm', '--data', 'x', '--threads', '0'], /whole number of at least 1/],
     [score, ['score', '--model', 'm', '--data', 'x', '--dtype', 'int8'], /Allowed choices are auto, bf16, float32/],
     [evaluate, ['eval', '--model', 'm', '--data', 'x', '--by', 'weather'], /Allowed choices are annotator/],
+    [evaluate, ['eval', '--run', 'r', '--data', 'x', '--compare', 'o', '--again', 'r1'], /Expected RUN=OTHER/],
+    [evaluate, ['eval', '--run', 'r', '--data', 'x', '--again', 'r1=o1'], /--again needs --compare/],
     [generate, ['generate', '--model', 'm'], /required option '--prompt/],
     [generate, ['generate', '--model', 'm', '--prompt', 'x', '--top-p', '1.5'], /from 0 to 1/],
     [
@@ -166,6 +168,21 @@ describe('options reach the implementation', () => {
     expect(stdout.split('\n')[0]).toBe('rows 9  accuracy 0.75');
     expect(stdout.indexOf('u2')).toBeLessThan(stdout.indexOf('u1'));
     expect(stdout).toContain('u1\\u001b[2J');
+  });
+
+  it('eval beside another', async () => {
+    const accuracy = { mean: 0.0125, low: -0.01, high: 0.03 };
+    const comparison = { with: 'o', seeds: 2, voters: 7, accuracy, log_likelihood: null };
+    const argv = ['eval', '--run', 'r', '--data', 'd', '--compare', 'o', '--again', 'r1=o1', '--again', 'r2=o2'];
+    const { options } = await call(evaluate, argv, { overall: { rows: 9 }, comparison });
+    const again = [
+      { run: 'r1', other: 'o1' },
+      { run: 'r2', other: 'o2' },
+    ];
+    expect(options).toMatchObject({ compare: 'o', again });
+    expect(stdout).toContain(
+      'beside o, mean over 7 voters of 2 seeds, 95 % bootstrap\naccuracy 0.0125 [-0.01, 0.03]\n',
+    );
   });
 
   it('generate', async () => {

@@ -119,6 +119,23 @@ describe('a run', () => {
     });
   });
 
+  it('is compared, voter by voter, with its generic reward and with another run', async () => {
+    const stop = handleStopSignals(() => {});
+    const options = { run: output('low-rank'), adapters: [], data: [held], stop, ...runtime };
+    const generic = (await evalCommand({ ...options, compare: 'generic' })).comparison!;
+    expect(generic.voters).toBe(20);
+    expect(generic.accuracy.low).toBeGreaterThan(0.1);
+    const again = [{ run: output('local'), other: output('low-rank') }];
+    const { comparison, overall, annotators } = await evalCommand({ ...options, compare: output('local'), again });
+    stop.dispose();
+    expect(overall.accuracy).toBeGreaterThan(0.75);
+    expect(Object.keys(annotators).length).toBe(20);
+    // Once one way and once the other.
+    expect(comparison).toMatchObject({ seeds: 2, voters: 40 });
+    expect(comparison!.accuracy.mean).toBeCloseTo(0, 12);
+    expect(comparison!.accuracy.low).toBeLessThan(0);
+  });
+
   it('gives whoever is unknown the generic reward', async () => {
     const people = Population.load(join(output('low-rank'), 'features.safetensors'));
     expect([...people.own(-1)]).toEqual([0]);

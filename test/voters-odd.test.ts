@@ -1,8 +1,10 @@
 // Voters that data really has: one vote, contradictions, nothing but ties, names spelt alike, fewer votes than rank.
+
 import { describe, expect, it } from 'vitest';
 import { resolveConfig } from '../lib/config/index.js';
 import { voterReport } from '../lib/data/voters.js';
 import { pairedBootstrap, worstDecile } from '../lib/evaluation/bootstrap.js';
+import { compareEvaluations } from '../lib/evaluation/compare.js';
 import { tieNu } from '../lib/losses/index.js';
 import { train } from '../lib/training/train.js';
 import { randomGroups } from './support/engine.js';
@@ -192,6 +194,51 @@ describe('paired bootstrap', () => {
     expect(pairedBootstrap([[1, 3], []])).toMatchObject({ mean: 2 });
     expect(worstDecile([0.5, 0.1, 0.9])).toBe(0.1);
     expect(worstDecile(Array.from({ length: 20 }, (_, i) => i))).toBe(0.5);
+  });
+});
+
+describe('two models compared', () => {
+  const metrics = (rows: number, accuracy: number, log_likelihood: number, ties?: number) => ({
+    rows,
+    accuracy,
+    margin: 0,
+    log_likelihood,
+    ...(ties === undefined ? {} : { ties }),
+  });
+  const judged = (annotators: Record<string, ReturnType<typeof metrics>>) => ({
+    overall: metrics(0, 0, 0),
+    annotators,
+  });
+  const one = judged({ a: metrics(4, 0.75, -0.5), b: metrics(40, 0.5, -0.7) });
+
+  it('voter by voter, every voter alike, however many rows they have', () => {
+    const other = judged({ a: metrics(4, 0.25, -0.9), b: metrics(40, 0.4, -0.6) });
+    const { seeds, voters, accuracy, log_likelihood } = compareEvaluations([[one, other]]);
+    expect([seeds, voters]).toEqual([1, 2]);
+    expect(accuracy.mean).toBeCloseTo(0.3, 12);
+    expect([accuracy.low, accuracy.high].map((x) => Number(x.toFixed(6)))).toEqual([0.1, 0.5]);
+    expect(log_likelihood!.mean).toBeCloseTo(0.15, 12);
+    const twice = compareEvaluations([
+      [one, other],
+      [one, one],
+    ]);
+    expect([twice.seeds, twice.voters]).toEqual([2, 4]);
+    expect(twice.accuracy.mean).toBeCloseTo(0.15, 12);
+    expect(twice.accuracy.low).toBe(0);
+  });
+
+  it('where only one has a likelihood for ties, by accuracy alone', () => {
+    const tied = judged({ a: metrics(6, 0.25, -0.9, 2), b: metrics(41, 0.4, -0.6, 1) });
+    const { accuracy, log_likelihood } = compareEvaluations([[tied, one]]);
+    expect(accuracy.mean).toBeCloseTo(-0.3, 12);
+    expect(log_likelihood).toBeNull();
+  });
+
+  it('is refused on other rows, and on rows without a name', () => {
+    const fewer = judged({ a: metrics(3, 0.25, -0.9), b: metrics(40, 0.4, -0.6) });
+    expect(() => compareEvaluations([[one, fewer]])).toThrow(/"a": found 4 decided rows against 3/);
+    expect(() => compareEvaluations([[one, judged({ a: metrics(4, 1, 0) })]])).toThrow(/"b": found 40 .* against 0/);
+    expect(() => compareEvaluations([[judged({}), judged({})]])).toThrow(/no row names an annotator/);
   });
 });
 

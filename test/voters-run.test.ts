@@ -85,6 +85,33 @@ describe.each(['reward', 'core', 'local', 'dpo'])('%s', (name) => {
     expect(result.voters.seen.rows).toBe(18);
   });
 
+  it('eval --compare: how much better than the generic adapter, and than another run', async () => {
+    const { comparison, annotators, policies } = await json(
+      'eval',
+      ...runOf(name),
+      '--data',
+      file,
+      '--compare',
+      'generic',
+    );
+    const names = Object.keys(annotators);
+    const gain = names.map((u) => annotators[u].accuracy - policies.generic.annotators[u].accuracy);
+    expect(comparison).toMatchObject({ with: 'generic', seeds: 1, voters: 3 });
+    expect(comparison.accuracy.mean).toBeCloseTo(gain.reduce((a, b) => a + b, 0) / 3, 12);
+    expect(comparison.accuracy.high).toBeCloseTo(Math.max(...gain), 12);
+    const other = runs.local.output;
+    const with2 = ['--compare', other, '--again', `${runs[name].output}=${runs[name].output}`];
+    const both = await json('eval', ...runOf(name), '--data', file, ...with2);
+    const theirs = runs.local.summary.eval!.annotators;
+    const ahead = names.map((u) => annotators[u].log_likelihood - theirs[u].log_likelihood);
+    // Half of it: by the second seed the run is beside itself.
+    expect(both.comparison.log_likelihood.mean).toBeCloseTo(ahead.reduce((a, b) => a + b, 0) / 6, 5);
+    expect(both.comparison).toMatchObject({ seeds: 2, voters: 6 });
+    const lost = await program('eval', ...runOf(name), '--data', file, '--compare', 'nobody');
+    expect(lost.status).toBe(2);
+    expect(lost.stderr).toMatch(/nobody: expected a run folder, an adapter folder or one of generic, adapter/);
+  });
+
   it('score --run: everyone by their own, strangers and nobody by the generic adapter', async () => {
     const key = name === 'dpo' ? 'logps' : 'rewards';
     const result = await json('score', ...runOf(name), '--data', both);

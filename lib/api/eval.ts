@@ -1,4 +1,7 @@
-import { resolveLoss } from '../config/index.js';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { resolveLoss, runConfigPath } from '../config/index.js';
+import { type Comparison, compareEvaluations } from '../evaluation/compare.js';
 import { type Evaluation, summarise } from '../evaluation/preference.js';
 import { objectiveOf } from '../methods/index.js';
 import { PluralignError } from '../native/errors.js';
@@ -12,15 +15,51 @@ import { isBase, openPolicies, openRows, type PolicyOptions, scorerOf } from './
 
 const maxTokens = 8192;
 
+export interface EvalOptions extends PolicyOptions {
+  data: string[];
+  by?: 'annotator';
+  /** What to compare with, voter by voter: another run, an adapter folder, or a policy of the same evaluation (`generic`). */
+  compare?: string;
+  /** The two trained with other seeds: of a run and the one to compare it with. */
+  again?: { run: string; other: string }[];
+}
+
+type Evaluated = Evaluation & { policies?: Record<string, Evaluation> };
+
+/** `pluralign eval`: see `evaluate`; with `compare` also how much better than another on the same rows. */
+export async function evalCommand(
+  options: EvalOptions,
+): Promise<Evaluated & { comparison?: Comparison & { with: string } }> {
+  const { compare, again = [], ...rest } = options;
+  const result = await evaluate(rest);
+  if (compare === undefined) return result;
+  const pairs: [Evaluation, Evaluation][] = [[result, await otherOf(result, compare, rest)]];
+  for (const { run, other } of again) {
+    const one = await evaluate({ ...rest, run, model: undefined, adapters: [] });
+    pairs.push([one, await otherOf(one, other, rest)]);
+  }
+  return { ...result, comparison: { with: compare, ...compareEvaluations(pairs) } };
+}
+
+/** The evaluation that `name` stands for beside one of the same rows. */
+async function otherOf(one: Evaluated, name: string, options: EvalOptions): Promise<Evaluation> {
+  const policy = one.policies && Object.hasOwn(one.policies, name) ? one.policies[name] : null;
+  if (policy) return policy;
+  if (existsSync(runConfigPath(name))) return evaluate({ ...options, run: name, model: undefined, adapters: [] });
+  if (existsSync(join(name, 'adapter_config.json')))
+    return evaluate({ ...options, adapters: [{ name: 'other', dir: name }] });
+  const policies = Object.keys(one.policies ?? {});
+  const known = policies.length > 0 ? ` or one of ${policies.join(', ')}` : '';
+  throw new PluralignError('NOT_FOUND', `${name}: expected a run folder, an adapter folder${known} to compare with`);
+}
+
 /**
- * `pluralign eval`: how well each policy's rewards order the choices of `data`. An adapter's implicit reward is
+ * How well each policy's rewards order the choices of `data`. An adapter's implicit reward is
  * β log π/π_ref (of a run its own β and reference, else 0.1 and the base); the base alone is judged by its
  * log-probabilities; a reward model by its rewards. `overall` is of the last adapter; with several, `policies` has each.
  * A run over types is judged by each annotator's mixture of its types (unless other adapters are to be compared with them).
  */
-export async function evalCommand(
-  options: PolicyOptions & { data: string[]; by?: 'annotator' },
-): Promise<Evaluation & { policies?: Record<string, Evaluation> }> {
+async function evaluate(options: Omit<EvalOptions, 'compare' | 'again'>): Promise<Evaluated> {
   const { signal, flag: abort } = stopOf(options.stop);
   const note = (text: string) => void process.stderr.write(`${text}\n`);
   if (options.run !== undefined) {

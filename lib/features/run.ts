@@ -41,12 +41,15 @@ export async function openFeatureRun(run: string, items?: string, names?: Iterab
   return { config, population, table: await readItems(items ?? (config.data.items as string)) };
 }
 
-/** `eval --run` of rewards on features. Annotators whom the run does not know get the generic reward. */
+/**
+ * `eval --run` of rewards on features. Annotators whom the run does not know get the generic reward; `policies.generic` is
+ * the same rows all under it.
+ */
 export async function evalFeatures(
   run: string,
   data: readonly string[],
   options: { signal?: AbortSignal; note?: (text: string) => void } = {},
-): Promise<Evaluation> {
+): Promise<Evaluation & { policies?: Record<string, Evaluation> }> {
   const { population, table } = await openFeatureRun(run);
   const { annotators } = population;
   const votes = await readVotes(data, table, {
@@ -57,7 +60,9 @@ export async function evalFeatures(
   for (const text of votes.notes) options.note?.(text);
   const unknown = votes.votes.annotators.length - annotators.length;
   if (unknown > 0) options.note?.(`${unknown} annotators are not in the run and get the generic reward`);
-  return evaluateVotes(votes, annotators.length, population.scorer(table), population.ties);
+  const judge = (known: number) => evaluateVotes(votes, known, population.scorer(table), population.ties);
+  const own = judge(annotators.length);
+  return population.model.own === 0 ? own : { ...own, policies: { generic: judge(0), features: own } };
 }
 
 async function rowsOfRun(run: string, data: readonly string[], signal?: AbortSignal) {
