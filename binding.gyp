@@ -1,7 +1,7 @@
 {
   "targets": [{
     "target_name": "pluralign",
-    "sources": ["<!@(node -p \"const s=JSON.parse(require('fs').readFileSync('native/sources.json','utf8'));[].concat(...Object.values(s)).join(' ')\")"],
+    "sources": ["<!@(node -p \"const s=JSON.parse(require('fs').readFileSync('native/sources.json','utf8'));[...s.base,...s.ops,...s.model,...s.bindings].join(' ')\")"],
     "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")", "native"],
     "defines": ["NAPI_VERSION=9", "NAPI_CPP_EXCEPTIONS", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED"],
     "cflags!": ["-fno-exceptions"],

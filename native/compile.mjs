@@ -16,6 +16,12 @@ export function coreSources() {
   return [...base, ...ops, ...model];
 }
 
+/** The CUDA library's sources and the emulator they are compiled over as C++, for tests of its kernels. */
+export function emulatedCudaSources() {
+  const { cuda, emulator } = JSON.parse(readFileSync(join(root, 'native/sources.json'), 'utf8'));
+  return [...cuda, ...emulator];
+}
+
 export function findCompiler() {
   const found = [process.env.CXX, 'g++', 'clang++', 'c++'].find((c) => c && works(c));
   if (!found) throw new Error('no C++ compiler: install g++ or clang++, or set CXX');
@@ -41,7 +47,8 @@ function withCmake({ folder, target, compiler, defines }) {
 function newestHeader(folder) {
   let newest = 0;
   for (const entry of readdirSync(folder, { withFileTypes: true, recursive: true }))
-    if (/\.(h|inl)$/.test(entry.name)) newest = Math.max(newest, statSync(join(entry.parentPath, entry.name)).mtimeMs);
+    if (/\.(h|inl|cuh)$/.test(entry.name))
+      newest = Math.max(newest, statSync(join(entry.parentPath, entry.name)).mtimeMs);
   return newest;
 }
 
@@ -67,7 +74,8 @@ async function withCompiler({ folder, target, compiler = findCompiler(), sources
   );
   const compile = (source, object) =>
     new Promise((resolve, reject) => {
-      const child = spawn(compiler, [...common, '-Inative', '-c', source, '-o', object], {
+      const cuda = source.endsWith('.cu') ? ['-DPLURALIGN_EMULATE_CUDA', '-x', 'c++'] : [];
+      const child = spawn(compiler, [...common, '-Inative', ...cuda, '-c', source, '-o', object], {
         cwd: root,
         stdio: 'inherit',
       });

@@ -18,6 +18,9 @@ inline size_t dtype_size(DType t) {
   }
 }
 
+// Storage of activations: float32 or bfloat16. Entries that come in pairs are indexed by it.
+constexpr int kF32 = 0, kBf16 = 1;
+
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
 

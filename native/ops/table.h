@@ -13,9 +13,6 @@
 
 namespace pluralign {
 
-// Storage of activations: float32 or bfloat16. Entries that come in pairs are indexed by it.
-constexpr int kF32 = 0, kBf16 = 1;
-
 // One AdamW update of a run of parameters; see ops/adamw/adamw.h.
 struct AdamWStep {
   float learning_rate, beta1, beta2, rest1, rest2, eps, weight_decay, grad_scale;  // rest: 1 - beta, rounded once

@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { compile, coreSources, root } from '../compile.mjs';
+import { compile, coreSources, emulatedCudaSources, root } from '../compile.mjs';
 
 const args = process.argv.slice(2);
 const sanitize = args.find((a) => a === '--sanitize' || a.startsWith('--sanitize='));
@@ -17,6 +17,7 @@ try {
     defines: { PLURALIGN_SANITIZE: sanitizers, CMAKE_BUILD_TYPE: 'RelWithDebInfo' },
     sources: [
       ...coreSources(),
+      ...emulatedCudaSources(),
       ...readdirSync(join(root, 'native/test'))
         .filter((f) => f.endsWith('.cc'))
         .map((f) => `native/test/${f}`),

@@ -53,12 +53,12 @@ std::filesystem::path temporary(const std::string& bytes) {
   return path;
 }
 
-const std::string kF32 = tensor("a", "F32", "[2,3]", "[0,24]");
+const std::string kFloats = tensor("a", "F32", "[2,3]", "[0,24]");
 
 }  // namespace
 
 TEST(safetensors_reads_a_good_file) {
-  const auto file = parse(file_of("{\"__metadata__\":{\"format\":\"pt\",\"k\":\"\"}," + tensor("b", "I64", "[]", "[24,32]") + "," + kF32 +
+  const auto file = parse(file_of("{\"__metadata__\":{\"format\":\"pt\",\"k\":\"\"}," + tensor("b", "I64", "[]", "[24,32]") + "," + kFloats +
                                       "," + tensor("z", "F32", "[0,5]", "[32,32]") + "}   ",
                                   32));
   CHECK(file->path() == "m.safetensors");
@@ -105,7 +105,7 @@ TEST(safetensors_knows_every_dtype) {
 }
 
 TEST(safetensors_refuses_bad_lengths) {
-  const std::string good = file_of("{" + kF32 + "}", 24);
+  const std::string good = file_of("{" + kFloats + "}", 24);
   CHECK(parse(good)->find("a"));
   for (size_t cut = 0; cut < good.size(); ++cut) CHECK_THROWS("BAD_FILE", "m.safetensors: ", parse(good.substr(0, cut)));
   refuse({
@@ -118,9 +118,9 @@ TEST(safetensors_refuses_bad_lengths) {
       {"over the limit", file_of("{}", 0, 100000001)},
       {"over the limit", file_of("{}", 0, UINT64_MAX - 1)},
       {"over the limit", file_of("{}", 0, uint64_t(1) << 63)},
-      {"expected ',' or '}'", file_of("{" + kF32 + "}", 24, kF32.size() + 1)},
-      {"beyond the 23 bytes", file_of("{" + kF32 + "}", 23)},
-      {"1 bytes at the end", file_of("{" + kF32 + "}", 25)},
+      {"expected ',' or '}'", file_of("{" + kFloats + "}", 24, kFloats.size() + 1)},
+      {"beyond the 23 bytes", file_of("{" + kFloats + "}", 23)},
+      {"1 bytes at the end", file_of("{" + kFloats + "}", 25)},
       {"5 bytes at the end", file_of("{}", 5)},
   });
 }
@@ -142,7 +142,7 @@ TEST(safetensors_refuses_bad_json) {
       {"expected an object", header("{\"a\":1}")},
       {"expected an object", header("{\"a\":null}")},
       {"expected an object", header("{\"a\":[[[[[[]]]]]]}")},
-      {"expected a string", file_of("{" + kF32 + ",}", 24)},
+      {"expected a string", file_of("{" + kFloats + ",}", 24)},
       {"not closed", header("{\"a")},
       {"not closed", header("{\"a\\")},
       {"unknown escape", header("{\"\\x\":{}}")},
@@ -167,7 +167,7 @@ TEST(safetensors_refuses_bad_json) {
 
 TEST(safetensors_refuses_duplicate_and_unknown_keys) {
   refuse({
-      {"duplicate key \"a\"", file_of("{" + kF32 + "," + tensor("a", "F32", "[2,3]", "[24,48]") + "}", 48)},
+      {"duplicate key \"a\"", file_of("{" + kFloats + "," + tensor("a", "F32", "[2,3]", "[24,48]") + "}", 48)},
       {"duplicate key \"a\"", file_of("{" + tensor("a", "U8", "[0]", "[0,0]") + "," + tensor("\\u0061", "U8", "[0]", "[0,0]") + "}", 0)},
       {"duplicate key \"__metadata__\"", file_of("{\"__metadata__\":{},\"__metadata__\":{}}", 0)},
       {"__metadata__ has \"k\" twice", file_of("{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", 0)},
@@ -233,7 +233,7 @@ TEST(safetensors_refuses_bad_offsets) {
       {"needs two data_offsets, has 1", two("[0,4]", "[4]", 8)},
       {"needs two data_offsets, has 0", two("[0,4]", "[]", 8)},
       {"expected a whole number", two("[0,4]", "[-4,8]", 8)},
-      {"overlaps", file_of("{" + kF32 + "," + tensor("b", "U8", "[0]", "[7,7]") + "}", 24)},
+      {"overlaps", file_of("{" + kFloats + "," + tensor("b", "U8", "[0]", "[7,7]") + "}", 24)},
   });
 }
 
@@ -249,7 +249,7 @@ TEST(safetensors_message_shows_a_hostile_name_safely) {
 }
 
 TEST(safetensors_maps_files) {
-  const auto path = temporary(file_of("{" + kF32 + "}", 24));
+  const auto path = temporary(file_of("{" + kFloats + "}", 24));
   {
     const auto file = SafetensorsFile::open(path.string());
     CHECK(file->find("a") && file->find("a")->data[0] == std::byte(11));

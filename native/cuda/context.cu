@@ -1,0 +1,134 @@
+// Memory, streams and errors of one device.
+#include "cuda/context.h"
+
+#include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+
+#include "cuda/products.h"
+
+namespace pluralign::device {
+namespace {
+
+constexpr size_t kStaging = size_t(4) << 20;  // pinned memory that uploads pass through
+
+[[noreturn]] void fail(Status status, const char* format, ...) {
+  char text[512];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  throw cuda::Failure(status, text);
+}
+
+// Errors after which every call of the process fails.
+bool sticky(cudaError_t error) {
+  return error != cudaSuccess && error != cudaErrorMemoryAllocation && error != cudaErrorInvalidValue && error != cudaErrorInvalidConfiguration &&
+         error != cudaErrorNoDevice && error != cudaErrorInvalidDevice && error != cudaErrorInsufficientDriver;
+}
+
+}  // namespace
+
+Context::Context(int ordinal_, int64_t limit) : ordinal(ordinal_), limit_(limit) {
+  int devices = 0, driver = 0;
+  if (const cudaError_t e = cudaGetDeviceCount(&devices); e != cudaSuccess || devices == 0) {
+    cudaGetLastError();
+    cudaDriverGetVersion(&driver);
+    int runtime = 0;
+    cudaRuntimeGetVersion(&runtime);
+    if (driver == 0) fail(Status::unsupported, "there is no NVIDIA driver");
+    if (e == cudaErrorInsufficientDriver) fail(Status::unsupported, "the NVIDIA driver is too old: it runs CUDA %d.%d, the library needs %d.%d", driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    fail(Status::unsupported, "there is no CUDA device (%s)", e == cudaSuccess ? "none was found" : cudaGetErrorString(e));
+  }
+  if (ordinal < 0 || ordinal >= devices) fail(Status::bad_argument, "there is no device cuda:%d: %d found, counted from 0", ordinal, devices);
+  check(cudaSetDevice(ordinal), "choosing the device");
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, ordinal), "reading what the device is");
+  capability = properties.major * 10 + properties.minor;
+  multiprocessors = properties.multiProcessorCount;
+  most_shared = properties.sharedMemPerBlockOptin;
+  if (capability < 80) fail(Status::unsupported, "%s has compute capability %d.%d; 8.0 or newer is needed", properties.name, properties.major, properties.minor);
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
+  check(cudaMallocHost(&staging_, kStaging), "pinning memory");
+  products = std::make_unique<cuda::Products>();
+}
+
+Context::~Context() {
+  cudaSetDevice(ordinal);
+  products.reset();
+  for (const Scratch& s : scratch_) cudaFree(s.at);
+  for (const auto& [at, bytes] : held_) cudaFree(at);
+  cudaFreeHost(staging_);
+  if (stream) cudaStreamDestroy(stream);
+}
+
+void Context::check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  if (sticky(error)) {
+    lost = true;
+    fail(Status::device_lost, "cuda:%d failed while %s: %s. The device can be used again by a new process", ordinal, what, cudaGetErrorString(error));
+  }
+  cudaGetLastError();
+  if (error == cudaErrorMemoryAllocation) fail(Status::out_of_memory, "cuda:%d has no memory left while %s", ordinal, what);
+  fail(Status::failed, "cuda:%d, %s: %s (%s)", ordinal, what, cudaGetErrorString(error), cudaGetErrorName(error));
+}
+
+void Context::check(const char* what) { check(cudaGetLastError(), what); }
+
+void* Context::allocate(size_t bytes, const char* purpose) {
+  if (lost) fail(Status::device_lost, "cuda:%d failed before; the device can be used again by a new process", ordinal);
+  const size_t wanted = std::max<size_t>(bytes, 256);
+  void* at = nullptr;
+  const bool within = limit_ <= 0 || total_ + int64_t(wanted) <= limit_;
+  const cudaError_t error = within ? cudaMalloc(&at, wanted) : cudaErrorMemoryAllocation;
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    size_t free = 0, all = 0;
+    cudaMemGetInfo(&free, &all);
+    fail(Status::out_of_memory, "cuda:%d has no room for %.1f MiB of %s: %.1f MiB are free, %.1f MiB are held here already", ordinal, double(wanted) / 1048576, purpose,
+         double(within ? free : size_t(limit_ - total_)) / 1048576, double(total_) / 1048576);
+  }
+  check(error, purpose);
+  held_[at] = wanted;
+  total_ += int64_t(wanted);
+  return at;
+}
+
+void Context::release(void* at) {
+  const auto found = held_.find(at);
+  if (found == held_.end()) return;
+  total_ -= int64_t(found->second);
+  held_.erase(found);
+  cudaFree(at);  // waits for the device; a sticky error is found by the next call that may fail
+}
+
+void* Context::scratch(cuda::Slot slot, size_t bytes) {
+  Scratch& s = scratch_[slot];
+  if (bytes > s.bytes) {
+    if (s.at) release(s.at);
+    s = {};
+    const size_t rounded = (bytes + bytes / 16 + 255) / 256 * 256;
+    s.at = allocate(rounded, "scratch memory");
+    s.bytes = rounded;
+  }
+  return s.at;
+}
+
+void Context::upload(void* to, const void* host, size_t bytes) {
+  for (size_t done = 0; done < bytes; done += kStaging) {
+    const size_t n = std::min(kStaging, bytes - done);
+    check(cudaStreamSynchronize(stream), "waiting to upload");  // until what was staged before has gone
+    std::memcpy(staging_, static_cast<const char*>(host) + done, n);
+    check(cudaMemcpyAsync(static_cast<char*>(to) + done, staging_, n, cudaMemcpyHostToDevice, stream), "uploading");
+  }
+}
+
+Status memory_of(Context* context, Memory* out) {
+  size_t free = 0, total = 0;
+  cudaMemGetInfo(&free, &total);
+  *out = {context->total_, int64_t(free), int64_t(total)};
+  return Status::ok;
+}
+
+}  // namespace pluralign::device

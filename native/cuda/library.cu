@@ -1,0 +1,176 @@
+// The library's one symbol: the table of device/operators.h, with every exception turned into a status.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <new>
+
+#include "cuda/context.h"
+#include "cuda/products.h"
+
+namespace pluralign::device {
+namespace {
+
+template <class Body>
+Status guarded(Context* context, Body&& body) noexcept {
+  try {
+    if (context->lost) throw cuda::Failure(Status::device_lost, "cuda:" + std::to_string(context->ordinal) + " failed before; the device can be used again by a new process");
+    body();
+    return Status::ok;
+  } catch (const cuda::Failure& e) {
+    context->message = e.what();
+    return e.status;
+  } catch (const std::bad_alloc&) {
+    context->message = "the host has no memory left";
+    return Status::out_of_memory;
+  } catch (const std::exception& e) {
+    context->message = e.what();
+    return Status::failed;
+  }
+}
+
+template <auto op, class Call>
+Status call(Context* context, const Call* c) {
+  return guarded(context, [&] { op(*context, *c); });
+}
+
+Status open(const Options* options, Context** out, char* text, size_t size) {
+  try {
+    *out = new Context(options->ordinal, options->memory);
+    return Status::ok;
+  } catch (const cuda::Failure& e) {
+    std::snprintf(text, size, "%s", e.what());
+    return e.status;
+  } catch (const std::exception& e) {
+    std::snprintf(text, size, "%s", e.what());
+    return Status::failed;
+  }
+}
+
+void close(Context* context) { delete context; }
+const char* message(Context* context) { return context->message.c_str(); }
+
+Status allocate(Context* context, size_t bytes, const char* purpose, void** out) {
+  return guarded(context, [&] { *out = context->allocate(bytes, purpose); });
+}
+void release(Context* context, void* at) { context->release(at); }
+Status upload(Context* context, void* to, const void* host, size_t bytes) {
+  return guarded(context, [&] { context->upload(to, host, bytes); });
+}
+Status fetch(Context* context, void* host, const void* from, size_t bytes) {
+  return guarded(context, [&] {
+    if (bytes) context->check(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, context->stream), "fetching");
+    context->check(cudaStreamSynchronize(context->stream), "fetching");
+  });
+}
+Status copy(Context* context, void* to, const void* from, size_t bytes) {
+  return guarded(context, [&] { context->check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, context->stream), "copying"); });
+}
+Status zero(Context* context, void* to, size_t bytes) {
+  return guarded(context, [&] { context->check(cudaMemsetAsync(to, 0, bytes, context->stream), "clearing"); });
+}
+Status synchronize(Context* context) {
+  return guarded(context, [&] { context->check(cudaStreamSynchronize(context->stream), "waiting"); });
+}
+
+// Every array in one allocation, each aligned to 16 bytes, by one upload.
+Status make_plan(Context* context, const PlanArrays* host, Plan** out) {
+  return guarded(context, [&] {
+    auto plan = std::make_unique<Plan>();
+    plan->host = plan->on_device = *host;
+    std::vector<char> bytes;
+    std::vector<std::pair<size_t, void**>> places;
+    const auto add = [&](auto*& field, int64_t count) {
+      const size_t at = bytes.size(), size = size_t(count) * sizeof(*field);
+      bytes.resize((at + size + 15) / 16 * 16);
+      if (size) std::memcpy(bytes.data() + at, field, size);
+      places.emplace_back(at, const_cast<void**>(reinterpret_cast<const void* const*>(&field)));
+    };
+    PlanArrays& d = plan->on_device;
+    add(d.tokens, d.rows);
+    add(d.positions, d.rows);
+    add(d.row_keys, d.rows);
+    add(d.node, d.nodes);
+    add(d.span, d.spans);
+    add(d.tree_starts, d.trees + 1);
+    add(d.tree_nodes, d.nodes);
+    add(d.run, d.runs);
+    add(d.read_rows, d.readouts);
+    add(d.targets, d.readouts);
+    plan->memory = context->allocate(bytes.size(), "a plan");
+    for (auto [at, field] : places) *field = static_cast<char*>(plan->memory) + at;
+    try {
+      context->upload(plan->memory, bytes.data(), bytes.size());
+    } catch (...) {
+      context->release(plan->memory);
+      throw;
+    }
+    *out = plan.release();
+  });
+}
+
+void drop_plan(Context* context, Plan* plan) {
+  if (!plan) return;
+  plan->schedules.clear();
+  context->release(plan->memory);
+  delete plan;
+}
+
+size_t describe(char* text, size_t size) {
+  int driver = 0, runtime = 0, devices = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  std::string why;
+  if (const cudaError_t e = cudaGetDeviceCount(&devices); e != cudaSuccess) why = cudaGetErrorString(e), devices = 0;
+  cudaGetLastError();
+  std::string json = "{\"driver\":" + std::to_string(driver) + ",\"runtime\":" + std::to_string(runtime) + ",\"obstacle\":\"" + why + "\",\"devices\":[";
+  for (int i = 0; i < devices; ++i) {
+    cudaDeviceProp p;
+    if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
+    std::string name;
+    for (const char* c = p.name; *c; ++c)
+      if (*c != '"' && *c != '\\' && *c >= ' ') name += *c;
+    json += std::string(i ? "," : "") + "{\"name\":\"" + name + "\",\"capability\":\"" + std::to_string(p.major) + "." + std::to_string(p.minor) + "\",\"memory\":" + std::to_string(p.totalGlobalMem) + "}";
+  }
+  json += "],\"products\":\"" + cuda::Products().source() + "\"}";
+  if (size) std::snprintf(text, size, "%s", json.c_str());
+  return json.size();
+}
+
+}  // namespace
+
+Status memory_of(Context* context, Memory* out);
+
+const Table& table() {
+  static const Table made = [] {
+    Table t{};
+    t.version = kVersion;
+    t.bytes = sizeof(Table);
+    t.open = open;
+    t.close = close;
+    t.message = message;
+    t.describe = describe;
+    t.allocate = allocate;
+    t.release = release;
+    t.memory = [](Context* c, Memory* out) { return guarded(c, [&] { memory_of(c, out); }); };
+    t.upload = upload;
+    t.fetch = fetch;
+    t.copy = copy;
+    t.zero = zero;
+    t.synchronize = synchronize;
+    t.make_plan = make_plan;
+    t.drop_plan = drop_plan;
+    t.norm = call<cuda::norm, NormCall>;
+    t.norm_backward = call<cuda::norm_backward, NormBackwardCall>;
+    return t;
+  }();
+  return made;
+}
+
+}  // namespace pluralign::device
+
+#ifdef _WIN32
+#define PLURALIGN_EXPORT __declspec(dllexport)
+#else
+#define PLURALIGN_EXPORT __attribute__((visibility("default")))
+#endif
+extern "C" PLURALIGN_EXPORT const pluralign::device::Table* pluralign_device() { return &pluralign::device::table(); }
