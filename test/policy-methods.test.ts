@@ -95,7 +95,16 @@ describe('the clipped surrogate', () => {
 });
 
 describe('rloo', () => {
-  const options = { group_size: 4, beta: 0.3, epochs: 1, minibatches: 1, clip: 0.2, normalise_advantages: false };
+  const options = {
+    group_size: 4,
+    beta: 0.3,
+    target: null,
+    horizon: 100,
+    epochs: 1,
+    minibatches: 1,
+    clip: 0.2,
+    normalise_advantages: false,
+  };
   const r = rollout(3, 4);
 
   it('takes the mean of the others off a reward with the KL of the sequence', () => {
@@ -129,6 +138,28 @@ describe('rloo', () => {
     const { gradient, clipped } = method.loss(partOf(r, advantages, 0), totalsOf(r));
     expect(clipped).toBe(0);
     for (const [t, g] of gradient.entries()) expect(g).toBeCloseTo(-advantages[t] / 12, 6);
+  });
+
+  it('moves β towards the target after a step, and keeps it over a resume', () => {
+    const kl = mean(
+      Array.from({ length: 12 }, (_, c) => tokensOf(r, c).reduce((s, t) => s + r.old[t] - r.reference[t], 0)),
+    );
+    const method = new Rloo({ ...options, target: 1e6 });
+    const first = method.estimate(r);
+    expect(first.metrics).toEqual({ beta: 0.3 });
+    expect(first.advantages).toEqual(new Rloo(options).estimate(r).advantages);
+    const error = Math.max(-0.2, kl / 1e6 - 1);
+    const beta = 0.3 * (1 + (error * 12) / 100);
+    expect(method.estimate(r).metrics.beta).toBeCloseTo(beta, 12);
+    const other = new Rloo({ ...options, target: 1e6 });
+    other.restore(method.state());
+    const [a, b] = [other.estimate(r), method.estimate(r)];
+    expect(a).toEqual(b);
+    expect(a.metrics.beta).toBeLessThan(beta);
+    expect(a.advantages).not.toEqual(first.advantages);
+    const still = new Rloo(options);
+    still.estimate(r);
+    expect(still.state()).toEqual({ beta: 0.3 });
   });
 
   it('can bring advantages to deviation 1', () => {

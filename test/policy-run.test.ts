@@ -53,6 +53,7 @@ const adapterOf = (run: string) => readFileSync(`${run}/adapter/adapter_model.sa
 
 const methods: [string, Partial<Config>][] = [
   ['rloo', { rloo: { group_size: 3, beta: 0.01 } }],
+  ['rloo, towards a KL', { rloo: { group_size: 3, beta: 0.2, target: 0.01, horizon: 50 } }],
   ['rloo, several updates', { rloo: { group_size: 3, epochs: 2, minibatches: 2 } }],
   ['grpo', { method: 'grpo', rloo: null, grpo: { group_size: 3, loss: 'dapo' } }],
   ['reinforce++', { method: 'reinforce++', rloo: null, reinforce: {} }],
@@ -221,7 +222,7 @@ describe('details', () => {
   });
 
   it('starts the critic at 0 of everything', async () => {
-    const given = config(next(), { ...methods[4][1], train: { steps: 1 } });
+    const given = config(next(), { ...methods.at(-1)![1], train: { steps: 1 } });
     await quiet(given);
     const [line] = lines(given.output!);
     // Returns are then the advantages themselves, and the critic explains nothing of them.

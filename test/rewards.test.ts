@@ -58,6 +58,9 @@ describe('measures of text', () => {
     expect(length(sample('x', [1, 2, 3]), 'tokens', 5)).toBe(-2);
     expect(wordLength('to be happy')).toBe(3);
     expect(wordLength('…')).toBe(0);
+    // A run without spaces counts as a long word, not as all there is.
+    expect(wordLength(`no ${'a'.repeat(500)}`)).toBe(11);
+    expect(readability(`no ${'ba'.repeat(500)}.`)).toBeCloseTo(206.835 - 1.015 * 2 - (84.6 * 11) / 2, 9);
     expect(matches('Lily saw Tom', /tom/iu, false)).toBe(1);
     expect(matches('a b a', /a/gu, true)).toBe(2);
     expect(matches('x', /a/u, false)).toBe(0);

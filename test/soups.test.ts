@@ -2,7 +2,10 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { generateCommand } from '../lib/api/generate.js';
+import { Random } from '../lib/base/random.js';
 import { type Config, resolveConfig } from '../lib/config/index.js';
+import { compareOn } from '../lib/soups/combinations.js';
+import type { Evaluated } from '../lib/soups/points.js';
 import type { SoupsResult } from '../lib/soups/train.js';
 import { backbone, backboneWeights, combinationsOf, weightsName } from '../lib/soups/wishes.js';
 import { type TrainOptions, train } from '../lib/training/train.js';
@@ -74,6 +77,36 @@ describe('wishes', () => {
     ]);
     expect(soups!.front).toEqual(['long', 'a']);
     expect(weightsName(['x', 'y'], [0.25, 0])).toBe('x0.25');
+  });
+});
+
+describe('comparing on combinations', () => {
+  it('draws prompts with all of their answers: saying an answer twice says nothing new', () => {
+    const { soups } = resolveConfig(config(next()));
+    const chosen = combinationsOf(soups!.wishes);
+    const random = new Random(4);
+    const draw = () => Array.from({ length: 4 }, () => Array.from({ length: 24 }, () => random.below(3)));
+    const policies = [draw(), draw()];
+    const of = (each: number[][]) => ({ each, objectives: each.map(() => 0) }) as unknown as Evaluated;
+    const compared = (times: number) =>
+      compareOn(
+        soups!.wishes,
+        chosen,
+        chosen.map(() =>
+          policies.map((each, p) => ({
+            name: `p${p}`,
+            evaluated: of(each.map((values) => values.flatMap((v) => Array.from({ length: times }, () => v)))),
+          })),
+        ),
+        times,
+        7,
+      ).matrix[0][1]!;
+    const [once, thrice] = [compared(1), compared(3)];
+    expect(thrice.rate).toBeCloseTo(once.rate, 12);
+    thrice.interval.forEach((bound, i) => {
+      expect(bound).toBeCloseTo(once.interval[i], 12);
+    });
+    expect(once.interval[1] - once.interval[0]).toBeGreaterThan(0.05);
   });
 });
 

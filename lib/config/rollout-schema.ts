@@ -62,6 +62,8 @@ const epochs = () => wholeFrom(1).default(1);
 export const rlooSchema = section({
   group_size: wholeFrom(2).default(4),
   beta: notNegative().default(0.05),
+  target: positive().nullable().default(null),
+  horizon: positive().default(10000),
   epochs: epochs(),
   minibatches: epochs(),
   clip: positive().default(0.2),

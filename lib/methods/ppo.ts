@@ -1,8 +1,8 @@
+import { KlControl, type KlControlOptions } from './kl-control.js';
 import {
   type Estimate,
   type PolicyMethod,
   type Rollout,
-  sequenceKl,
   tokenSurrogate,
   type UpdateOutcome,
   type UpdatePart,
@@ -10,14 +10,10 @@ import {
   whiten,
 } from './policy.js';
 
-export interface PpoOptions {
+/** β weighs the KL in every token’s reward. */
+export interface PpoOptions extends KlControlOptions {
   epochs: number;
   minibatches: number;
-  /** β of the KL in every token's reward: where it starts, and stays where `target` is null. */
-  beta: number;
-  /** KL of a sequence that β is moved towards (Ziegler et al. 2019), over about `horizon` samples; null: β stays. */
-  target: number | null;
-  horizon: number;
   gamma: number;
   lambda: number;
   clip: number;
@@ -43,24 +39,24 @@ export class Ppo implements PolicyMethod {
   readonly epochs: number;
   readonly minibatches: number;
   readonly stopKl: number | null;
-  #beta: number;
+  readonly #kl: KlControl;
 
   constructor(readonly options: PpoOptions) {
     this.epochs = options.epochs;
     this.minibatches = options.minibatches;
     this.stopKl = options.stop_kl;
-    this.#beta = options.beta;
+    this.#kl = new KlControl(options);
   }
 
   get beta(): number {
-    return this.#beta;
+    return this.#kl.beta;
   }
 
   estimate(rollout: Rollout): Estimate {
     const { gamma, lambda, whiten_rewards, whiten_advantages } = this.options;
     const { offsets, old, reference, scores } = rollout;
     const values = rollout.values!;
-    let rewards = Float64Array.from(old, (logp, t) => -this.#beta * (logp - reference[t]));
+    let rewards = Float64Array.from(old, (logp, t) => -this.#kl.beta * (logp - reference[t]));
     for (let c = 0; c < scores.length; c++) rewards[offsets[c + 1] - 1] += scores[c];
     if (whiten_rewards) rewards = Float64Array.from(whiten(rewards, true));
     const advantages = new Float64Array(old.length);
@@ -72,19 +68,9 @@ export class Ppo implements PolicyMethod {
       }
     }
     const returns = advantages.map((a, t) => a + values[t]);
-    const metrics = { beta: this.#beta, explained_variance: explained(values, returns) };
-    this.#control(rollout);
+    const metrics = { beta: this.#kl.beta, explained_variance: explained(values, returns) };
+    this.#kl.update(rollout);
     return { advantages: whiten_advantages ? whiten(advantages) : advantages, returns, metrics };
-  }
-
-  /** The β of the next step. */
-  #control(rollout: Rollout): void {
-    const { target, horizon } = this.options;
-    if (target === null) return;
-    const kl = sequenceKl(rollout);
-    const mean = kl.reduce((a, b) => a + b, 0) / kl.length;
-    const error = Math.max(-0.2, Math.min(0.2, mean / target - 1));
-    this.#beta *= 1 + (error * kl.length) / horizon;
   }
 
   loss(part: UpdatePart, totals: UpdateTotals): UpdateOutcome {
@@ -110,11 +96,11 @@ export class Ppo implements PolicyMethod {
   };
 
   state(): unknown {
-    return { beta: this.#beta };
+    return this.#kl.state();
   }
 
   restore(state: unknown): void {
-    this.#beta = (state as { beta: number } | null)?.beta ?? this.options.beta;
+    this.#kl.restore(state);
   }
 }
 

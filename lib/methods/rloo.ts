@@ -1,3 +1,4 @@
+import { KlControl, type KlControlOptions } from './kl-control.js';
 import {
   type Estimate,
   type PolicyMethod,
@@ -11,11 +12,10 @@ import {
   whiten,
 } from './policy.js';
 
-export interface RlooOptions {
+/** β weighs the KL of a whole sequence in its reward. */
+export interface RlooOptions extends KlControlOptions {
   /** k, samples of each prompt: at least 2. */
   group_size: number;
-  /** β of the KL in the reward. */
-  beta: number;
   epochs: number;
   minibatches: number;
   /** The sequence's ratio is kept within 1 ± clip. */
@@ -31,6 +31,7 @@ export interface RlooOptions {
  *   R_i = r(y_i) − β Σ_t [log π(y_it) − log π_ref(y_it)]
  *   A_i = R_i − mean of the other R_j
  *   minimise − mean_i min(ρ_i A_i, clip(ρ_i) A_i),  ρ_i = π(y_i) / π_old(y_i), of whole sequences
+ *   with a target, β moves as PPO's does
  */
 export class Rloo implements PolicyMethod {
   readonly groupSize: number;
@@ -38,15 +39,18 @@ export class Rloo implements PolicyMethod {
   readonly minibatches: number;
   readonly critic = null;
   readonly stopKl = null;
+  readonly #kl: KlControl;
 
   constructor(readonly options: RlooOptions) {
+    this.#kl = new KlControl(options);
     this.groupSize = options.group_size;
     this.epochs = options.epochs;
     this.minibatches = options.minibatches;
   }
 
   estimate(rollout: Rollout): Estimate {
-    const { beta, normalise_advantages } = this.options;
+    const { normalise_advantages, target } = this.options;
+    const { beta } = this.#kl;
     const kl = sequenceKl(rollout);
     const rewards = rollout.scores.map((score, c) => score - beta * kl[c]);
     const advantages = new Float64Array(rewards.length);
@@ -55,8 +59,9 @@ export class Rloo implements PolicyMethod {
       const sum = rewards.subarray(from, to).reduce((a, b) => a + b, 0);
       for (let c = from; c < to; c++) advantages[c] = rewards[c] - (sum - rewards[c]) / (to - from - 1);
     });
+    this.#kl.update(rollout);
     const used = normalise_advantages ? whiten(advantages) : advantages;
-    return { advantages: spread(used, rollout.offsets), returns: null, metrics: {} };
+    return { advantages: spread(used, rollout.offsets), returns: null, metrics: target === null ? {} : { beta } };
   }
 
   loss({ offsets, logps, old, advantages }: UpdatePart, totals: UpdateTotals): UpdateOutcome {
@@ -76,8 +81,10 @@ export class Rloo implements PolicyMethod {
   }
 
   state(): unknown {
-    return null;
+    return this.#kl.state();
   }
 
-  restore(): void {}
+  restore(state: unknown): void {
+    this.#kl.restore(state);
+  }
 }

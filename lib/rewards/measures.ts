@@ -6,6 +6,9 @@ export function wordsOf(text: string): string[] {
   return text.toLowerCase().match(/\p{L}[\p{L}\p{M}'’]*/gu) ?? [];
 }
 
+/** Letters of a word that count: a run without spaces would outweigh all words beside it. */
+const longestWord = 20;
+
 function sentencesOf(text: string): number {
   return Math.max(1, text.split(/[.!?…]+/).filter((part) => /\p{L}/u.test(part)).length);
 }
@@ -25,18 +28,20 @@ export function sentiment(text: string): number {
   return score / Math.sqrt(words.length);
 }
 
-/** Flesch's reading ease (Flesch 1948): 206.835 − 1.015 words/sentence − 84.6 syllables/word; larger is simpler. */
+/** Flesch's reading ease (Flesch 1948): 206.835 − 1.015 words/sentence − 84.6 syllables/word of 20 letters at most; larger is simpler. */
 export function readability(text: string): number {
   const words = wordsOf(text);
   if (words.length === 0) return 0;
-  const syllables = words.reduce((sum, word) => sum + syllablesOf(word), 0);
+  const syllables = words.reduce((sum, word) => sum + syllablesOf(word.slice(0, longestWord)), 0);
   return 206.835 - (1.015 * words.length) / sentencesOf(text) - (84.6 * syllables) / words.length;
 }
 
-/** Mean letters of a word; 0 for no words. */
+/** Mean letters of a word, 20 at most of each; 0 for no words. */
 export function wordLength(text: string): number {
   const words = wordsOf(text);
-  return words.length === 0 ? 0 : words.reduce((sum, word) => sum + [...word].length, 0) / words.length;
+  return words.length === 0
+    ? 0
+    : words.reduce((sum, word) => sum + Math.min(longestWord, [...word].length), 0) / words.length;
 }
 
 export type LengthUnit = 'tokens' | 'words' | 'characters';

@@ -21,16 +21,20 @@ export function compareOn(
   combinations: readonly number[][],
   /** Each policy's answers under each combination, [combinations][policies]. */
   answers: readonly { name: string; evaluated: Evaluated }[][],
+  /** Answers to a prompt, side by side; intervals draw prompts with all of theirs. */
+  samples: number,
   seed: number,
 ): Combinations {
   const policies = answers[0].map((entry) => entry.name);
   const verdicts = (a: number, b: number): Verdict[][] =>
-    answers[0][0].evaluated.each[0].map((_, i) =>
-      combinations.flatMap((chosen, c) =>
-        chosen.map((wish): Verdict => {
-          const difference = answers[c][a].evaluated.each[wish][i] - answers[c][b].evaluated.each[wish][i];
-          return Math.abs(difference) <= 1e-9 ? 0 : difference > 0 ? 1 : -1;
-        }),
+    Array.from({ length: answers[0][0].evaluated.each[0].length / samples }, (_, prompt) =>
+      Array.from({ length: samples }, (__, k) => prompt * samples + k).flatMap((i) =>
+        combinations.flatMap((chosen, c) =>
+          chosen.map((wish): Verdict => {
+            const difference = answers[c][a].evaluated.each[wish][i] - answers[c][b].evaluated.each[wish][i];
+            return Math.abs(difference) <= 1e-9 ? 0 : difference > 0 ? 1 : -1;
+          }),
+        ),
       ),
     );
   return {

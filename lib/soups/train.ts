@@ -215,5 +215,5 @@ async function compare(kitchen: Kitchen, combinations: readonly number[][]): Pro
     for (const [name, answer] of policies) row.push({ name, evaluated: await answer(chosen) });
     answers.push(row);
   }
-  return compareOn(wishes, combinations, answers, config.train.seed);
+  return compareOn(wishes, combinations, answers, config.soups!.samples, config.train.seed);
 }
