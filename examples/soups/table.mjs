@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { sizeOf } from './settings.mjs';
 
 const mean = (v) => v.reduce((a, b) => a + b, 0) / v.length;
-const fixed = (v, digits = 3) => v.toFixed(digits).replace('-', '−');
+export const fixed = (v, digits = 3) => v.toFixed(digits).replace('-', '−');
 /** Student's t at 97.5 %, by degrees of freedom. */
 const t975 = [Number.NaN, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262];
 

@@ -56,7 +56,7 @@ const emMethods: readonly Method[] = ['em-dpo', 'em-reward'];
 const namedInits = ['random', 'k-means', 'spectral'];
 
 /** Methods that can train an adapter for each annotator. */
-const voterMethods: readonly Method[] = ['dpo', 'reward'];
+const voterMethods: readonly Method[] = ['dpo', 'reward', 'rloo', 'grpo', 'reinforce++', 'ppo'];
 
 function isPerAnnotator({ per, share }: { per: 'all' | 'annotator' | null; share: string }, method: Method): boolean {
   return voterMethods.includes(method) && (per ?? (share === 'none' ? 'all' : 'annotator')) === 'annotator';

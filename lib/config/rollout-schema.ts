@@ -32,10 +32,14 @@ export const rewardTermSchema = section({
   pattern: text('a regular expression').nullable().default(null),
   flags: z.string({ error: 'flags of a regular expression' }).default('iu'),
   count: flag().default(false),
-  /** model: an adapter with a reward head. */
+  /** model: an adapter with a reward head, or a run. */
   adapter: text('a path').nullable().default(null),
-  /** model: an annotator of a run with an adapter for each; `adapter` is then the run's folder. */
+  /** model: an annotator of a run with an adapter for each, or of rewards on features; `adapter` is then the run's folder. */
   annotator: text('a name').nullable().default(null),
+  /** model: annotator: whoever the prompt's row names judges, the generic reward where it names nobody. */
+  per: choice(['all', 'annotator']).default('all'),
+  /** model, of rewards on features: less this many standard deviations of what the annotator's votes leave open. */
+  lower: notNegative().nullable().default(null),
   /** module: an ES module, and the function it exports. */
   module: text('a path').nullable().default(null),
   export: text('a name').default('default'),

@@ -74,6 +74,9 @@ export function checkRewards(
       if (reward.type !== type && reward[key] !== null)
         say(key, `belongs to type ${type}, but the type is ${reward.type}`);
     }
+    if (reward.lower !== null && reward.type !== 'model') say('lower', 'belongs to type model');
+    if (reward.per === 'annotator' && reward.type !== 'model') say('per', 'belongs to type model');
+    if (reward.per === 'annotator' && reward.annotator !== null) say('per', 'annotator is given too; leave one out');
     if (reward.annotator !== null && reward.type !== 'model') say('annotator', 'belongs to type model');
     if (reward.target !== null && reward.type !== 'length') say('target', 'belongs to type length');
     if (reward.type === 'function' && reward.name === null) say('name', 'a function needs the name it is given under');

@@ -17,20 +17,31 @@ function posteriorOf(population: Population, u: number): Posterior {
  * another, so sd is that of the difference to the mean item of the table.
  */
 export function lowerConfidence(population: Population, table: Features, z: number): Scorer {
+  return pessimistic(population, table, z)(table);
+}
+
+/** The same for items of other tables, sd being of the difference to the mean item of `table`; z 0: the reward itself. */
+export function pessimistic(population: Population, table: Features, z: number): (other: Features) => Scorer {
   const { k } = population.model;
-  const { points } = population.model.items(table, population.parameters.shared);
   const middle = new Float64Array(k);
-  for (let i = 0; i < table.n; i++) for (let c = 0; c < k; c++) middle[c] += points[i * k + c] / table.n;
-  const reward = population.scorer(table);
+  if (z !== 0) {
+    const { points } = population.model.items(table, population.parameters.shared);
+    for (let i = 0; i < table.n; i++) for (let c = 0; c < k; c++) middle[c] += points[i * k + c] / table.n;
+  }
   const known = new Map<number, Posterior>();
-  return (u, item) => {
-    let posterior = known.get(u);
-    if (!posterior) {
-      posterior = posteriorOf(population, u);
-      known.set(u, posterior);
-    }
-    const delta = middle.map((m, c) => points[item * k + c] - m);
-    return reward(u, item) - z * posterior.sd(delta);
+  return (other) => {
+    const reward = population.scorer(other);
+    if (z === 0) return reward;
+    const { points } = population.model.items(other, population.parameters.shared);
+    return (u, item) => {
+      let posterior = known.get(u);
+      if (!posterior) {
+        posterior = posteriorOf(population, u);
+        known.set(u, posterior);
+      }
+      const delta = middle.map((m, c) => points[item * k + c] - m);
+      return reward(u, item) - z * posterior.sd(delta);
+    };
   };
 }
 

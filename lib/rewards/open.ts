@@ -1,14 +1,11 @@
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { Bank } from '../adapters/bank.js';
-import { AdapterPopulation } from '../adapters/population.js';
 import { boundOf, type ResolvedRewardTerm } from '../config/rollout-schema.js';
-import { packTrees, splitByTokens, type Tree } from '../data/pack.js';
 import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { Rewards } from './compose.js';
 import { each, length, matches, readability, sentiment, wordLength } from './measures.js';
+import { modelReward } from './models.js';
 import type { RewardFunction } from './types.js';
 
 export interface RewardOptions {
@@ -67,7 +64,7 @@ async function functionOf(term: ResolvedRewardTerm, model: Model, options: Rewar
     case 'module':
       return fromModule(term.module!, term.export);
     case 'model':
-      return rewardModel(term.adapter!, term.annotator, model, options);
+      return modelReward(term, model, options);
   }
 }
 
@@ -82,59 +79,4 @@ async function fromModule(path: string, name: string): Promise<RewardFunction> {
     'BAD_CONFIG',
     `rewards: ${path} exports ${Object.keys(module).join(', ') || 'nothing'}, expected a function ${JSON.stringify(name)}`,
   );
-}
-
-/** A reward model of this project on the policy's base: the head at an answer's last token. */
-async function rewardModel(
-  dir: string,
-  annotator: string | null,
-  model: Model,
-  { maxTokens, abort }: RewardOptions,
-): Promise<RewardFunction> {
-  const { bank, adapter } = annotator === null ? await single(dir, model) : voter(dir, annotator, model);
-  if (bank.adapters[adapter].head === -1)
-    throw new PluralignError('BAD_CONFIG', `rewards: ${dir} has no reward head; train it with method: reward`);
-  return async (samples) => {
-    const trees = samples.map(
-      ({ promptIds, ids }, index): Tree => ({
-        group: {
-          index,
-          kind: 'text',
-          prompt: promptIds,
-          completions: [ids],
-          weight: 1,
-          origin: { file: 'samples', line: index + 1 },
-        },
-        adapter,
-        grad: false,
-      }),
-    );
-    const out: number[] = [];
-    for (const run of splitByTokens(
-      trees.map((tree) => tree.group),
-      1,
-      maxTokens,
-    )) {
-      const p = packTrees(trees.slice(out.length, out.length + run.length), { read: 'reward' });
-      out.push(...(await model.score(p, bank, 'reward', { abort })).values);
-    }
-    return out;
-  };
-}
-
-async function single(dir: string, model: Model): Promise<{ bank: Bank; adapter: number }> {
-  return { bank: await Bank.fromPeft(model.shape, [{ name: 'reward', dir, trainable: false }]), adapter: 0 };
-}
-
-function voter(run: string, annotator: string, model: Model): { bank: Bank; adapter: number } {
-  const path = join(run, 'population.safetensors');
-  if (!existsSync(path))
-    throw new PluralignError(
-      'NOT_FOUND',
-      `rewards: ${path} is not there; expected a run with an adapter for each annotator`,
-    );
-  const { bank, known } = AdapterPopulation.open(path).bank(model.shape, [annotator]);
-  if (known.length === 0)
-    throw new PluralignError('NOT_FOUND', `rewards: ${path} has no annotator ${JSON.stringify(annotator)}`);
-  return { bank, adapter: 1 };
 }

@@ -10,6 +10,8 @@ export interface Sample {
   ids: Int32Array;
   /** The policy closed it; else it was cut at the longest length. */
   ended: boolean;
+  /** Whom the prompt's row names. */
+  annotator?: string;
 }
 
 /** One finite number for each sample. Larger is better. */

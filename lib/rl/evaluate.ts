@@ -15,6 +15,8 @@ export interface PolicyScores {
   ended: number;
   /** KL of a sequence from the reference by the samples, in nats; where it was asked for. */
   kl?: number;
+  /** Of each annotator's prompts, where any are named. */
+  annotators?: Record<string, { rows: number; reward: number; kl?: number }>;
   /** `rewards/NAME`: mean of each reward as it is. */
   [name: `rewards/${string}`]: number;
 }
@@ -62,7 +64,33 @@ export async function evaluatePolicy(
     const groups = prompts.map(({ text: _, ...prompt }, i) => ({ ...prompt, completions: [answers[i]] }));
     const own = await tokenScores(groups, compare.policy, 'logps', compare.options);
     const other = await tokenScores(groups, compare.reference, 'logps', compare.options);
-    scores.kl = own.reduce((sum, logp, t) => sum + logp - other[t], 0) / n;
+    let at = 0;
+    const each = answers.map((ids) => {
+      let kl = 0;
+      for (const end = at + ids.length; at < end; at++) kl += own[at] - other[at];
+      return kl;
+    });
+    scores.kl = mean(each);
+    const annotators = byAnnotator(samples, scored.total, each);
+    if (annotators) scores.annotators = annotators;
   }
   return { scores, samples, scored };
+}
+
+/** Means over each annotator's answers; null where nobody is named. */
+function byAnnotator(
+  samples: readonly Sample[],
+  rewards: ArrayLike<number>,
+  kl: readonly number[],
+): Record<string, { rows: number; reward: number; kl: number }> | null {
+  const sums = new Map<string, { rows: number; reward: number; kl: number }>();
+  samples.forEach(({ annotator }, i) => {
+    if (annotator === undefined) return;
+    const sum = sums.get(annotator) ?? { rows: 0, reward: 0, kl: 0 };
+    sums.set(annotator, { rows: sum.rows + 1, reward: sum.reward + rewards[i], kl: sum.kl + kl[i] });
+  });
+  if (sums.size === 0) return null;
+  return Object.fromEntries(
+    [...sums].map(([name, { rows, reward, kl: far }]) => [name, { rows, reward: reward / rows, kl: far / rows }]),
+  );
 }

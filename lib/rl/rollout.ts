@@ -1,20 +1,21 @@
 import type { Bank } from '../adapters/bank.js';
-import { type Pack, pack, splitByTokens } from '../data/pack.js';
+import { type Forest, splitByTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { Rollout } from '../methods/policy.js';
 import type { Model } from '../model/model.js';
 import type { Rewards, Scored } from '../rewards/compose.js';
 import type { Sample } from '../rewards/types.js';
+import { type AdapterChoice, adaptersOf, packUnder } from '../training/scorer.js';
 import type { Prompt } from './prompts.js';
 import { type SampleFunction, samplesOf } from './sampling.js';
 
 /** What scores a rollout besides the rewards. */
 export interface Scorers {
   model: Model;
-  /** The policy's parameters; its adapter is the first. */
+  /** The policy's parameters. */
   bank: Bank;
   /** The policy that KL is from: a bank's adapter, or the base (null, −1), of the policy's model or of another. */
-  reference: { model: Model; bank: Bank | null; adapter: number };
+  reference: { model: Model; bank: Bank | null; adapter: AdapterChoice };
   /** A bank whose first adapter has the critic's head. */
   critic: Bank | null;
   temperature: number;
@@ -25,7 +26,7 @@ export interface Scorers {
   abort?: Int32Array;
 }
 
-/** Values by token of groups under one adapter, in packs of at most `maxTokens`, [T]. */
+/** Values by token of groups under an adapter, or each under its own, in packs of at most `maxTokens`, [T]. */
 export async function tokenScores(
   groups: readonly Group[],
   { model, bank, adapter }: Scorers['reference'],
@@ -35,7 +36,7 @@ export async function tokenScores(
   const parts: Float32Array[] = [];
   for (const run of splitByTokens(groups, 1, maxTokens)) {
     // Packed as for log-probabilities also where values are read: one before every token.
-    const p = pack(run, { policies: [{ adapter, grad: false }], read: 'logps' });
+    const p = packUnder(run, adapter, { grad: false, read: 'logps' });
     parts.push((await model.score(p, bank, read, { temperature, abort })).values);
   }
   const out = new Float32Array(parts.reduce((n, part) => n + part.length, 0));
@@ -50,7 +51,9 @@ export async function tokenScores(
 export interface Rolled {
   rollout: Rollout;
   /** The policy's forward pass, kept for one backward; null where it was not asked for or is too large. */
-  kept: Pack | null;
+  kept: Forest | null;
+  /** The policy's adapter of each group of the rollout. */
+  adapters: number[];
   samples: Sample[];
   scored: Scored;
 }
@@ -64,6 +67,8 @@ export async function makeRollout(
   rewards: Rewards,
   scorers: Scorers,
   missingEosPenalty: number,
+  /** Whose policy answers each prompt; that of `sample`. */
+  adapter: AdapterChoice = 0,
 ): Promise<Rolled> {
   const asked = prompts.flatMap((prompt) => Array.from({ length: groupSize }, () => prompt));
   const answers = await sample(asked, seed);
@@ -73,6 +78,8 @@ export async function makeRollout(
     const { text: _, ...group } = prompt;
     return { ...group, index: g, completions: answers.slice(g * groupSize, (g + 1) * groupSize) };
   });
+  const adapters = adaptersOf(prompts, adapter);
+  const own = ({ index }: Group) => adapters[index];
   const offsets = new Int32Array(answers.length + 1);
   answers.forEach((ids, c) => {
     offsets[c + 1] = offsets[c] + ids.length;
@@ -81,11 +88,11 @@ export async function makeRollout(
   const { temperature, checkpoint, abort } = scorers;
   const kept =
     scorers.keep && splitByTokens(groups, 1, scorers.maxTokens).length === 1
-      ? pack(groups, { policies: [{ adapter: 0, grad: true }], read: 'logps' })
+      ? packUnder(groups, own, { grad: true, read: 'logps' })
       : null;
   const old = kept
     ? (await model.score(kept, bank, 'logps', { keep: true, checkpoint, temperature, abort })).values
-    : await tokenScores(groups, { model, bank, adapter: 0 }, 'logps', scorers);
+    : await tokenScores(groups, { model, bank, adapter: own }, 'logps', scorers);
   const reference = await tokenScores(groups, scorers.reference, 'logps', scorers);
   const values = critic && (await tokenScores(groups, { model, bank: critic, adapter: 0 }, 'reward', scorers));
   // One more reward, so that methods which look at each by itself see it too.
@@ -102,7 +109,7 @@ export async function makeRollout(
     ended: Uint8Array.from(samples, ({ ended }) => (ended ? 1 : 0)),
     values,
   };
-  return { rollout, kept, samples, scored };
+  return { rollout, kept, adapters, samples, scored };
 }
 
 /** What a step logs of its rollout. `kl` is of whole sequences, in nats; `entropy` of a token, by its samples. */

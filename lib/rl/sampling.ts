@@ -1,14 +1,17 @@
 import type { Bank } from '../adapters/bank.js';
 import type { ResolvedRollout } from '../config/rollout-schema.js';
+import { generate } from '../generation/engine.js';
+import type { SequenceRequest } from '../generation/request.js';
 import type { Model } from '../model/model.js';
 import type { Sample } from '../rewards/types.js';
+import type { AdapterChoice } from '../training/scorer.js';
 import type { Prompt } from './prompts.js';
 
-/** An adapter of a bank (−1: the base) that answers. */
+/** An adapter of a bank (−1: the base) that answers, or each prompt's own. */
 export interface Speaker {
   model: Model;
   bank: Bank | null;
-  adapter: number;
+  adapter: AdapterChoice;
 }
 
 export type SampleFunction = (prompts: readonly Prompt[], seed: number) => Promise<Int32Array[]>;
@@ -20,18 +23,24 @@ export function sampler(
   abort?: Int32Array,
 ): SampleFunction {
   const settings = {
-    adapter,
     maxNewTokens: rollout.max_new_tokens,
     temperature: rollout.temperature,
     topK: rollout.top_k,
     topP: rollout.top_p,
-    abort,
   };
   return async (prompts, seed) => {
     const out: Int32Array[] = [];
     for (let at = 0; at < prompts.length; at += rollout.at_once) {
-      const some = prompts.slice(at, at + rollout.at_once).map((p) => p.prompt);
-      out.push(...(await model.generate(some, bank, { ...settings, seed: (seed + at) >>> 0 })));
+      const requests = prompts.slice(at, at + rollout.at_once).map(
+        (asked, i): SequenceRequest => ({
+          ...settings,
+          prompt: asked.prompt,
+          policy: typeof adapter === 'number' ? adapter : adapter(asked),
+          seed: ((seed + at) >>> 0) + i,
+        }),
+      );
+      const said = await generate(model, bank, requests, { abort, text: 'none' });
+      out.push(...said.map(({ tokens }) => tokens));
     }
     return out;
   };
@@ -46,5 +55,6 @@ export function samplesOf(prompts: readonly Prompt[], answers: readonly Int32Arr
     promptIds: prompts[i].prompt,
     ids,
     ended: ends.has(ids[ids.length - 1]),
+    ...(prompts[i].annotator !== undefined && { annotator: prompts[i].annotator }),
   }));
 }

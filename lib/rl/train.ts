@@ -1,4 +1,5 @@
 import type { Bank } from '../adapters/bank.js';
+import { voterAdapters } from '../adapters/voters.js';
 import { mix32 } from '../base/random.js';
 import type { ResolvedConfig } from '../config/index.js';
 import { policyMethod } from '../methods/policies.js';
@@ -18,6 +19,7 @@ import { adapterName, makeBank, openModel, openReference, referenceOf } from '..
 import { stopOf } from '../training/signals.js';
 import { EventWriter } from '../training/tensorboard.js';
 import type { TrainOptions, TrainSummary } from '../training/train.js';
+import { annotatorsOf, checkNamed, Voters } from '../training/voters.js';
 import { type Answered, evaluatePolicy, type PolicyScores } from './evaluate.js';
 import { type PreparedPrompts, type Prompt, preparePrompts } from './prompts.js';
 import { makeRollout, rolloutMetrics, type Scorers } from './rollout.js';
@@ -36,6 +38,8 @@ class RlRun {
   after: Answered | null = null;
   private started = performance.now();
   private readonly fingerprint: string;
+  /** Where every annotator has an adapter. */
+  readonly voters: Voters | null;
 
   constructor(
     readonly config: ResolvedConfig,
@@ -46,18 +50,30 @@ class RlRun {
     readonly prompts: PreparedPrompts,
     readonly rewards: Rewards,
     readonly scorers: Scorers,
+    annotators: readonly string[] | null,
     readonly quiet: boolean,
     readonly note: (text: string) => void,
   ) {
     this.fingerprint = promptsFingerprint(prompts.train);
+    this.voters =
+      annotators && config.adapter !== 'full'
+        ? new Voters(
+            banks.policy,
+            annotators,
+            { ...config.adapter, seed: config.train.seed },
+            prompts.train,
+            this.steps,
+          )
+        : null;
   }
 
   get steps(): number {
     return totalSteps(this.prompts.train.length, this.config.train.batch_size, this.config.train);
   }
 
+  /** Each prompt is answered by its annotator's policy, where there are any. */
   get policy(): Scorers['reference'] {
-    return { model: this.model, bank: this.banks.policy, adapter: 0 };
+    return { model: this.model, bank: this.banks.policy, adapter: this.voters?.judging(this.state.step) ?? 0 };
   }
 
   async resume(): Promise<boolean> {
@@ -103,8 +119,10 @@ class RlRun {
     const started = performance.now();
     const seed = mix32(mix32(train.seed + 0x9e37) + step);
     try {
-      const sample = sampler(this.policy, rollout!, this.scorers.abort);
       const { method, scorers } = this;
+      this.voters?.begin(step);
+      const adapter = this.voters?.training(step) ?? 0;
+      const sample = sampler({ ...this.policy, adapter }, rollout!, scorers.abort);
       const rolled = await makeRollout(
         prompts,
         method.groupSize,
@@ -113,18 +131,25 @@ class RlRun {
         this.rewards,
         scorers,
         rollout!.missing_eos_penalty,
+        adapter,
       );
       const estimate = method.estimate(rolled.rollout);
       const updated = await updateOn(rolled.rollout, estimate, method, {
         model: this.model,
         bank: this.banks.policy,
+        adapters: rolled.adapters,
         critic: scorers.critic,
         temperature: scorers.temperature,
         maxTokens: scorers.maxTokens,
         checkpoint: train.gradient_checkpointing,
         longest: rollout!.max_new_tokens,
         kept: rolled.kept,
-        step: (bank) => this.optimise(bank),
+        step: (bank, at) =>
+          this.optimise(
+            bank,
+            at.map((i) => prompts[i]),
+            at.map((i) => rolled.adapters[i]),
+          ),
         seed,
         abort: scorers.abort,
       });
@@ -141,14 +166,24 @@ class RlRun {
     }
   }
 
-  private optimise(bank: Bank): Promise<number> {
+  /** One optimizer step on the policy (or the critic, which is one for all) for these prompts, under these adapters. */
+  private optimise(bank: Bank, prompts: readonly Prompt[], adapters: readonly number[]): Promise<number> {
     const { beta1, beta2, eps, weight_decay: weightDecay, max_grad_norm: maxGradNorm } = this.config.train;
-    return bank.step({ beta1, beta2, eps, weightDecay, maxGradNorm, learningRate: this.learningRate(this.state.step) });
+    const learningRate = this.learningRate(this.state.step);
+    const options = { beta1, beta2, eps, weightDecay, maxGradNorm, learningRate };
+    if (!this.voters || bank !== this.banks.policy) return bank.step(options);
+    this.voters.pull(
+      prompts,
+      adapters,
+      prompts.reduce((sum, { weight }) => sum + weight, 0),
+    );
+    return bank.step({ ...options, active: new Set(adapters) });
   }
 
   learningRate(step: number): number {
     const { learning_rate, schedule: kind, warmup, min_learning_rate_ratio: minRatio } = this.config.train;
-    return learning_rate * learningRateFactor(step, this.steps, { kind, warmup, minRatio });
+    const [at, of] = this.voters?.schedule(step, this.steps) ?? [step, this.steps];
+    return learning_rate * learningRateFactor(at, of, { kind, warmup, minRatio });
   }
 
   seconds(): number {
@@ -162,7 +197,7 @@ class RlRun {
   }
 }
 
-const evaluation = ({ rows: _, ...scores }: PolicyScores): Record<string, number> =>
+const evaluation = ({ rows: _, annotators: __, ...scores }: PolicyScores): Record<string, number> =>
   Object.fromEntries(Object.entries(scores).map(([name, value]) => [`eval_${name}`, value as number]));
 
 async function loop(run: RlRun, stop: AbortSignal): Promise<void> {
@@ -247,13 +282,16 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
     const prompts = await preparePrompts(config, model, stop.signal);
     for (const text of prompts.notes) note(text);
     const method = policyMethod(config);
-    const policy = await makeBank(config, model, [adapterName]);
+    const annotators =
+      config.adapter !== 'full' && config.adapter.per === 'annotator' ? annotatorsOf(prompts.train) : null;
+    if (annotators) checkNamed(annotators, config.data.train);
+    const policy = await makeBank(config, model, annotators ? voterAdapters(annotators) : [adapterName]);
     const critic = method.critic ? await makeCritic(config, model) : null;
     using reference = await openReference(referenceOf(config), model, maxTokens, false, config.train);
     const scorers: Scorers = {
       model,
       bank: policy,
-      reference: { ...reference.scorer, adapter: reference.scorer.adapter as number },
+      reference: reference.scorer,
       critic,
       temperature: config.rollout!.temperature,
       maxTokens,
@@ -263,7 +301,7 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
       abort: stop.flag,
     };
     const banks = { policy, ...(critic && { critic }) } as Banks & { policy: Bank };
-    const run = new RlRun(config, folder, model, banks, method, prompts, rewards, scorers, quiet, note);
+    const run = new RlRun(config, folder, model, banks, method, prompts, rewards, scorers, annotators, quiet, note);
     const resumed = await run.resume();
     if (!resumed) {
       if (options.rewardScale && rewards.takeScale(options.rewardScale)) run.state.scale = rewards.scale;
@@ -298,9 +336,10 @@ async function makeCritic(config: ResolvedConfig, model: Model): Promise<Bank> {
 async function finish(run: RlRun): Promise<TrainSummary> {
   const { config, state, folder, prompts } = run;
   const paths: TrainSummary['paths'] = { run: folder.dir };
-  if (!run.stopped) Object.assign(paths, await saveResult(config, run.model, run.banks.policy));
+  if (!run.stopped) Object.assign(paths, await saveResult(config, run.model, run.banks.policy, run.voters?.annotators));
   const seconds = Math.max(state.stepSeconds, 1e-9);
-  const overall = (scores: PolicyScores) => ({ overall: scores, annotators: {} }) as unknown as TrainSummary['eval'];
+  const overall = ({ annotators = {}, ...scores }: PolicyScores) =>
+    ({ overall: scores, annotators }) as unknown as TrainSummary['eval'];
   const summary: TrainSummary & { samples?: unknown; rewards?: unknown } = {
     method: config.method,
     steps: state.step,

@@ -1,24 +1,27 @@
 import type { Bank } from '../adapters/bank.js';
 import { Random } from '../base/random.js';
-import { type Pack, pack, splitByTokens } from '../data/pack.js';
+import { type Forest, splitByTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { Estimate, PolicyMethod, Rollout, UpdateOutcome, UpdateTotals } from '../methods/policy.js';
 import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
+import { type AdapterChoice, packUnder } from '../training/scorer.js';
 
 export interface UpdateOptions {
   model: Model;
   bank: Bank;
+  /** The bank's adapter of each group of the rollout. */
+  adapters: readonly number[];
   critic: Bank | null;
   temperature: number;
   maxTokens: number;
   checkpoint: boolean;
   /** The longest completion there can be. */
   longest: number;
-  /** One optimizer step on a bank; its gradient's norm. */
-  step: (bank: Bank) => Promise<number>;
+  /** One optimizer step on a bank, for the groups at `at`; its gradient's norm. */
+  step: (bank: Bank, at: readonly number[]) => Promise<number>;
   /** A forward pass of the first update that is done already. */
-  kept: Pack | null;
+  kept: Forest | null;
   seed: number;
   abort?: Int32Array;
 }
@@ -67,8 +70,9 @@ export async function updateOn(
   epochs: for (let epoch = 0; epoch < method.epochs; epoch++) {
     for (const at of minibatches(rollout.groups.length, method.minibatches, random)) {
       const totals = totalsOf(rollout, at, method, options.longest);
-      bank.zeroGrad();
-      const policy = await pass(rollout, at, bank, 'logps', now(), (groups, logps, offsets) => {
+      bank.zeroGrad(new Set(at.map((i) => options.adapters[i])));
+      const own = ({ index }: Group) => options.adapters[index];
+      const policy = await pass(rollout, at, { bank, adapter: own }, 'logps', now(), (groups, logps, offsets) => {
         const [old, reference] = [gather(rollout, groups, rollout.old), gather(rollout, groups, rollout.reference)];
         far += old.reduce((sum, logp, t) => sum + logp - logps[t], 0) / totals.tokens;
         return method.loss(
@@ -85,14 +89,14 @@ export async function updateOn(
       sums.loss += policy.loss;
       sums.clipped += policy.clipped;
       sums.of += policy.of;
-      sums.grad_norm += await options.step(bank);
+      sums.grad_norm += await options.step(bank, at);
       if (critic && method.critic) {
         critic.zeroGrad();
         const { critic: loss } = method;
         const value = await pass(
           rollout,
           at,
-          critic,
+          { bank: critic, adapter: 0 },
           'reward',
           { ...options, abort: undefined, kept: null },
           (groups, values) =>
@@ -104,7 +108,7 @@ export async function updateOn(
             ),
         );
         sums.value_loss += value.loss;
-        sums.value_grad_norm += await options.step(critic);
+        sums.value_grad_norm += await options.step(critic, at);
       }
       updates++;
     }
@@ -135,7 +139,7 @@ function totalsOf(rollout: Rollout, at: readonly number[], method: PolicyMethod,
 async function pass(
   rollout: Rollout,
   at: readonly number[],
-  bank: Bank,
+  { bank, adapter }: { bank: Bank; adapter: AdapterChoice },
   read: 'logps' | 'reward',
   { model, temperature, maxTokens, checkpoint, abort, kept }: UpdateOptions,
   loss: (groups: number[], values: Float32Array, offsets: Int32Array) => UpdateOutcome,
@@ -143,7 +147,7 @@ async function pass(
   const sum = { loss: 0, clipped: 0, of: 0 };
   const indexed = at.map((i): Group & { at: number } => ({ ...rollout.groups[i], at: i }));
   for (const run of splitByTokens(indexed, 1, maxTokens)) {
-    const p = kept ?? pack(run, { policies: [{ adapter: 0, grad: true }], read: 'logps' });
+    const p = kept ?? packUnder(run, adapter, { grad: true, read: 'logps' });
     const values = kept
       ? gather(rollout, [...at], rollout.old)
       : (await model.score(p, bank, read, { keep: true, checkpoint, temperature, abort })).values;

@@ -257,6 +257,8 @@ const plain = {
   bound: 1e6,
   adapter: null,
   annotator: null,
+  per: 'all' as const,
+  lower: null,
   module: null,
   pattern: null,
   target: null,
