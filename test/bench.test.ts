@@ -27,12 +27,21 @@ describe('bench', () => {
 
   it('train times scoring, backward and steps', async () => {
     const { results } = await bench('train', { ...quick, dtype: 'float32' });
-    expect(results.map((r) => r.work)).toEqual(['score', 'score + backward', 'dpo step']);
-    for (const { tokens, pairs, ms, tokens_per_s, pairs_per_s } of results as Record<string, number>[]) {
-      expect(tokens).toBe(pairs * (64 + 2 * 96));
-      expect(tokens_per_s / (tokens / (ms / 1e3))).toBeCloseTo(1, 2);
-      expect(pairs_per_s / (pairs / (ms / 1e3))).toBeCloseTo(1, 2);
+    expect(results.map((r) => r.work)).toEqual([
+      'score',
+      'score + backward',
+      'dpo step',
+      '4 policies + reference, one pass',
+      '4 policies + reference, five runs',
+    ]);
+    for (const [i, r] of (results as Record<string, number>[]).entries()) {
+      const policies = i < 3 ? 1 : 4;
+      expect(r.tokens).toBe(policies * r.pairs * (64 + 2 * 96));
+      expect(r.tokens_per_s / (r.tokens / (r.ms / 1e3))).toBeCloseTo(1, 2);
+      expect(r.pairs_per_s / ((policies * r.pairs) / (r.ms / 1e3))).toBeCloseTo(1, 2);
     }
+    const [one, five] = (results as Record<string, number>[]).slice(3);
+    expect(one.of_five_runs / (one.ms / five.ms)).toBeCloseTo(1, 2);
   });
 
   it('stops when asked, and refuses what it cannot time', async () => {

@@ -1,0 +1,165 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Bank } from '../adapters/bank.js';
+import { adapterConfig } from '../adapters/config.js';
+import { Random } from '../base/random.js';
+import { type Pack, pack, toCompletions, toReadouts } from '../data/pack.js';
+import type { Group } from '../data/types.js';
+import { pairLoss, spreadGradient, sumTokens } from '../losses/index.js';
+import { nativeConfig, newConfig, parseModelConfig } from '../model/config.js';
+import { writeSafetensors } from '../model/safetensors.js';
+import type { NativeModel, NativeModelConfig } from '../native/addon.js';
+import { addon } from '../native/loader.js';
+
+/** A model to time, and the rows of a step: `pairs` prompts, each with two completions, lengths in tokens. */
+export interface Shape {
+  name: string;
+  config: Parameters<typeof newConfig>[0];
+  pairs: number;
+  prompt: number;
+  completion: number;
+  runs: number;
+}
+
+export const small: Shape = {
+  name: '656K (2 layers, 128)',
+  config: { vocabSize: 2048, hiddenSize: 128, intermediateSize: 384, layers: 2, heads: 8, kvHeads: 4 },
+  pairs: 8,
+  prompt: 64,
+  completion: 96,
+  runs: 5,
+};
+
+export const large: Shape = {
+  name: '135M (30 layers, 576)',
+  config: { vocabSize: 49152, hiddenSize: 576, intermediateSize: 1536, layers: 30, heads: 9, kvHeads: 3 },
+  pairs: 2,
+  prompt: 64,
+  completion: 96,
+  runs: 3,
+};
+
+/** Weights of a model that knows nothing, N(0, 0.02²); norms 1. A fixed block of draws is repeated: drawing 135M is slow. */
+async function writeWeights(path: string, config: NativeModelConfig, dtype: 'F32' | 'BF16'): Promise<void> {
+  const random = new Random(1);
+  const draws = Float32Array.from({ length: 65521 }, () => 0.02 * random.normal());
+  const tensors = addon()
+    .weightShapes(config)
+    .map(({ name, rows, cols }) => {
+      const data = new Float32Array(rows * cols);
+      if (/norm\.weight$/.test(name)) data.fill(1);
+      else for (let at = 0; at < data.length; at += draws.length) data.set(draws.subarray(0, data.length - at), at);
+      return { name, dtype, shape: rows === 1 ? [cols] : [rows, cols], data };
+    });
+  await writeSafetensors(path, tensors);
+}
+
+/** Pairs of random tokens. */
+export function randomPairs({ pairs, prompt, completion, config }: Omit<Shape, 'name' | 'runs'>): Group[] {
+  const random = new Random(2);
+  const ids = (n: number) => Int32Array.from({ length: n }, () => random.below(config.vocabSize));
+  return Array.from({ length: pairs }, (_, index) => ({
+    index,
+    kind: 'pair',
+    prompt: ids(prompt),
+    completions: [ids(completion), ids(completion)],
+    weight: 1,
+    origin: { file: 'random', line: index + 1 },
+  }));
+}
+
+const adamw = { learningRate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0, maxGradNorm: 1 };
+
+/** A model of random weights, and the passes over it that are timed. */
+export class SyntheticModel implements Disposable {
+  private constructor(
+    readonly native: NativeModel,
+    readonly config: NativeModelConfig,
+    readonly flag: Int32Array,
+  ) {}
+
+  static async open(
+    shape: Pick<Shape, 'config'>,
+    options: { dtype: 'float32' | 'bf16'; threads: number; flag: Int32Array },
+  ): Promise<SyntheticModel> {
+    const { dtype, threads, flag } = options;
+    const folder = await mkdtemp(join(tmpdir(), 'pluralign-bench-'));
+    try {
+      const config = nativeConfig(parseModelConfig(newConfig(shape.config), 'bench'));
+      const file = join(folder, 'model.safetensors');
+      await writeWeights(file, config, dtype === 'bf16' ? 'BF16' : 'F32');
+      const model = await addon().loadModel(config, [file], {
+        dtype: dtype === 'bf16' ? 'bfloat16' : 'float32',
+        threads,
+      });
+      return new SyntheticModel(model, config, flag);
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.native.dispose();
+  }
+
+  /** Adapters on every linear. */
+  bank(adapters: number, r = 16): Bank {
+    const names = Array.from({ length: adapters }, (_, k) => `policy_${k + 1}`);
+    return Bank.create(this.config, adapterConfig({ r, alpha: 2 * r }), names, { seed: 3 });
+  }
+
+  async score(p: Pack, bank: Bank, keep: boolean): Promise<Float32Array> {
+    const out = new Float32Array(p.native.rows.length);
+    const options = { read: 'logps', keep, checkpoint: false, dropoutSeed: 0, abort: this.flag } as const;
+    await this.native.score(p.native, bank.native(), options, out);
+    return out;
+  }
+
+  async backward(bank: Bank, gradient: Float32Array): Promise<void> {
+    await this.native.backward(bank.native(), gradient, this.flag);
+  }
+
+  /** Packs pairs under adapters that train and, last, the reference. */
+  packed(groups: readonly Group[], adapters: readonly number[], reference: boolean): Pack {
+    const policies = adapters.map((adapter) => ({ adapter, grad: true }));
+    return pack(groups, {
+      policies: reference ? [...policies, { adapter: -1, grad: false }] : policies,
+      read: 'logps',
+    });
+  }
+
+  /** Sums of log-probabilities of every completion, policy by policy. */
+  async sums(p: Pack, bank: Bank, keep: boolean): Promise<Float64Array> {
+    return sumTokens(toCompletions(p, await this.score(p, bank, keep)), p.offsets);
+  }
+
+  /** One step of DPO of every policy of a pack that trains, against sums of the reference. */
+  async dpo(p: Pack, bank: Bank, policies: number, reference?: Float64Array): Promise<void> {
+    const sums = await this.sums(p, bank, true);
+    const pairs = p.groups.length;
+    const size = 2 * pairs;
+    const against = reference ?? sums.subarray(policies * size);
+    const gradient = new Float64Array(p.offsets.length - 1);
+    const every = (values: Float64Array, first: number) =>
+      Float64Array.from({ length: pairs }, (_, i) => values[first + 2 * i]);
+    const tokens = Float64Array.from(p.groups, ({ completions }) => completions[0].length);
+    for (let k = 0; k < policies; k++) {
+      const { dChosen, dRejected } = pairLoss(
+        {
+          chosen: every(sums, k * size),
+          rejected: every(sums, k * size + 1),
+          refChosen: every(against, 0),
+          refRejected: every(against, 1),
+          chosenTokens: tokens,
+          rejectedTokens: tokens,
+        },
+        { type: 'sigmoid', beta: 0.1 },
+      );
+      for (let i = 0; i < pairs; i++) gradient.set([dChosen[i], dRejected[i]], k * size + 2 * i);
+    }
+    bank.zeroGrad();
+    await this.backward(bank, toReadouts(p, Float32Array.from(spreadGradient(gradient, p.offsets))));
+    await bank.step(adamw);
+  }
+}
