@@ -29,10 +29,10 @@ Pool::Pool(int threads) {
 }
 
 Pool::~Pool() {
+  stop_.store(true);
+  region_.fetch_add(kNumber);
   {
     std::lock_guard lock(mutex_);
-    stop_ = true;
-    generation_.fetch_add(1);
   }
   wake_.notify_all();
   for (auto& w : workers_) w.join();
@@ -52,19 +52,23 @@ void Pool::drain(int thread) {
 }
 
 void Pool::dispatch(int64_t tasks, Call call, void* context) {
-  {
-    std::lock_guard lock(mutex_);
-    tasks_ = tasks;
-    call_ = call;
-    context_ = context;
-    error_ = nullptr;
-    next_.store(0, std::memory_order_relaxed);
-    busy_.store(int(workers_.size()), std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_release);
+  tasks_ = tasks;
+  call_ = call;
+  context_ = context;
+  error_ = nullptr;
+  next_.store(0, std::memory_order_relaxed);
+  left_.store(0, std::memory_order_relaxed);
+  // Sequentially consistent, as in work(): of a worker that falls asleep and a caller that opens a region, one sees the other.
+  region_.store((region_.load(std::memory_order_relaxed) & ~(kNumber - 1)) + kNumber + kOpen);
+  if (sleeping_.load() > 0) {
+    {
+      std::lock_guard lock(mutex_);
+    }
+    wake_.notify_all();
   }
-  wake_.notify_all();
   drain(0);
-  for (int spin = 0; busy_.load(std::memory_order_acquire) != 0;) {
+  const uint64_t entered = region_.fetch_and(~kOpen, std::memory_order_acq_rel) & (kOpen - 1);
+  for (int spin = 0; left_.load(std::memory_order_acquire) != entered;) {
     if (++spin < kSpins) relax();
     else std::this_thread::yield();
   }
@@ -73,20 +77,22 @@ void Pool::dispatch(int64_t tasks, Call call, void* context) {
 
 void Pool::work(int thread) {
   uint64_t seen = 0;
+  const auto number = [this] { return region_.load() & ~(kNumber - 1); };
   for (;;) {
-    int spin = 0;
-    while (generation_.load(std::memory_order_acquire) == seen && ++spin < kSpins) relax();
-    if (generation_.load(std::memory_order_acquire) == seen) {
+    for (int spin = 0; number() == seen && spin < kSpins; ++spin) relax();
+    if (number() == seen) {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_relaxed) != seen; });
+      sleeping_.fetch_add(1);
+      wake_.wait(lock, [&] { return number() != seen; });
+      sleeping_.fetch_sub(1);
     }
-    {
-      std::lock_guard lock(mutex_);  // pairs with dispatch: the fields below are complete
-      seen = generation_.load(std::memory_order_relaxed);
-      if (stop_) return;
-    }
+    if (stop_.load()) return;
+    uint64_t region = region_.load(std::memory_order_acquire);
+    while ((region & kOpen) && !region_.compare_exchange_weak(region, region + 1, std::memory_order_acq_rel)) {}
+    seen = region & ~(kNumber - 1);
+    if (!(region & kOpen)) continue;
     drain(thread);
-    busy_.fetch_sub(1, std::memory_order_release);
+    left_.fetch_add(1, std::memory_order_release);
   }
 }
 

@@ -1,4 +1,5 @@
-// A fixed set of threads that runs index ranges. The caller takes part, so Pool(1) starts no thread.
+// A fixed set of threads that runs index ranges. The caller takes part, so Pool(1) starts no thread, and nobody waits for a
+// thread that has not begun: one that sleeps, or that the system runs elsewhere, costs its share and no more.
 #pragma once
 #include <atomic>
 #include <algorithm>
@@ -55,14 +56,17 @@ class Pool {
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
-  int64_t tasks_ = 0;
+  // The region: its number, whether workers may still enter (kOpen), and in the low bits how many have.
+  static constexpr uint64_t kOpen = 1 << 16, kNumber = kOpen << 1;
+  alignas(64) std::atomic<uint64_t> region_{0};
+  std::atomic<int> sleeping_{0};
+  alignas(64) std::atomic<int64_t> next_{0};
+  std::atomic<uint64_t> left_{0};  // workers that are done with the region
+  int64_t tasks_ = 0;              // this and the next two: of an open region, or of one with workers in it
   Call call_ = nullptr;
   void* context_ = nullptr;
   std::exception_ptr error_;
-  bool stop_ = false;
+  std::atomic<bool> stop_{false};
 };
 
 }  // namespace pluralign

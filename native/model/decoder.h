@@ -38,6 +38,7 @@ class Decoder {
 
   const void* hidden() const { return hidden_.data(); }
   int storage() const { return storage_; }
+  size_t element() const { return storage_ == kF32 ? 4 : 2; }
   DType type() const { return storage_ == kF32 ? DType::f32 : DType::bf16; }
   int64_t activation_bytes() const;
 
@@ -47,7 +48,6 @@ class Decoder {
     Buffer input, input_rstd, qkv, attended, middle, middle_rstd, gate_up, low_rank;
   };
 
-  size_t element() const { return storage_ == kF32 ? 4 : 2; }
   void layer_forward(const Pass& pass, int64_t layer, Saved& saved, float* x);
   void layer_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx, bool to_input);
   AttentionShape attention_shape() const;

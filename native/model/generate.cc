@@ -12,42 +12,6 @@ namespace pluralign {
 namespace {
 
 constexpr int64_t kPackedSteps = 8;     // a run of fewer steps does not earn back what packing adapters costs
-constexpr int64_t kPrefillRows = 1024;  // bounds the activations of long or many prompts
-
-// Rows that continue one cached sequence under one policy.
-struct Continuation {
-  int slot, adapter;
-  const int32_t* tokens;
-  int64_t rows, prefix;
-  bool read;  // the last row's logits are wanted
-};
-
-// A plan of continuations, which must stand by adapter.
-Plan plan_of(const std::vector<Continuation>& parts) {
-  Plan plan;
-  for (const Continuation& c : parts) {
-    plan.segments.push_back({plan.rows, c.rows, c.prefix, {}});
-    for (int64_t t = 0; t < c.rows; ++t) plan.positions.push_back(int32_t(c.prefix + t));
-    plan.tokens.insert(plan.tokens.end(), c.tokens, c.tokens + c.rows);
-    if (!plan.runs.empty() && plan.runs.back().adapter == c.adapter) plan.runs.back().rows += c.rows;
-    else plan.runs.push_back({plan.rows, c.rows, c.adapter});
-    plan.rows += c.rows;
-    if (c.read) plan.read_rows.push_back(int32_t(plan.rows - 1));
-  }
-  plan.readouts = int64_t(plan.read_rows.size());
-  plan.row_keys.assign(size_t(plan.rows), 0);
-  plan.targets.assign(size_t(plan.readouts), 0);
-  return plan;
-}
-
-std::vector<int> slots_of(const std::vector<Continuation>& parts) {
-  std::vector<int> slots;
-  for (const Continuation& c : parts) slots.push_back(c.slot);
-  return slots;
-}
-
-bool by_adapter(const Continuation& a, const Continuation& b) { return a.adapter < b.adapter; }
-
 }  // namespace
 
 Network Model::prepare(Context& context, const Bank* bank, const Cancel& cancel) {
@@ -58,20 +22,6 @@ Network Model::prepare(Context& context, const Bank* bank, const Cancel& cancel)
 
 void Model::pack_adapters(Context& context, const Bank& bank, const std::vector<int>& adapters) const {
   if (free_.storage() == kF32) bank.pack_panels(context, adapters);  // bfloat16 has panels of its own
-}
-
-void Model::next_logits(Context& context, const Network& network, const Plan& plan, const Bank* bank, const KvCache& cache, const int* slots,
-                        float* logits, const Cancel& cancel) {
-  Pass pass{context, network, bank, plan, 0, cancel};
-  pass.cache = &cache;
-  pass.slots = slots;
-  free_.forward(pass, false, false);
-  if (plan.readouts == 0) return;
-  Gemm g{plan.readouts, config_.vocabulary, config_.hidden, matrix(free_.hidden(), free_.type(), config_.hidden),
-         transposed(network.head.data, network.head.type, config_.hidden), logits, DType::f32, config_.vocabulary};
-  g.packed = network.head.packed;
-  g.bfloat16 = free_.storage() == kBf16;
-  gemm(context, g);
 }
 
 void Generation::add(int64_t id, SequenceRequest request, int adapters) {
@@ -145,11 +95,7 @@ void Generation::admit(std::vector<size_t>& fresh) {
 
 Generation::Rows Generation::prefill(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& fresh, const Cancel& cancel) {
   // The same prompt under the same policy is read once; the others take a copy.
-  struct Part {
-    Continuation whole;
-    int64_t done = 0, row = -1;
-  };
-  std::vector<Part> parts;
+  std::vector<Continuation> parts;
   std::map<std::pair<int, std::vector<int32_t>>, size_t> known;
   std::vector<std::vector<size_t>> part_of;
   for (size_t i : fresh) {
@@ -158,78 +104,40 @@ Generation::Rows Generation::prefill(Model& model, Context& context, const Netwo
     for (size_t m = 0; m < s.slots.size(); ++m) {
       const int adapter = s.request.members[m].adapter;
       const auto [at, first] = known.try_emplace({adapter, s.request.prompt}, parts.size());
-      if (first) parts.push_back({{s.slots[m], adapter, s.request.prompt.data(), int64_t(s.request.prompt.size()), 0, true}});
+      if (first) parts.push_back({s.slots[m], adapter, s.request.prompt.data(), int64_t(s.request.prompt.size()), 0});
       mine.push_back(at->second);
     }
   }
-  std::vector<size_t> order(parts.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return by_adapter(parts[a].whole, parts[b].whole); });
-  first_logits_.resize(parts.size() * size_t(config_.vocabulary));
-  int64_t read = 0;
-  for (size_t next = 0; next < order.size();) {
-    cancel.check();
-    std::vector<Continuation> pass;
-    const int64_t before = read;
-    for (int64_t rows = 0; next < order.size() && rows < kPrefillRows;) {
-      Part& p = parts[order[next]];
-      Continuation c = p.whole;
-      c.prefix = p.done;
-      c.tokens += p.done;
-      c.rows = std::min(p.whole.rows - p.done, kPrefillRows - rows);
-      p.done += c.rows;
-      rows += c.rows;
-      c.read = p.done == p.whole.rows;
-      pass.push_back(c);
-      if (!c.read) break;
-      p.row = read++;
-      ++next;
-    }
-    const std::vector<int> slots = slots_of(pass);
-    model.next_logits(context, network, plan_of(pass), bank, cache_, slots.data(), first_logits_.data() + before * config_.vocabulary, cancel);
-  }
+  const std::vector<const float*> read = model.next_logits(context, network, bank, cache_, parts, first_logits_, cancel);
   Rows out;
   for (size_t i = 0; i < fresh.size(); ++i) {
     Sequence& s = active_[fresh[i]];
     s.fed = int64_t(s.request.prompt.size());
     auto& rows = out.emplace_back();
     for (size_t m = 0; m < s.slots.size(); ++m) {
-      const Part& p = parts[part_of[i][m]];
-      if (p.whole.slot != s.slots[m]) cache_.copy(p.whole.slot, s.slots[m], s.fed);
-      rows.push_back(first_logits_.data() + p.row * config_.vocabulary);
+      const size_t part = part_of[i][m];
+      if (parts[part].slot != s.slots[m]) cache_.copy(parts[part].slot, s.slots[m], s.fed);
+      rows.push_back(read[part]);
     }
   }
   return out;
 }
 
 Generation::Rows Generation::step(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel) {
-  struct From {
-    size_t sequence, member;
-  };
   std::vector<Continuation> parts;
-  std::vector<From> from;
-  for (size_t i = 0; i < running.size(); ++i) {
-    const Sequence& s = active_[running[i]];
-    for (size_t m = 0; m < s.slots.size(); ++m) {
-      parts.push_back({s.slots[m], s.request.members[m].adapter, &s.last, 1, s.fed, true});
-      from.push_back({i, m});
-    }
-  }
-  std::vector<size_t> order(parts.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return by_adapter(parts[a], parts[b]); });
-  std::vector<Continuation> sorted;
-  for (size_t i : order) sorted.push_back(parts[i]);
-  logits_.resize(parts.size() * size_t(config_.vocabulary));
-  const std::vector<int> slots = slots_of(sorted);
-  model.next_logits(context, network, plan_of(sorted), bank, cache_, slots.data(), logits_.data(), cancel);
-  Rows out(running.size());
-  for (size_t i = 0; i < running.size(); ++i) {
-    Sequence& s = active_[running[i]];
+  for (size_t i : running) {
+    Sequence& s = active_[i];
+    for (size_t m = 0; m < s.slots.size(); ++m) parts.push_back({s.slots[m], s.request.members[m].adapter, &s.last, 1, s.fed});
     ++s.fed;
-    out[i].resize(s.slots.size());
   }
-  for (size_t r = 0; r < order.size(); ++r) out[from[order[r]].sequence][from[order[r]].member] = logits_.data() + int64_t(r) * config_.vocabulary;
+  const std::vector<const float*> read = model.next_logits(context, network, bank, cache_, parts, logits_, cancel);
+  Rows out(running.size());
+  auto next = read.begin();
+  for (size_t i = 0; i < running.size(); ++i) {
+    const auto members = std::ptrdiff_t(active_[running[i]].slots.size());
+    out[i].assign(next, next + members);
+    next += members;
+  }
   return out;
 }
 

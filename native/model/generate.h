@@ -81,7 +81,7 @@ class Generation {
   std::vector<Sequence> active_;
   std::vector<SampleScratch> scratch_;  // of each thread
   std::vector<Buffer> mixed_;
-  std::vector<float> logits_, first_logits_;
+  Buffer logits_, first_logits_;
   std::vector<SequenceOutput> out_;
 };
 

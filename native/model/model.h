@@ -1,5 +1,6 @@
 // A loaded model: scores packs, goes backward through them, generates. One call at a time.
 #pragma once
+#include "continuation.h"
 #include "decoder.h"
 #include "ops/head/head.h"
 
@@ -41,10 +42,10 @@ class Model {
   Network prepare(Context& context, const Bank* bank, const Cancel& cancel);
   // Packs what steps over few rows of these adapters gain by, until bank.release_panels().
   void pack_adapters(Context& context, const Bank& bank, const std::vector<int>& adapters) const;
-  // Runs rows that continue cached sequences; logits [readouts × vocabulary].
-  void next_logits(Context& context, const Network& network, const Plan& plan, const Bank* bank, const KvCache& cache, const int* slots, float* logits,
-                   const Cancel& cancel);
-  int64_t activation_bytes() const { return kept_.activation_bytes() + free_.activation_bytes(); }
+  // Runs rows that continue cached sequences and gives the logits behind each one's last row, which `logits` holds.
+  std::vector<const float*> next_logits(Context& context, const Network& network, const Bank* bank, const KvCache& cache,
+                                        const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel);
+  int64_t activation_bytes() const;
 
  private:
   void read(Context& context, const Network& network, const Bank* bank, const Plan& plan, const Decoder& decoder, const ScoreRequest& request,
@@ -55,6 +56,7 @@ class Model {
   ModelConfig config_;
   std::unique_ptr<Weights> weights_;
   Decoder kept_, free_;  // of the rows that need a gradient, and of the others
+  std::vector<std::unique_ptr<Lane>> lanes_;
   // What backward() needs of the last score() with keep.
   Plan plan_;
   ScoreRequest request_;

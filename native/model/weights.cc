@@ -184,6 +184,12 @@ void Weights::pack_where_faster(Context& context, const Cancel& cancel) {
   if (context.kernels.multiply_bf16 && activations_ == DType::bf16) pack(context, cancel);
 }
 
+int64_t Weights::elements() const {
+  int64_t total = 0;
+  for (const WeightShape& s : shapes_) total += s.rows * s.cols;
+  return total;
+}
+
 int64_t Weights::bytes() const {
   int64_t total = 0;
   for (const auto& [name, held] : held_) total += int64_t(held.own.bytes());

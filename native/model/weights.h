@@ -56,6 +56,7 @@ class Weights {
 
   const std::vector<WeightShape>& shapes() const { return shapes_; }  // those that are there
   int64_t bytes() const;
+  int64_t elements() const;  // of all weights
 
  private:
   struct Held {

@@ -1,0 +1,131 @@
+#include "continuation.h"
+
+#include <algorithm>
+
+#include "model.h"
+
+namespace pluralign {
+namespace {
+
+constexpr int64_t kPassRows = 1024;  // bounds the activations of long or many prompts
+// Weights up to so many bytes stay in a cache that threads share, so that each may read all of them: sequences are then
+// shared out once a step, not every product's columns.
+constexpr int64_t kCacheBytes = 16 << 20;
+// A pass of fewer multiplications is done sooner by one thread than by several that meet in every product.
+constexpr double kSerialProducts = 1e6;
+
+// A plan of parts that stand by adapter, `first` rows of which have been run before.
+Plan plan_of(const std::vector<Continuation>& parts, const std::vector<bool>& read) {
+  Plan plan;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Continuation& c = parts[i];
+    plan.segments.push_back({plan.rows, c.rows, c.prefix, {}});
+    for (int64_t t = 0; t < c.rows; ++t) plan.positions.push_back(int32_t(c.prefix + t));
+    plan.tokens.insert(plan.tokens.end(), c.tokens, c.tokens + c.rows);
+    if (!plan.runs.empty() && plan.runs.back().adapter == c.adapter) plan.runs.back().rows += c.rows;
+    else plan.runs.push_back({plan.rows, c.rows, c.adapter});
+    plan.rows += c.rows;
+    if (read[i]) plan.read_rows.push_back(int32_t(plan.rows - 1));
+  }
+  plan.readouts = int64_t(plan.read_rows.size());
+  plan.row_keys.assign(size_t(plan.rows), 0);
+  plan.targets.assign(size_t(plan.readouts), 0);
+  return plan;
+}
+
+// Some parts, by adapter, in passes of at most kPassRows rows; logits of each part's last row, one behind the other.
+struct Run {
+  const ModelConfig& config;
+  const Network& network;
+  const Bank* bank;
+  const KvCache& cache;
+  const Cancel& cancel;
+
+  void operator()(Context& context, Decoder& decoder, const std::vector<Continuation>& parts, float* logits) const {
+    int64_t done = 0;  // rows of the part in hand
+    for (size_t next = 0; next < parts.size();) {
+      cancel.check();
+      std::vector<Continuation> some;
+      std::vector<bool> read;
+      std::vector<int> slots;
+      for (int64_t rows = 0; next < parts.size() && rows < kPassRows;) {
+        Continuation c = parts[next];
+        c.prefix += done;
+        c.tokens += done;
+        c.rows = std::min(c.rows - done, kPassRows - rows);
+        rows += c.rows;
+        done += c.rows;
+        some.push_back(c);
+        slots.push_back(c.slot);
+        read.push_back(done == parts[next].rows);
+        if (!read.back()) break;
+        done = 0;
+        ++next;
+      }
+      const Plan plan = plan_of(some, read);
+      Pass pass{context, network, bank, plan, 0, cancel};
+      pass.cache = &cache;
+      pass.slots = slots.data();
+      decoder.forward(pass, false, false);
+      Gemm g{plan.readouts, config.vocabulary, config.hidden, matrix(decoder.hidden(), decoder.type(), config.hidden),
+             transposed(network.head.data, network.head.type, config.hidden), logits, DType::f32, config.vocabulary};
+      g.packed = network.head.packed;
+      g.bfloat16 = decoder.storage() == kBf16;
+      gemm(context, g);
+      logits += plan.readouts * config.vocabulary;
+    }
+  }
+};
+
+}  // namespace
+
+std::vector<const float*> Model::next_logits(Context& context, const Network& network, const Bank* bank, const KvCache& cache,
+                                             const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel) {
+  std::vector<size_t> order(parts.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return parts[a].adapter < parts[b].adapter; });
+  float* out = logits.as<float>(int64_t(parts.size()) * config_.vocabulary);
+  std::vector<const float*> read(parts.size());
+  std::vector<Continuation> sorted;
+  int64_t rows = 0;
+  for (size_t i = 0; i < order.size(); ++i) {
+    sorted.push_back(parts[order[i]]);
+    read[order[i]] = out + int64_t(i) * config_.vocabulary;
+    rows += sorted.back().rows;
+  }
+  const Run run{config_, network, bank, cache, cancel};
+  const int64_t weights = weights_->elements(), threads = context.pool.size();
+  const bool in_cache = weights * int64_t(free_.element()) <= kCacheBytes, few = double(weights) * double(rows) < kSerialProducts;
+  if (threads == 1 || !in_cache || (int64_t(parts.size()) < threads && !few)) {
+    run(context, free_, sorted, out);
+    return read;
+  }
+  // Parts are cut where each lane has its share of the rows.
+  const int64_t lanes = few ? 1 : threads;
+  if (!lanes_.empty() && &lanes_[0]->context.kernels != &context.kernels) lanes_.clear();
+  while (int64_t(lanes_.size()) < lanes) lanes_.push_back(std::make_unique<Lane>(context.kernels, config_, free_.storage() == kBf16));
+  std::vector<std::vector<Continuation>> share(static_cast<size_t>(lanes));
+  int64_t before = 0;
+  for (const Continuation& c : sorted) {
+    share[size_t(std::min(lanes - 1, (before + c.rows / 2) * lanes / rows))].push_back(c);
+    before += c.rows;
+  }
+  std::vector<float*> at;
+  for (const auto& some : share) {
+    at.push_back(out);
+    out += int64_t(some.size()) * config_.vocabulary;
+  }
+  context.pool.run(lanes, [&](int64_t i, int thread) {
+    Lane& lane = *lanes_[size_t(thread)];
+    run(lane.context, lane.decoder, share[size_t(i)], at[size_t(i)]);
+  });
+  return read;
+}
+
+int64_t Model::activation_bytes() const {
+  int64_t total = kept_.activation_bytes() + free_.activation_bytes();
+  for (const auto& lane : lanes_) total += lane->decoder.activation_bytes();
+  return total;
+}
+
+}  // namespace pluralign
