@@ -124,7 +124,8 @@ describe('the page of a run', () => {
     summary.data = { '<u>count</u>': 3 };
     summary.method = '<em>dpo</em>';
     summary.eval.types = { '<s>t</s>': { accuracy: 1 } };
-    const metrics = `${JSON.stringify({ step: 1, loss: 1, '</script><script>alert(5)</script>': 2 })}\n`;
+    const line = (step: number) => JSON.stringify({ step, loss: 1, '</script><script>alert(5)</script>': 2 });
+    const metrics = `${line(1)}\n${line(2)}\n`;
     const page = await render({
       'metrics.jsonl': metrics,
       'summary.json': JSON.stringify(summary),
@@ -222,8 +223,16 @@ describe('the log', () => {
       makeCharts([
         { step: 1, loss: 1, a: null },
         { step: 2, loss: null, a: 1 },
+        { step: 3, loss: 2 },
       ]).train[0].steps,
-    ).toEqual([1]);
+    ).toEqual([1, 3]);
+  });
+
+  it('draws no line of one point', async () => {
+    expect(makeCharts([{ step: 9, loss: 1, eval_loss: 2, other: 3 }])).toEqual({ train: [], eval: [], other: [] });
+    const page = body(await render({ 'metrics.jsonl': '{"step":9,"loss":1,"eval_loss":2}\n', 'summary.json': '{}' }));
+    expect(page).toContain('Logged once');
+    expect(page).not.toContain('<h2>Evaluation</h2>');
   });
 
   it('smooths without bias towards the start', () => {

@@ -90,7 +90,8 @@ export function smooth(values: (number | null)[], window: number): (number | nul
 function makeChart(metrics: Metrics[], group: Group): Chart | null {
   const present = metrics.filter((row) => group.keys.some((key) => isNumber(row[key])));
   const keys = group.keys.filter((key) => present.some((row) => isNumber(row[key])));
-  if (keys.length === 0) return null;
+  // A single point is no line: its number stands in the tables.
+  if (keys.length === 0 || present.length < 2) return null;
   const stride = Math.ceil(present.length / maxPoints);
   const keep = <T>(values: T[]) => values.filter((_, i) => i % stride === 0 || i === values.length - 1);
   const series: Series[] = [];

@@ -8,20 +8,24 @@ const margin = 30;
 
 /** Voters on the plane of their two main tastes, each coloured by how well their held-out votes are met. */
 function map({ voters }: VoterMap, own: Evaluation | undefined): Markup {
-  const reach = Math.max(1e-9, ...voters.flatMap(({ x, y }) => [Math.abs(x), Math.abs(y)]));
-  const at = (value: number) => side / 2 + (value / reach) * (side / 2 - margin);
+  const far = (of: (v: VoterMap['voters'][number]) => number) =>
+    voters.reduce((top, v) => Math.max(top, Math.abs(of(v))), 1e-9);
+  const [right, above] = [far((v) => v.x), far((v) => v.y)];
+  // One scale for both axes, or distances would mean nothing; the picture is as high as it has to be.
+  const scale = (side / 2 - margin) / Math.max(right, above);
+  const height = Math.max(120, 2 * (above * scale + margin));
   const of = isRecord(own?.annotators) ? (own.annotators as Record<string, Metrics>) : {};
   const dot = ({ name, x, y }: VoterMap['voters'][number]) => {
     const accuracy = of[name]?.accuracy;
     const known = typeof accuracy === 'number';
     const text = known ? `${name}: ${formatPercent(accuracy)} of their held-out votes` : name;
     return html`<circle class="${known && accuracy < 0.5 ? 'bar-before' : 'bar-after'}" opacity=".55" r="3.2"
-cx="${at(x).toFixed(1)}" cy="${(side - at(y)).toFixed(1)}"><title>${text}</title></circle>`;
+cx="${(side / 2 + scale * x).toFixed(1)}" cy="${(height / 2 - scale * y).toFixed(1)}"><title>${text}</title></circle>`;
   };
-  return html`<svg class="scatter" width="${side}" height="${side}" role="img" aria-label="Voters by their two main tastes">
-<line class="half" x1="${side / 2}" x2="${side / 2}" y1="${margin / 2}" y2="${side - margin / 2}"/>
-<line class="half" y1="${side / 2}" y2="${side / 2}" x1="${margin / 2}" x2="${side - margin / 2}"/>${voters.map(dot)}
-<text class="tick" x="${side - margin / 2}" y="${side / 2 + 16}" text-anchor="end">first taste</text>
+  return html`<svg class="scatter" width="${side}" height="${height.toFixed(0)}" role="img" aria-label="Voters by their two main tastes">
+<line class="half" x1="${side / 2}" x2="${side / 2}" y1="${margin / 2}" y2="${height - margin / 2}"/>
+<line class="half" y1="${height / 2}" y2="${height / 2}" x1="${margin / 2}" x2="${side - margin / 2}"/>${voters.map(dot)}
+<text class="tick" x="${side - margin / 2}" y="${height / 2 + 16}" text-anchor="end">first taste</text>
 <text class="tick" x="${side / 2 + 6}" y="${margin / 2 + 4}">second taste</text></svg>`;
 }
 
@@ -78,6 +82,10 @@ others do. Pale: fewer than half of their held-out votes are met.</p><div class=
     bins.length > 0 &&
     html`<section><h2>Reliability</h2><p class="caption">Held-out pairs by how sure the rewards are of them: on the line,
 a probability is right as often as it says. Accuracy below one half is drawn at one half; an area for the pairs.</p>
-${reliabilityChart(bins)}</section>`;
+<div class="two"><div>${reliabilityChart(bins)}</div><div class="scroll"><table><thead><tr><th scope="col">stated confidence</th>
+<th scope="col">ordered right</th><th scope="col">pairs</th></tr></thead><tbody>${bins.map(
+      (bin) => html`<tr><th scope="row">${formatPercent(bin.confidence)}</th><td>${formatPercent(bin.accuracy)}</td>
+<td>${bin.rows.toLocaleString('en-US')}</td></tr>`,
+    )}</tbody></table></div></div></section>`;
   return html`${voters}${reliable}`;
 }

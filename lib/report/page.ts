@@ -44,11 +44,13 @@ export function renderPage(run: RunData, library: ChartLibrary, version: string)
     charts.train.length > 0
       ? html`<p class="caption">${smoothed && 'Faint lines are the logged values, strong ones their moving mean. '}The numbers
 under a chart are those at the pointer, else the last ones.</p>${chartGrid(charts.train, all)}`
-      : html`<p class="muted">No logged training steps.</p>`;
+      : html`<p class="muted">${run.metrics.length === 0 ? 'No logged training steps.' : 'Logged once; a line would need two points.'}</p>`;
+  const evaluated = run.metrics.some((row) => Object.keys(row).some((key) => key.startsWith('eval_')));
   const evaluation =
     charts.eval.length > 0
       ? html`<section><h2>Evaluation</h2>${chartGrid(charts.eval, all)}</section>`
-      : html`<section><h2>Evaluation</h2><p class="muted">No evaluation rows were logged during training.</p></section>`;
+      : !evaluated &&
+        html`<section><h2>Evaluation</h2><p class="muted">No evaluation rows were logged during training.</p></section>`;
   const other =
     charts.other.length > 0 &&
     html`<section><details><summary>Other logged metrics (${charts.other.length})</summary>

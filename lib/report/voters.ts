@@ -27,8 +27,8 @@ function votersOf(own: Evaluation | undefined, generic: Evaluation | undefined):
   return voters.sort((a, b) => a.own - b.own || b.rows - a.rows || (a.name < b.name ? -1 : 1));
 }
 
-const side = 320;
-const margin = 34;
+const side = 340;
+const margin = 48;
 const at = (value: number) => margin + value * (side - 2 * margin);
 
 /** Own accuracy over the generic adapter's; an area for the votes. The picture keeps its size, so its text is not scaled. */
