@@ -92,6 +92,8 @@ describe('usage', () => {
     [score, ['score', '--model', 'm', '--data', 'x', '--adapter', 'base=x'], /'base' names the model/],
     [score, ['score', '--model', 'm', '--data', 'x', '--threads', '0'], /whole number of at least 1/],
     [score, ['score', '--model', 'm', '--data', 'x', '--dtype', 'int8'], /Allowed choices are auto, bf16, float32/],
+    [score, ['score', '--run', 'r', '--data', 'x', '--voters', 'v.csv'], /say who counts in --alpha/],
+    [score, ['score', '--run', 'r', '--data', 'x', '--alpha', '0', '--equal-groups'], /needs --voters/],
     [evaluate, ['eval', '--model', 'm', '--data', 'x', '--by', 'weather'], /Allowed choices are annotator/],
     [evaluate, ['eval', '--run', 'r', '--data', 'x', '--compare', 'o', '--again', 'r1'], /Expected RUN=OTHER/],
     [evaluate, ['eval', '--run', 'r', '--data', 'x', '--again', 'r1=o1'], /--again needs --compare/],

@@ -251,6 +251,46 @@ describe('adapt', () => {
     expect(plain[scored[0].best.features]).toBe(Math.max(...plain));
   });
 
+  it('counts voters together by the weights and groups of a file', async () => {
+    await run('low-rank', 'voices');
+    const responses = { responses: ['i1', 'i2', 'i3'], ranking: [0], annotator: 'u0' };
+    const data = [folder.write('asked.jsonl', jsonl(responses))];
+    const people = Population.load(join(output('voices'), 'features.safetensors'));
+    const table = await readItems(items);
+    const scorer = people.scorer(table);
+    const beside = (name: string, item: string) => {
+      const u = people.index.get(name) as number;
+      return scorer(u, table.index.get(item)!) - table.ids.reduce((sum, _, i) => sum + scorer(u, i) / table.n, 0);
+    };
+    const of = async (voters: object[], options: object) => {
+      const file = folder.write('voices.jsonl', jsonl(...voters));
+      const { rows: scored } = await scoreFeatures(output('voices'), data, { voters: [file], ...options });
+      return scored[0].rewards.everyone;
+    };
+    const some = [{ annotator: 'u3', weight: 3 }, { annotator: 'u8' }, { annotator: 'u9', weight: 0 }];
+    const mean = await of(some, { alpha: 0 });
+    ['i1', 'i2', 'i3'].forEach((item, i) => {
+      expect(mean[i]).toBeCloseTo((3 * beside('u3', item) + beside('u8', item)) / 4, 8);
+    });
+    const grouped = ['u1', 'u3', 'u8'].map((annotator) => ({ annotator, group: annotator === 'u8' ? 'even' : 'odd' }));
+    const apart = [...grouped, { annotator: 'u9', weight: 0, group: 'none' }];
+    const odd = (beside('u1', 'i2') + beside('u3', 'i2')) / 2;
+    expect((await of(apart, { alpha: Number.NEGATIVE_INFINITY }))[1]).toBeCloseTo(Math.min(odd, beside('u8', 'i2')), 8);
+    expect((await of(apart, { alpha: 0 }))[1]).toBeCloseTo((2 * odd + beside('u8', 'i2')) / 3, 8);
+    expect((await of(apart, { alpha: 0, equalGroups: true }))[1]).toBeCloseTo((odd + beside('u8', 'i2')) / 2, 8);
+    for (const [voters, message] of [
+      [
+        [{ annotator: 'u1' }, { annotator: 'x' }],
+        /line 2: field "annotator": found the text "x", expected an annotator of the run/,
+      ],
+      [[{ annotator: 'u1' }, { annotator: 'u1' }], /line 2: field "annotator": .* expected every annotator once/],
+      [[{ weight: 1 }], /line 1: field "annotator"/],
+      [[{ annotator: 'u1', weight: -1 }], /field "weight": found -1/],
+      [[{ annotator: 'u1', group: 'a' }, { annotator: 'u2' }], /line 2: field "group": .* as rows before have one/],
+    ] as const)
+      await expect(of([...voters], { alpha: 0 })).rejects.toThrow(message);
+  });
+
   it.each(['davidson', 'rao_kupper'] as const)('trains with ties: %s', async (ties) => {
     const tied = population.flatMap(({ name }) =>
       Array.from({ length: 6 }, () => ({

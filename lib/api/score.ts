@@ -1,5 +1,6 @@
 import { mixtureLogp } from '../aggregation/mixture-file.js';
 import { pack, splitByTokens } from '../data/pack.js';
+import type { ScoreFeaturesOptions } from '../features/run.js';
 import { sumTokens } from '../losses/index.js';
 import { PluralignError } from '../native/errors.js';
 import { progress } from '../training/progress.js';
@@ -16,13 +17,14 @@ export interface ScoreRow {
 
 /** `pluralign score`: all policies in one pass over each pack. */
 export async function scoreCommand(
-  options: PolicyOptions & { data: string[]; lower?: number; alpha?: number },
+  options: PolicyOptions & { data: string[] } & Omit<ScoreFeaturesOptions, 'signal'>,
 ): Promise<{ policies: string[]; rows: ScoreRow[] }> {
   const { signal, flag: abort } = stopOf(options.stop);
   if (options.run !== undefined) {
     const { isFeatureRun, scoreFeatures } = await import('../features/run.js');
-    const { lower, alpha } = options;
-    if (await isFeatureRun(options.run)) return scoreFeatures(options.run, options.data, { lower, alpha, signal });
+    const { lower, alpha, voters, equalGroups } = options;
+    if (await isFeatureRun(options.run))
+      return scoreFeatures(options.run, options.data, { lower, alpha, voters, equalGroups, signal });
   }
   if (options.lower !== undefined || options.alpha !== undefined) {
     throw new PluralignError('BAD_ARGUMENT', '--lower and --alpha are for runs of rewards on features');

@@ -1,4 +1,5 @@
 import { Command } from 'commander';
+import { PluralignError } from '../native/errors.js';
 import { formatNumber, formatTable, printableLine } from './format.js';
 import { emit, withQuietStdout } from './output.js';
 import { addJsonOption, addModelOptions, alphaOf, type ModelOptions, modelOptions, real, withStop } from './shared.js';
@@ -9,12 +10,12 @@ export interface ScoreCommandOptions extends ModelOptions {
   lower?: number;
   /** Runs on features: also the reward for all voters together, Agg_α. */
   alpha?: number;
+  /** With alpha: files of `annotator`, `weight` and `group`. */
+  voters?: string[];
+  equalGroups?: boolean;
 }
 
-interface ScoreFlags {
-  data: string[];
-  lower?: number;
-  alpha?: number;
+interface ScoreFlags extends Pick<ScoreCommandOptions, 'data' | 'lower' | 'alpha' | 'voters' | 'equalGroups'> {
   json?: boolean;
 }
 
@@ -57,15 +58,31 @@ export function scoreCommand(load = () => import('../api/score.js')): Command {
       'on features: also one reward of all voters, from their mean (0) to their least (-inf)',
       alphaOf,
     )
+    .option(
+      '--voters <rows>',
+      'with --alpha: rows of annotator with weight, and group to count by groups; others count nothing',
+      collect,
+    )
+    .option('--equal-groups', 'with --voters: every group counts alike')
     .action(async (options: Record<string, unknown> & ScoreFlags) => {
       await withStop(
         (stop) =>
           withQuietStdout(options.json, async () => {
+            const { alpha, voters, equalGroups } = options;
+            if ((voters || equalGroups) && alpha === undefined)
+              throw new PluralignError(
+                'BAD_ARGUMENT',
+                '--voters and --equal-groups say who counts in --alpha: give it too',
+              );
+            if (equalGroups && !voters)
+              throw new PluralignError('BAD_ARGUMENT', '--equal-groups needs --voters with a group on each row');
             const checked = {
               ...modelOptions(options, stop),
               data: options.data,
               lower: options.lower,
-              alpha: options.alpha,
+              alpha,
+              voters,
+              equalGroups,
             };
             return (await load()).scoreCommand(checked);
           }),

@@ -61,16 +61,18 @@ export function aggregateScorer(
   );
   const relative: Scorer = (u, item) => scorer(u, item) - middles[u];
   const members = new Map<string, number[]>();
-  if (groups) {
-    for (let u = 0; u < count; u++) {
-      const name = groups[u] ?? '';
-      members.set(name, [...(members.get(name) ?? []), u]);
-    }
+  for (let u = 0; groups && u < count; u++) {
+    // Whoever counts nothing makes no group.
+    if (!(heavy[u] > 0)) continue;
+    const name = groups[u] ?? '';
+    const part = members.get(name);
+    if (part) part.push(u);
+    else members.set(name, [u]);
   }
+  const parts = [...members.values()];
   return (item) => {
     const rewards = Float64Array.from({ length: count }, (_, u) => relative(u, item));
     if (!groups) return aggregateRewards(rewards, heavy, alpha);
-    const parts = [...members.values()];
     const masses = parts.map((part) => part.reduce((sum, u) => sum + heavy[u], 0));
     const means = parts.map((part, g) => part.reduce((sum, u) => sum + (heavy[u] / masses[g]) * rewards[u], 0));
     return aggregateRewards(means, equalGroups ? masses.map(() => 1) : masses, alpha);

@@ -10,6 +10,7 @@ import { type ItemTable, readItems } from './items.js';
 import { bestOf, lowerConfidence } from './pessimism.js';
 import { Population, type Scorer } from './population.js';
 import { populationPath } from './train.js';
+import { readVoices } from './voices.js';
 
 /** Whether a run folder was trained with `method: reward` and `model: features`. */
 export async function isFeatureRun(run: string): Promise<boolean> {
@@ -76,6 +77,10 @@ export interface ScoreFeaturesOptions {
   lower?: number;
   /** Also `everyone`: the reward of all voters together, Agg_α. */
   alpha?: number;
+  /** Files of who counts how much in it, and by which groups (`readVoices`); absent: everyone alike. */
+  voters?: readonly string[];
+  /** Groups count alike, however heavy their voters are together. */
+  equalGroups?: boolean;
   signal?: AbortSignal;
 }
 
@@ -86,7 +91,7 @@ export interface ScoreFeaturesOptions {
 export async function scoreFeatures(
   run: string,
   data: readonly string[],
-  { lower, alpha, signal }: ScoreFeaturesOptions = {},
+  { lower, alpha, voters, equalGroups, signal }: ScoreFeaturesOptions = {},
 ): Promise<{ policies: string[]; rows: { rewards: Record<string, number[]>; best: Record<string, number> }[] }> {
   // Voters of the rows alone are read, unless all are asked for.
   const { table, rows } = await rowsOfRun(run, data, signal);
@@ -95,7 +100,8 @@ export async function scoreFeatures(
   const scorers: Record<string, Scorer> = { features: population.scorer(table) };
   if (lower !== undefined) scorers.lower = lowerConfidence(population, table, lower);
   if (alpha !== undefined) {
-    const everyone = aggregateScorer(population, table, { alpha });
+    const voices = voters && (await readVoices(voters, population.index));
+    const everyone = aggregateScorer(population, table, { alpha, ...voices, equalGroups });
     scorers.everyone = (_, item) => everyone(item);
   }
   return {
