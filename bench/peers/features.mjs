@@ -158,11 +158,12 @@ function cost() {
 
 /** Time against pairs at 100 a voter, and memory against voters × rank. */
 function growth() {
-  const pairs = [125_000, 250_000, 500_000, 1_000_000].map((count) => {
+  const pairs = [250_000, 500_000, 1_000_000, 2_000_000, 4_000_000].map((count) => {
     const data = make({ ...shape, pairs: count, voters: count / 100 });
     const [full, mini] = [fullBatch(data, shape.rank), miniBatch(data, shape.rank, 'blocks')];
     const times = [full, mini].map((body) => {
       body();
+      globalThis.gc?.();
       return median(Array.from({ length: rounds }, () => timed(body)));
     });
     return { pairs: count, full: times[0], mini: times[1] };
@@ -201,6 +202,13 @@ function memoryOf(voters, rank) {
   return { bytes: held() - before, kept: batches.users.length };
 }
 
+/** Least squares through points [x, y]. */
+function slope(points) {
+  const mean = (of) => points.reduce((sum, point) => sum + of(point), 0) / points.length;
+  const [mx, my] = [mean(([x]) => x), mean(([, y]) => y)];
+  return mean(([x, y]) => (x - mx) * (y - my)) / mean(([x]) => (x - mx) ** 2);
+}
+
 const milliseconds = (seconds) => `${(1000 * seconds).toFixed(0)} ms`.padStart(8);
 const [voters, rank] = (values.only ?? '').split('x').map(Number);
 if (rank) {
@@ -231,9 +239,19 @@ else {
     );
   }
   if (result.growth) {
-    console.log('\npairs      full batch  mini-batches');
+    const how = values.cpu ? ', time computed' : '';
+    console.log(`\npairs      full batch  mini-batches (${threads} threads${how})`);
     for (const { pairs, full, mini } of result.growth.pairs)
       console.log(`${String(pairs).padEnd(9)} ${milliseconds(full)}    ${milliseconds(mini)}`);
+    const exponent = (of) => slope(result.growth.pairs.map((row) => [Math.log(row.pairs), Math.log(of(row))]));
+    console.log(`mini-batches: time as pairs to the power ${exponent((row) => row.mini).toFixed(2)}`);
+    const line = result.growth.pairs.map((row) => [row.pairs, row.full]);
+    const each = slope(line);
+    const base = line.reduce((sum, [m, t]) => sum + (t - each * m) / line.length, 0);
+    const off = Math.max(...line.map(([m, t]) => Math.abs(t - base - each * m) / t));
+    console.log(
+      `full batch: ${milliseconds(base).trim()} for the items and ${(1e9 * each).toFixed(0)} ns a pair, within ${(100 * off).toFixed(0)} %`,
+    );
     console.log('\nvoters  rank  memory beyond table and votes');
     for (const { voters: N, rank: k, bytes } of result.growth.memory)
       console.log(`${String(N).padEnd(7)} ${String(k).padEnd(5)} ${(bytes / 2 ** 20).toFixed(1)} MiB`);
