@@ -75,6 +75,29 @@ describe('gradients against finite differences', () => {
     expect(worst((at, g) => fit.objective(at, g), x)).toBeLessThan(1e-5);
   });
 
+  it('the subspace of low-rank over features in columns', () => {
+    const wide = { features: Float32Array.from({ length: 12 * 6 }, () => random.normal()), n: 12, d: 6 };
+    const model = featureModel('low-rank', 6, 2, 3);
+    expect([model.own, sizeOf(model.layout)]).toEqual([6, 4 + 6]);
+    const joint = Float64Array.from({ length: sizeOf(model.layout) + 4 * model.own }, () => 0.7 * random.normal());
+    expect(worst((at, g) => jointObjective(model, wide, votes, 0.6, at, g), joint)).toBeLessThan(1e-7);
+    const fit = new SubspaceFit(wide, votes, 1, { model: 'low-rank', rank: 1, l2: 0.4, seed: 0 }, 3);
+    const x = Float64Array.from({ length: 2 + 6 }, () => random.normal());
+    expect(worst((at, g) => fit.objective(at, g), x)).toBeLessThan(1e-5);
+    // Rewards by points and by weights on the features are the same.
+    const own = joint.subarray(joint.length - model.own);
+    const shared = joint.subarray(0, sizeOf(model.layout));
+    const { base, points } = model.items(wide, shared);
+    const w = model.weights!(shared, own);
+    for (let i = 0; i < wide.n; i++) {
+      const through = own.reduce((sum, z, c) => sum + z * points[i * 6 + c], base[i]);
+      expect(through).toBeCloseTo(
+        w.reduce((sum, x, j) => sum + x * wide.features[i * 6 + j], 0),
+        6,
+      );
+    }
+  });
+
   it('coordinates of one annotator, and the Hessian', () => {
     const points = Float64Array.from(table.features);
     const base = Float64Array.from({ length: 12 }, () => random.normal());
@@ -135,6 +158,52 @@ describe('fits', () => {
     const exact = fitLinear({ votes: many, which, points, k: wide, l2: 1 }, undefined, 1e-14);
     expect(fit.steps).toBeGreaterThan(exact.steps);
     for (let j = 0; j < wide; j++) expect(fit.w[j]).toBeCloseTo(exact.z[j], 5);
+  });
+
+  it('low-rank over columns finds planted matrices that a vector of the same rank cannot hold', async () => {
+    const [wide, columns, voters, each, n] = [6, 4, 60, 30, 80];
+    const items = {
+      features: Float32Array.from({ length: n * wide * columns }, () => random.normal()),
+      n,
+      d: wide * columns,
+    };
+    const direction = Float64Array.from({ length: wide }, () => random.normal());
+    const norm = Math.hypot(...direction);
+    const planted = Array.from({ length: voters }, () => {
+      const z = Array.from({ length: columns }, () => 1.5 * random.normal());
+      return Float64Array.from({ length: items.d }, (_, j) => (z[Math.floor(j / wide)] * direction[j % wide]) / norm);
+    });
+    const reward = (u: number, i: number) =>
+      planted[u].reduce((sum, w, j) => sum + w * items.features[i * items.d + j], 0);
+    const cast = votesOf(voters, each);
+    const pairs = Int32Array.from({ length: 2 * cast.m }, () => random.below(n));
+    const asked: Votes = {
+      ...cast,
+      annotator: Int32Array.from(cast.annotator, (u) => Math.max(0, u)),
+      offsets: Int32Array.from({ length: cast.m + 1 }, (_, v) => 2 * v),
+      items: pairs,
+      stages: new Int32Array(cast.m).fill(1),
+      weights: new Float64Array(cast.m).fill(1),
+      margins: new Float64Array(cast.m),
+    };
+    for (let v = 0; v < cast.m; v++) {
+      const [a, b] = pairs.subarray(2 * v);
+      const gap = reward(asked.annotator[v], a) - reward(asked.annotator[v], b);
+      if (random.uniform() > 1 / (1 + Math.exp(-gap))) pairs.set([b, a], 2 * v);
+    }
+    const options = { model: 'low-rank' as const, rank: 1, l2: 0.5, seed: 0 };
+    const error = async (made: ReturnType<typeof featureModel>) => {
+      const { parameters } = await made.fit(items, asked, options);
+      let sum = 0;
+      for (let u = 0; u < voters; u++) {
+        const w = made.weights!(parameters.shared, parameters.own.subarray(u * made.own, (u + 1) * made.own));
+        sum += planted[u].reduce((s, x, j) => s + (x - w[j]) ** 2, 0) / planted[u].reduce((s, x) => s + x * x, 0);
+      }
+      return sum / voters;
+    };
+    const matrix = await error(featureModel('low-rank', items.d, 1, columns));
+    expect(matrix).toBeLessThan(0.35);
+    expect(await error(featureModel('low-rank', items.d, 1))).toBeGreaterThan(2 * matrix);
   });
 
   it('low-rank of full rank is a mean and one reward for each about it', async () => {

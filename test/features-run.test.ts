@@ -207,6 +207,19 @@ describe('adapt', () => {
     );
   });
 
+  it('takes features in columns, kept by the file', async () => {
+    const summary = await run('low-rank', 'columns', { columns: 5, rank: 9 });
+    expect(summary.eval?.overall.accuracy).toBeGreaterThan(0.6);
+    const kept = Population.load(join(output('columns'), 'features.safetensors'));
+    // Two features of a column: no more directions than that.
+    expect([kept.model.columns, kept.rank, kept.model.own]).toEqual([5, 2, 10]);
+    expect(kept.weights(3)).toHaveLength(d);
+    await expect(run('low-rank', 'uneven', { columns: 3 })).rejects.toThrow(
+      /features.columns: found 3 for items of 10/,
+    );
+    await expect(run('heads', 'uneven', { columns: 5 })).rejects.toThrow(/columns are for model low-rank/);
+  });
+
   it('reads of a file of voters only those that are asked for', async () => {
     await run('low-rank', 'lazy');
     const path = join(output('lazy'), 'features.safetensors');

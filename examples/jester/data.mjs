@@ -28,7 +28,7 @@ export async function readJester(folder, model) {
 export function samplePairs(ratings, voters, lists, random) {
   const out = lists.map(() => []);
   for (const [u, user] of voters.entries()) {
-    const rated = ratings.get(user);
+    const rated = ratings.get(user) ?? [];
     const seen = new Set();
     for (const [l, { count, only }] of lists.entries()) {
       const pool = only ? rated.filter(({ item }) => only(item)) : rated;
@@ -45,6 +45,17 @@ export function samplePairs(ratings, voters, lists, random) {
     }
   }
   return out;
+}
+
+/** What each voter rated beside the jokes of their own pairs, and up to `count` pairs of those. */
+export function otherJokes(ratings, voters, pairs, count, random) {
+  const used = voters.map(() => new Set());
+  for (const [u, better, worse] of pairs) used[u].add(better).add(worse);
+  const left = voters.map((user, u) => ratings.get(user).filter(({ item }) => !used[u].has(item)));
+  const rest = new Map(voters.map((user, u) => [user, left[u]]));
+  const enough = voters.map((user, u) => (left[u].length > 1 ? user : null));
+  const [held] = samplePairs(rest, enough, [{ count }], random);
+  return { left, held };
 }
 
 export function shuffled(list, random) {

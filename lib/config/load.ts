@@ -101,6 +101,14 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
     if (config.features !== null) say(['features'], 'is for model: features, but the model is another');
     if (emMethods.includes(method)) wrong.push(...crossCheckTypes(config, source));
   }
+  if (config.features && config.features.columns > 1) {
+    if (config.features.model !== 'low-rank')
+      say(
+        ['features', 'columns'],
+        `features in columns are for model low-rank, but the model is ${config.features.model}`,
+      );
+    if (config.features.batch_size) say(['features', 'columns'], 'does not go with features.batch_size');
+  }
   if (config.features?.batch_size && config.features.model !== 'low-rank')
     say(['features', 'batch_size'], `mini-batches are for model low-rank, but the model is ${config.features.model}`);
   if (config.em !== null && !emMethods.includes(method))

@@ -290,6 +290,8 @@ export const featuresSchema = section({
   model: choice(featureModels).default('low-rank'),
   /** Size of what annotators share: columns of the factor, basis rewards, prototypes or shared features. */
   rank: wholeFrom(1).default(4),
+  /** low-rank: an item's features are the columns of a matrix, one after the other, and rewards ⟨Θ_0 + V Z_u, Φ⟩. */
+  columns: wholeFrom(1).default(1),
   /** Precision of the prior on an annotator's own parameters; null: 1 (0 in EM). */
   l2: notNegative().nullable().default(null),
   /** mixed: precision of the prior on what an annotator has beyond the shared directions; null: l2. */

@@ -211,6 +211,7 @@ export class Population {
       model: this.model.name,
       features: String(this.model.d),
       rank: String(this.rank),
+      ...(this.model.columns && this.model.columns > 1 ? { columns: String(this.model.columns) } : {}),
       l2: String(this.l2),
       ...(this.ties ? { ties: this.ties.type, tie_nu: String(this.ties.nu) } : {}),
       annotators: JSON.stringify(this.annotators),
@@ -229,14 +230,16 @@ export class Population {
     const name = metadata.model as FeatureModelName;
     if (metadata.format !== 'pluralign-features' || !featureModels.includes(name)) throw bad('found other metadata');
     const [d, rank] = [Number(metadata.features), Number(metadata.rank)];
+    const columns = Number(metadata.columns ?? 1);
     let annotators: unknown;
     try {
       annotators = JSON.parse(metadata.annotators);
     } catch {
       throw bad('its index of annotators is no JSON');
     }
-    if (!Array.isArray(annotators) || !(d >= 1) || !(rank >= 1)) throw bad('found incomplete metadata');
-    const model = featureModel(name, d, rank);
+    if (!Array.isArray(annotators) || !(d >= 1) || !(rank >= 1) || !(d % columns === 0))
+      throw bad('found incomplete metadata');
+    const model = featureModel(name, d, rank, columns);
     const part = (tensor: string, count: number) => {
       const data = tensors.get(tensor)?.data;
       if (data?.length !== count) throw bad(`tensor "${tensor}" has ${data?.length ?? 'no'} values, expected ${count}`);

@@ -105,6 +105,7 @@ async function fitPopulation(
     epochs,
     learning_rate: learningRate,
     batches: order,
+    columns,
   } = config.features as NonNullable<ResolvedConfig['features']>;
   if (name !== 'global' && train.votes.annotators.length === 0) {
     throw new PluralignError(
@@ -112,9 +113,19 @@ async function fitPopulation(
       `no row names an annotator, expected "annotator" in the rows; or give features.model: global`,
     );
   }
-  const rank = name === 'low-rank' || name === 'mixed' ? Math.min(wanted, table.d) : wanted;
-  if (rank < wanted) note(`features.rank: ${wanted} is more than the ${table.d} features; used ${rank}`);
-  const model = featureModel(name, table.d, rank);
+  if (table.d % columns !== 0) {
+    throw new PluralignError(
+      'BAD_DATA',
+      `features.columns: found ${columns} for items of ${table.d} features, expected a number that divides them`,
+    );
+  }
+  const most = table.d / columns;
+  const rank = name === 'low-rank' || name === 'mixed' ? Math.min(wanted, most) : wanted;
+  if (rank < wanted)
+    note(
+      `features.rank: ${wanted} is more than the ${most} features${columns > 1 ? ' of a column' : ''}; used ${rank}`,
+    );
+  const model = featureModel(name, table.d, rank, columns);
   if (config.train.threads !== 'auto') useThreads(config.train.threads);
   const batch =
     name === 'low-rank' && batch_size !== null ? { batch: batch_size, epochs, learningRate, order } : undefined;

@@ -9,15 +9,15 @@ import { palModel } from './pal.js';
 
 export * from './model.js';
 
-/** The model of a name for items of d features. */
-export function featureModel(name: FeatureModelName, d: number, rank: number): FeatureRewardModel {
+/** The model of a name for items of d features; low-rank: in so many columns, which divide d. */
+export function featureModel(name: FeatureModelName, d: number, rank: number, columns = 1): FeatureRewardModel {
   switch (name) {
     case 'global':
       return globalModel(d);
     case 'local':
       return localModel(d);
     case 'low-rank':
-      return lowRankModel(d, rank);
+      return lowRankModel(d, rank, columns);
     case 'mixed':
       return mixedModel(d, rank);
     case 'lore':

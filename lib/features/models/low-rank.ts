@@ -23,44 +23,53 @@ import {
  * that the stack of all updates has rank k (Liu et al. 2025, ΔΘ = B [W_1 … W_N]). The prior N(0, 1/l2) on z_u is that
  * of one reward for each on w_u − w_0, kept to the shared subspace.
  *
+ * With `columns` c > 1 an item's features are the columns of a matrix Φ [d / c, c], one after the other, and rewards are
+ * ⟨Θ_0 + V Z_u, Φ⟩ with V [d / c, k] shared and Z_u [k, c] the annotator's own: the paper's update of a matrix.
+ *
  * Fitted by variable projection: for a given (V, w_0) every z_u is a convex problem of k unknowns, solved by Newton;
  * L-BFGS moves (V, w_0) along the gradient of what remains, from the subspace in which the annotators' gradients at the
  * reward for all differ most.
  */
-export function lowRankModel(d: number, rank: number): FeatureRewardModel {
-  const k = Math.min(rank, d);
-  const split = (shared: Float64Array) => ({ v: shared.subarray(0, d * k), mean: shared.subarray(d * k) });
+export function lowRankModel(d: number, rank: number, columns = 1): FeatureRewardModel {
+  const wide = d / columns;
+  const k = Math.min(rank, wide);
+  const own = k * columns;
+  const split = (shared: Float64Array) => ({ v: shared.subarray(0, wide * k), mean: shared.subarray(wide * k) });
   return {
     name: 'low-rank',
     d,
     layout: [
-      { name: 'factor', shape: [d, k] },
+      { name: 'factor', shape: [wide, k] },
       { name: 'mean', shape: [d] },
     ],
-    own: k,
-    k,
+    columns,
+    own,
+    k: own,
     convex: true,
-    items(table, shared) {
+    items({ features, n }, shared) {
       const { v, mean } = split(shared);
-      return { base: project(table.features, table.n, d, mean, 1), points: project(table.features, table.n, d, v, k) };
+      return { base: project(features, n, d, mean, 1), points: project(features, n * columns, wide, v, k) };
     },
-    itemsBack(table, _shared, _side, gradient, out) {
+    itemsBack({ features, n }, _shared, _side, gradient, out) {
       const { v, mean } = split(out);
-      projectBack(table.features, table.n, d, gradient.base, 1, mean);
-      projectBack(table.features, table.n, d, gradient.points, k, v);
+      projectBack(features, n, d, gradient.base, 1, mean);
+      projectBack(features, n * columns, wide, gradient.points, k, v);
     },
-    user: (_shared, own, out) => out.set(own),
+    user: (_shared, numbers, out) => out.set(numbers),
     userBack(_shared, _own, gradient, _outShared, outOwn) {
-      for (let c = 0; c < k; c++) outOwn[c] += gradient[c];
+      for (let c = 0; c < own; c++) outOwn[c] += gradient[c];
     },
     weights(shared, c) {
       const { v, mean } = split(shared);
-      const w = project(v, d, k, c, 1);
-      for (let j = 0; j < d; j++) w[j] += mean[j];
+      const w = mean.slice();
+      for (let j = 0; j < columns; j++) {
+        const part = project(v, wide, k, c.subarray(j * k, (j + 1) * k), 1);
+        for (let i = 0; i < wide; i++) w[j * wide + i] += part[i];
+      }
       return w;
     },
     async fit(table, votes, options) {
-      const fit = new SubspaceFit(table, votes, k, options);
+      const fit = new SubspaceFit(table, votes, k, options, columns);
       return options.batch ? batchFit(fit, options.batch) : fit.run();
     },
   };
@@ -97,7 +106,11 @@ async function batchFit(fit: SubspaceFit, batch: BatchOptions): Promise<Fitted> 
 export class SubspaceFit {
   readonly #by;
   readonly #count: number;
-  /** Coordinates [N, k] in the basis `q`, from which the next fit of them starts. */
+  /** Rows of V. */
+  readonly #wide: number;
+  /** An annotator's numbers. */
+  readonly #own: number;
+  /** Coordinates [N, columns, k] in the basis `q`, from which the next fit of them starts. */
   z: Float64Array;
   q: Float64Array;
   readonly #l2: number;
@@ -107,22 +120,26 @@ export class SubspaceFit {
     readonly votes: Votes,
     readonly k: number,
     readonly options: FeatureModelOptions,
+    readonly columns = 1,
   ) {
     this.#by = votesByAnnotator(votes);
     this.#count = votes.annotators.length;
-    this.z = new Float64Array(this.#count * k);
-    this.q = new Float64Array(table.d * k);
+    this.#wide = table.d / columns;
+    this.#own = k * columns;
+    this.z = new Float64Array(this.#count * this.#own);
+    this.q = new Float64Array(this.#wide * k);
     this.#l2 = Math.max(options.l2, 1e-6);
   }
 
   async run(): Promise<Fitted> {
     const { table, votes, k, options } = this;
     const { d } = table;
+    const size = this.#wide * k;
     const prior = { l2: sharedPrecision(this.#l2), signal: options.signal };
     const { w: mean } = await fitRidgeInTurns(table, votes, prior);
-    const x = new Float64Array(d * k + d);
+    const x = new Float64Array(size + d);
     x.set(this.start(mean));
-    x.set(mean, d * k);
+    x.set(mean, size);
     const { value, steps, converged } = await lbfgsInTurns((at, gradient) => this.objective(at, gradient), x, {
       maxSteps: 500,
       tolerance: 1e-5,
@@ -130,36 +147,37 @@ export class SubspaceFit {
       signal: options.signal,
     });
     this.objective(x, new Float64Array(x.length));
-    const shared = new Float64Array(d * k + d);
+    const shared = new Float64Array(size + d);
     shared.set(this.q);
-    shared.set(x.subarray(d * k), d * k);
+    shared.set(x.subarray(size), size);
     return {
       parameters: { shared, own: this.z.slice() },
       report: { objective: value, steps, converged },
     };
   }
 
-  /** Subspace iteration on Σ_u g_u g_uᵀ, g_u [d] the gradient of u's votes at the reward for all; [d, k]. */
+  /** Subspace iteration on Σ_u g_u g_uᵀ, g_u [d / columns, columns] the gradient of u's votes at the reward for all. */
   start(mean: Float64Array, rounds = 12): Float64Array {
     const { table, votes, k, options } = this;
     const { d, n } = table;
+    const [wide, own, rows] = [this.#wide, this.#own, n * this.columns];
     const random = new Random(options.seed, 0x5eed);
-    const v = Float64Array.from({ length: d * k }, () => random.normal());
-    orthonormalise(v, d, k);
+    const v = Float64Array.from({ length: wide * k }, () => random.normal());
+    orthonormalise(v, wide, k);
     const base = project(table.features, n, d, mean, 1);
     // With coordinates 0 the loss sees the base alone: the gradient of c_u is V g_u.
-    const zeros = new Float64Array(this.#count * k);
+    const zeros = new Float64Array(this.#count * own);
     for (let round = 0; round < rounds; round++) {
-      const points = project(table.features, n, d, v, k);
+      const points = project(table.features, rows, wide, v, k);
       const g = this.#gradient();
-      bilinearLoss(votes, { base, points }, zeros, k, g);
+      bilinearLoss(votes, { base, points }, zeros, own, g);
       const coordinates = g.users;
       const back = this.#gradient();
-      bilinearAt(votes, base, coordinates, k, back);
-      const next = new Float64Array(d * k);
-      projectBack(table.features, n, d, back.points, k, next);
+      bilinearAt(votes, base, coordinates, own, back);
+      const next = new Float64Array(wide * k);
+      projectBack(table.features, rows, wide, back.points, k, next);
       for (let i = 0; i < v.length; i++) v[i] = next[i] + 1e-12 * random.normal();
-      orthonormalise(v, d, k);
+      orthonormalise(v, wide, k);
     }
     return v;
   }
@@ -168,19 +186,20 @@ export class SubspaceFit {
   objective(x: Float64Array, gradient: Float64Array): number {
     const { table, votes, k } = this;
     const { d, n } = table;
+    const [wide, own, rows] = [this.#wide, this.#own, n * this.columns];
     const l2 = this.#l2;
-    const q = x.slice(0, d * k);
-    const r = orthonormalise(q, d, k);
-    const mean = x.subarray(d * k);
+    const q = x.slice(0, wide * k);
+    const r = orthonormalise(q, wide, k);
+    const mean = x.subarray(wide * k);
     const base = project(table.features, n, d, mean, 1);
-    const points = project(table.features, n, d, q, k);
+    const points = project(table.features, rows, wide, q, k);
     this.#solve(q, base, points);
     const g = this.#gradient();
-    let value = bilinearLoss(votes, { base, points }, this.z, k, g);
+    let value = bilinearLoss(votes, { base, points }, this.z, own, g);
     gradient.fill(0);
-    const gv = gradient.subarray(0, d * k);
-    const gm = gradient.subarray(d * k);
-    projectBack(table.features, n, d, g.points, k, gv);
+    const gv = gradient.subarray(0, wide * k);
+    const gm = gradient.subarray(wide * k);
+    projectBack(table.features, rows, wide, g.points, k, gv);
     projectBack(table.features, n, d, g.base, 1, gm);
     for (let j = 0; j < d; j++) {
       value += 0.5 * sharedPrecision(l2) * mean[j] * mean[j];
@@ -188,14 +207,14 @@ export class SubspaceFit {
     }
     // Prior on V z: l2 Q Σ z zᵀ; then from Q to V = Q R by R⁻ᵀ on the right.
     const moment = new Float64Array(k * k);
-    for (let u = 0; u < this.#count; u++) {
+    for (let at = 0; at < this.z.length; at += k) {
       for (let a = 0; a < k; a++) {
-        value += 0.5 * l2 * this.z[u * k + a] ** 2;
-        for (let b = 0; b < k; b++) moment[a * k + b] += this.z[u * k + a] * this.z[u * k + b];
+        value += 0.5 * l2 * this.z[at + a] ** 2;
+        for (let b = 0; b < k; b++) moment[a * k + b] += this.z[at + a] * this.z[at + b];
       }
     }
     const row = new Float64Array(k);
-    for (let j = 0; j < d; j++) {
+    for (let j = 0; j < wide; j++) {
       for (let b = 0; b < k; b++) {
         row[b] = gv[j * k + b];
         for (let a = 0; a < k; a++) row[b] += l2 * q[j * k + a] * moment[a * k + b];
@@ -213,28 +232,27 @@ export class SubspaceFit {
   #solve(q: Float64Array, base: Float64Array, points: Float64Array): void {
     const { k, votes, options } = this;
     if (options.signal?.aborted) throw new PluralignError('ABORTED', 'stopped on request');
-    const { d } = this.table;
+    const own = this.#own;
     const turn = new Float64Array(k * k);
-    projectBack(q, d, k, this.q, k, turn);
-    const start = new Float64Array(k);
-    if (isLarge(votes.items.length * k * k)) {
-      for (let u = 0; u < this.#count; u++) {
-        const z = this.z.subarray(u * k, (u + 1) * k);
-        z.set(project(turn, k, k, z, 1, start));
-      }
-      newtonNative(votes, { base, points }, this.z, k, this.#l2, 1e-14);
+    projectBack(q, this.#wide, k, this.q, k, turn);
+    const turned = new Float64Array(k);
+    for (let at = 0; at < this.z.length; at += k) {
+      const z = this.z.subarray(at, at + k);
+      z.set(project(turn, k, k, z, 1, turned));
+    }
+    if (isLarge(votes.items.length * own * own)) {
+      newtonNative(votes, { base, points }, this.z, own, this.#l2, 1e-14);
       this.q = q;
       return;
     }
     for (let u = 0; u < this.#count; u++) {
       const which = this.#by.votes.subarray(this.#by.offsets[u], this.#by.offsets[u + 1]);
-      const z = this.z.subarray(u * k, (u + 1) * k);
+      const z = this.z.subarray(u * own, (u + 1) * own);
       if (which.length === 0) {
         z.fill(0);
         continue;
       }
-      project(turn, k, k, z, 1, start);
-      z.set(fitLinear({ votes, which, points, k, base, l2: this.#l2 }, start, 1e-14).z);
+      z.set(fitLinear({ votes, which, points, k: own, base, l2: this.#l2 }, z, 1e-14).z);
     }
     this.q = q;
   }
@@ -242,8 +260,8 @@ export class SubspaceFit {
   #gradient(): BilinearGradient {
     return {
       base: new Float64Array(this.table.n),
-      points: new Float64Array(this.table.n * this.k),
-      users: new Float64Array(this.#count * this.k),
+      points: new Float64Array(this.table.n * this.#own),
+      users: new Float64Array(this.#count * this.#own),
     };
   }
 }

@@ -64,6 +64,8 @@ export interface FeatureRewardModel {
   d: number;
   /** The shared vector's parts, in order. */
   layout: { name: string; shape: number[] }[];
+  /** Columns of an item's features where they are a matrix; absent: 1. */
+  columns?: number;
   /** Numbers that are an annotator's own; 0 for a model of all. */
   own: number;
   /** Length of `points_i` and `c_u`. */
