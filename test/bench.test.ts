@@ -31,7 +31,7 @@ describe('bench', () => {
       'score',
       'score + backward',
       'dpo step',
-      '4 policies + reference, one pass',
+      '4 policies + reference, together',
       '4 policies + reference, five runs',
     ]);
     for (const [i, r] of (results as Record<string, number>[]).entries()) {
@@ -42,6 +42,21 @@ describe('bench', () => {
     }
     const [one, five] = (results as Record<string, number>[]).slice(3);
     expect(one.of_five_runs / (one.ms / five.ms)).toBeCloseTo(1, 2);
+  });
+
+  it('train --curves varies one thing at a time', async () => {
+    const { results } = await bench('train', { ...quick, dtype: 'bf16', curves: true });
+    const curves = new Set(results.map((r) => r.curve));
+    expect([...curves]).toEqual(['tokens of the pass', 'tokens of a row', 'adapters', 'rank', 'threads']);
+    for (const r of results as Record<string, number>[]) {
+      expect(r.forward_us_per_token).toBeGreaterThan(0);
+      expect(r.backward_us_per_token).toBeGreaterThan(0);
+      expect(r.activations_kb_per_token).toBeGreaterThan(0);
+    }
+    const tokens = (curve: string) => results.filter((r) => r.curve === curve).map((r) => r.tokens);
+    expect(tokens('tokens of the pass')).toEqual([256, 512]);
+    expect(tokens('tokens of a row')).toEqual([28 * 128, 28 * 128]);
+    expect(tokens('adapters')).toEqual([4096, 4096]);
   });
 
   it('stops when asked, and refuses what it cannot time', async () => {

@@ -74,7 +74,7 @@ describe('defaults and paths', () => {
         threads: 'auto',
         save_every: 100,
         log_every: 10,
-        max_tokens_per_pack: 8192,
+        max_tokens_per_pack: 'auto',
         keep_checkpoints: 3,
       },
       output: join(dir, 'runs/one'),

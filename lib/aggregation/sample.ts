@@ -1,6 +1,6 @@
 import type { Bank } from '../adapters/bank.js';
 import { mix32, Random } from '../base/random.js';
-import { pack, splitByTokens } from '../data/pack.js';
+import { pack, splitByTokens, tokensAPass } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import { sumTokens } from '../losses/index.js';
 import type { Model } from '../model/model.js';
@@ -22,7 +22,6 @@ export interface SampleOptions {
 }
 
 const atOnce = 32;
-const maxTokens = 8192;
 
 /** Distinct prompts of some groups, in an order drawn by the seed. Prompts without room for an answer are left out. */
 export function drawPrompts(groups: readonly Group[], room: number, count: number, seed: number): Int32Array[] {
@@ -93,7 +92,7 @@ export async function sampleLogRatios(
     );
     const own = types.map(() => new Float64Array(asked.length));
     let sample = 0;
-    for (const run of splitByTokens(groups, types.length, maxTokens)) {
+    for (const run of splitByTokens(groups, types.length, tokensAPass)) {
       const p = pack(run, { policies: types.map((type) => ({ adapter: type, grad: false })), read: 'logps' });
       const { values } = await model.score(p, judges, 'logps', { abort });
       const sums = sumTokens(values, p.offsets);

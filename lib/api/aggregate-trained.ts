@@ -6,6 +6,7 @@ import { estimateL } from '../aggregation/estimate.js';
 import { drawPrompts, sampleLogRatios } from '../aggregation/sample.js';
 import { writeFileAtomic } from '../base/files.js';
 import { loadConfig, runConfigPath } from '../config/index.js';
+import { packTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import { readResponsibilities, responsibilitiesPath } from '../em/files.js';
 import { DpoObjective } from '../methods/dpo.js';
@@ -71,7 +72,7 @@ export async function trainMinMaxRegret(run: string, options: TrainedOptions): P
   const { config: shape } = await loadPeft(types[0].dir!, model.shape);
   // The policy in training is one more adapter beside the frozen ones, so that samples are judged in one pass.
   const bank = Bank.create(model.shape, adapterConfig({ ...shape, share: 'none' }), ['policy'], { seed });
-  using against = await openReference(opened.reference, model, train.max_tokens_per_pack, true, train);
+  using against = await openReference(opened.reference, model, packTokens(train.max_tokens_per_pack), true, train);
   const objective = new DpoObjective(loss);
   const prompts = drawPrompts(groups, model.config.maxPositions - maxNewTokens, options.prompts ?? 64, seed);
   const reference = (some: readonly Group[]) => against.sums(some, objective, abort);
@@ -105,7 +106,7 @@ export async function trainMinMaxRegret(run: string, options: TrainedOptions): P
         bank.zeroGrad();
         const batch = [...order.batch(step)].map((i) => groups[i]);
         const outcome = await lossStep(batch, objective, { model, bank, adapter: 0 }, against, {
-          maxTokens: train.max_tokens_per_pack,
+          maxTokens: packTokens(train.max_tokens_per_pack),
           checkpoint: train.gradient_checkpointing,
           dropoutSeed: step + 1,
           abort,

@@ -1,4 +1,5 @@
 import { availableParallelism } from 'node:os';
+import { benchCurves } from '../bench/curves.js';
 import { benchOps } from '../bench/ops.js';
 import { type BenchOptions, type BenchRecord, digits } from '../bench/session.js';
 import { benchTrain } from '../bench/train.js';
@@ -21,7 +22,8 @@ export async function bench(
     throw new PluralignError('UNSUPPORTED', 'device: cuda cannot be timed: this version has no CUDA library; use cpu');
   const threads = options.threads === 'auto' ? availableParallelism() : options.threads;
   const start = performance.now();
-  const results = await (subject === 'ops' ? benchOps : benchTrain)({ ...options, threads });
+  const run = subject === 'ops' ? benchOps : options.curves ? benchCurves : benchTrain;
+  const results = await run({ ...options, threads });
   process.stderr.write(
     `bench ${subject}: ${results.length} results in ${digits((performance.now() - start) / 1e3, 3)} s\n`,
   );

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { resolveLoss, runConfigPath } from '../config/index.js';
+import { tokensAPass } from '../data/pack.js';
 import { type Comparison, compareEvaluations } from '../evaluation/compare.js';
 import { type Evaluation, summarise } from '../evaluation/preference.js';
 import { objectiveOf } from '../methods/index.js';
@@ -12,8 +13,6 @@ import { openReference } from '../training/setup.js';
 import { stopOf } from '../training/signals.js';
 import { evaluateGroups } from '../training/step.js';
 import { isBase, openPolicies, openRows, type PolicyOptions, scorerOf } from './policies.js';
-
-const maxTokens = 8192;
 
 export interface EvalOptions extends PolicyOptions {
   data: string[];
@@ -79,8 +78,8 @@ async function evaluate(options: Omit<EvalOptions, 'compare' | 'again'>): Promis
   const bad = groups.find((g) => g.kind !== 'pair' && g.kind !== 'ranking');
   if (bad) throw new PluralignError('BAD_DATA', `${bad.origin.file}:${bad.origin.line}: eval needs pairs or rankings`);
   const judged = policies.length > 1 ? policies.filter((p) => !isBase(p)) : policies;
-  const plain = await openReference(reference, model, maxTokens, true, options);
-  using against = modpo ? await MarginReference.open(plain, model, modpo.rewards, beta, maxTokens) : plain;
+  const plain = await openReference(reference, model, tokensAPass, true, options);
+  using against = modpo ? await MarginReference.open(plain, model, modpo.rewards, beta, tokensAPass) : plain;
   const results: Record<string, Evaluation> = {};
   const bar = progress(groups.length * judged.length, 'evaluate');
   for (const [k, policy] of judged.entries()) {
@@ -92,7 +91,7 @@ async function evaluate(options: Omit<EvalOptions, 'compare' | 'again'>): Promis
       objective,
       scorerOf(policy, opened, groups),
       objective.reference ? (alone ? noReference : against) : null,
-      { maxTokens, abort, onProgress: (done) => bar.update(k * groups.length + done) },
+      { maxTokens: tokensAPass, abort, onProgress: (done) => bar.update(k * groups.length + done) },
     );
     results[policy.name] = summarise(rows, mean, policy.voters?.index);
   }

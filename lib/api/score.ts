@@ -1,5 +1,5 @@
 import { mixtureLogp } from '../aggregation/mixture-file.js';
-import { pack, splitByTokens } from '../data/pack.js';
+import { pack, splitByTokens, tokensAPass } from '../data/pack.js';
 import type { ScoreFeaturesOptions } from '../features/run.js';
 import { sumTokens } from '../losses/index.js';
 import { PluralignError } from '../native/errors.js';
@@ -42,7 +42,7 @@ export async function scoreCommand(
   const voters = new Map(policies.filter((p) => p.voters).map((p) => [p, scorerOf(p, opened, groups)]));
   const bar = progress(groups.length, 'score');
   let done = 0;
-  for (const run of splitByTokens(groups, policies.length, 8192)) {
+  for (const run of splitByTokens(groups, policies.length, tokensAPass)) {
     for (const read of ['logps', 'reward'] as const) {
       const readers = policies.filter((p) => p.reward === (read === 'reward'));
       for (const policy of readers.filter((p) => p.voters)) {

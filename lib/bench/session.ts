@@ -11,6 +11,8 @@ export interface BenchOptions {
   stop: { flag: Int32Array };
   /** `train`: also the shape of a 135M-parameter model, which takes minutes. */
   large?: boolean;
+  /** `train`: what a token costs against tokens of the pass, context, adapters, rank and threads. */
+  curves?: boolean;
   /** One run of the smallest shapes; for tests. */
   quick?: boolean;
 }

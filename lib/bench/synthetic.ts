@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
 import { adapterConfig } from '../adapters/config.js';
 import { Random } from '../base/random.js';
-import { type Pack, pack, toCompletions, toReadouts } from '../data/pack.js';
+import { type Forest, type Pack, pack, splitByTokens, toCompletions, tokensAPass, toReadouts } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import { pairLoss, spreadGradient, sumTokens } from '../losses/index.js';
 import { nativeConfig, newConfig, parseModelConfig } from '../model/config.js';
@@ -109,7 +109,7 @@ export class SyntheticModel implements Disposable {
     return Bank.create(this.config, adapterConfig({ r, alpha: 2 * r }), names, { seed: 3 });
   }
 
-  async score(p: Pack, bank: Bank, keep: boolean): Promise<Float32Array> {
+  async score(p: Forest, bank: Bank, keep: boolean): Promise<Float32Array> {
     const out = new Float32Array(p.native.rows.length);
     const options = { read: 'logps', keep, checkpoint: false, dropoutSeed: 0, abort: this.flag } as const;
     await this.native.score(p.native, bank.native(), options, out);
@@ -120,13 +120,11 @@ export class SyntheticModel implements Disposable {
     await this.native.backward(bank.native(), gradient, this.flag);
   }
 
-  /** Packs pairs under adapters that train and, last, the reference. */
-  packed(groups: readonly Group[], adapters: readonly number[], reference: boolean): Pack {
+  /** Packs pairs under adapters that train and, last, the reference, as a step would: in passes that the caches hold. */
+  passes(groups: readonly Group[], adapters: readonly number[], reference: boolean): Pack[] {
     const policies = adapters.map((adapter) => ({ adapter, grad: true }));
-    return pack(groups, {
-      policies: reference ? [...policies, { adapter: -1, grad: false }] : policies,
-      read: 'logps',
-    });
+    if (reference) policies.push({ adapter: -1, grad: false });
+    return splitByTokens(groups, policies.length, tokensAPass).map((some) => pack(some, { policies, read: 'logps' }));
   }
 
   /** Sums of log-probabilities of every completion, policy by policy. */
@@ -134,8 +132,14 @@ export class SyntheticModel implements Disposable {
     return sumTokens(toCompletions(p, await this.score(p, bank, keep)), p.offsets);
   }
 
-  /** One step of DPO of every policy of a pack that trains, against sums of the reference. */
-  async dpo(p: Pack, bank: Bank, policies: number, reference?: Float64Array): Promise<void> {
+  /** One step of DPO of every policy that trains, against sums of the reference, pass by pass, or the last policy's. */
+  async dpo(passes: readonly Pack[], bank: Bank, policies: number, reference?: readonly Float64Array[]): Promise<void> {
+    bank.zeroGrad();
+    for (const [i, p] of passes.entries()) await this.#dpoPass(p, bank, policies, reference?.[i]);
+    await bank.step(adamw);
+  }
+
+  async #dpoPass(p: Pack, bank: Bank, policies: number, reference?: Float64Array): Promise<void> {
     const sums = await this.sums(p, bank, true);
     const pairs = p.groups.length;
     const size = 2 * pairs;
@@ -158,8 +162,6 @@ export class SyntheticModel implements Disposable {
       );
       for (let i = 0; i < pairs; i++) gradient.set([dChosen[i], dRejected[i]], k * size + 2 * i);
     }
-    bank.zeroGrad();
     await this.backward(bank, toReadouts(p, Float32Array.from(spreadGradient(gradient, p.offsets))));
-    await bank.step(adamw);
   }
 }

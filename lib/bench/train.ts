@@ -26,23 +26,26 @@ async function timeInTurn(works: readonly Work[], runs: number, stop: BenchOptio
 
 const policies = 4;
 
-/** Four policies that train and the reference on the same pairs: in one pass, and as five runs one after another. */
+const tokensOf = (passes: readonly Pack[]) => passes.reduce((n, p) => n + p.native.tokens.length, 0);
+
+/** Four policies that train and the reference on the same pairs: side by side in each pass, and as five runs one after another. */
 function together(model: SyntheticModel, shape: Shape): [Work, Work] {
   const groups = randomPairs(shape);
   const bank = model.bank(policies);
   const everyone = Array.from({ length: policies }, (_, k) => k);
-  const whole = model.packed(groups, everyone, true);
+  const whole = model.passes(groups, everyone, true);
   const single = model.bank(1);
-  const alone = model.packed(groups, [0], false);
-  const base = model.packed(groups, [], true);
-  const rows = policies * alone.native.tokens.length;
+  const alone = model.passes(groups, [0], false);
+  const base = model.passes(groups, [], true);
+  const rows = policies * tokensOf(alone);
   return [
-    { name: '4 policies + reference, one pass', rows, body: () => model.dpo(whole, bank, policies) },
+    { name: '4 policies + reference, together', rows, body: () => model.dpo(whole, bank, policies) },
     {
       name: '4 policies + reference, five runs',
       rows,
       body: async () => {
-        const reference = await model.sums(base, single, false);
+        const reference: Float64Array[] = [];
+        for (const p of base) reference.push(await model.sums(p, single, false));
         for (const _ of everyone) await model.dpo(alone, single, 1, reference);
       },
     },
@@ -54,10 +57,10 @@ async function benchShape(shape: Shape, dtype: Dtype, { threads, stop, quick }: 
   using model = await SyntheticModel.open(shape, { dtype, threads, flag: stop.flag });
   const groups = randomPairs(shape);
   const bank = model.bank(1);
-  const base = model.packed(groups, [], true);
-  const adapted = model.packed(groups, [0], false);
-  const both = model.packed(groups, [0], true);
-  const tokens = adapted.native.tokens.length;
+  const base = model.passes(groups, [], true);
+  const adapted = model.passes(groups, [0], false);
+  const both = model.passes(groups, [0], true);
+  const tokens = tokensOf(adapted);
   const minus = (p: Pack) => new Float32Array(p.native.rows.length).fill(-1);
   const runs = quick ? 1 : shape.runs;
   const record = ({ name, rows }: Work, seconds: number): BenchRecord => ({
@@ -72,13 +75,21 @@ async function benchShape(shape: Shape, dtype: Dtype, { threads, stop, quick }: 
     pairs_per_s: digits((rows / tokens) * (groups.length / seconds)),
   });
   const plain: Work[] = [
-    { name: 'score', rows: tokens, body: async () => void (await model.score(base, bank, false)) },
+    {
+      name: 'score',
+      rows: tokens,
+      body: async () => {
+        for (const p of base) await model.score(p, bank, false);
+      },
+    },
     {
       name: 'score + backward',
       rows: tokens,
       body: async () => {
-        await model.score(adapted, bank, true);
-        await model.backward(bank, minus(adapted));
+        for (const p of adapted) {
+          await model.score(p, bank, true);
+          await model.backward(bank, minus(p));
+        }
       },
     },
     { name: 'dpo step', rows: tokens, body: () => model.dpo(both, bank, 1) },
@@ -93,8 +104,8 @@ async function benchShape(shape: Shape, dtype: Dtype, { threads, stop, quick }: 
 
 /**
  * Throughput of one model of random weights: pairs of 64 prompt tokens, shared, and twice 96 completion tokens, no padding;
- * LoRA r 16 on every linear; medians. A DPO step scores adapter and reference in one pass, goes backward and steps. Of four
- * policies, `pairs_per_s` and `tokens_per_s` count a pair once for each policy; `of_five_runs` is the time of one pass over
+ * LoRA r 16 on every linear; medians. A DPO step scores adapter and reference side by side, goes backward and steps. Of four
+ * policies, `pairs_per_s` and `tokens_per_s` count a pair once for each policy; `of_five_runs` is the time of all together over
  * that of five runs.
  */
 export async function benchTrain(options: BenchOptions): Promise<BenchRecord[]> {

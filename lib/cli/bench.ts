@@ -10,6 +10,8 @@ export interface BenchCommandOptions extends RuntimeOptions {
   stop: StopRequest;
   /** `train`: also a large shape, which takes minutes. */
   large?: boolean;
+  /** `train`: cost curves in place of throughput. */
+  curves?: boolean;
 }
 
 /** The object of `bench --json`; every result is flat and names what was timed, its shape and its unit. */
@@ -27,14 +29,25 @@ export function benchCommand(load: () => Promise<BenchApi> = () => import('../ap
     .description('micro-benchmarks of the operators, or training throughput')
     .addArgument(new Argument('<subject>', 'what to time').choices(['ops', 'train']))
     .option('--large', 'train: also the shape of a 135M-parameter model (minutes)')
-    .action(async (subject: BenchSubject, options: Record<string, unknown> & { json?: boolean; large?: boolean }) => {
-      await withStop(
-        (stop) =>
-          withQuietStdout(options.json, async () =>
-            (await load()).bench(subject, { ...runtimeOptions(options), large: options.large, stop }),
-          ),
-        (result) => emit(options, result, ({ results }) => formatRecords(results)),
-      );
-    });
+    .option('--curves', 'train: cost of a token against tokens of the pass, context, adapters, rank, threads')
+    .action(
+      async (
+        subject: BenchSubject,
+        options: Record<string, unknown> & { json?: boolean; large?: boolean; curves?: boolean },
+      ) => {
+        await withStop(
+          (stop) =>
+            withQuietStdout(options.json, async () =>
+              (await load()).bench(subject, {
+                ...runtimeOptions(options),
+                large: options.large,
+                curves: options.curves,
+                stop,
+              }),
+            ),
+          (result) => emit(options, result, ({ results }) => formatRecords(results)),
+        );
+      },
+    );
   return addJsonOption(addRuntimeOptions(command));
 }

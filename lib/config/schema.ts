@@ -220,8 +220,13 @@ const trainSchema = section({
   steps: wholeFrom(1).nullable().default(null),
   /** Groups (pairs, rankings) per optimizer step. */
   batch_size: wholeFrom(1).default(8),
-  /** A step is split into packs of about this many tokens; results do not depend on it but for rounding. */
-  max_tokens_per_pack: wholeFrom(1).default(8192),
+  /**
+   * A step is split into packs of about this many tokens; results do not depend on it but for rounding. auto: what the
+   * processor's caches hold, and whole steps where a loss couples rows or a rollout is scored once for several uses.
+   */
+  max_tokens_per_pack: z
+    .union([z.literal('auto'), wholeFrom(1)], { error: 'auto or a whole number of at least 1' })
+    .default('auto'),
   /** Keep only each layer's input and compute the rest again: less memory, about a third more time. */
   gradient_checkpointing: flag().default(false),
   learning_rate: notNegative().default(1e-4),

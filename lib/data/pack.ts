@@ -138,6 +138,18 @@ export function packTrees(trees: readonly Tree[], options: Omit<PackOptions, 'po
   return { trees, native, offsets, readouts, treeOffsets };
 }
 
+/**
+ * Tokens of a pass where a step may run as several: the activations of more leave the processor's caches, and every token
+ * costs up to a quarter more (`bench train --curves`).
+ */
+export const tokensAPass = 1024;
+
+/** Tokens of a pack by `train.max_tokens_per_pack`. `whole`: auto means enough for most steps as one pack. */
+export function packTokens(setting: 'auto' | number, whole = false): number {
+  if (setting !== 'auto') return setting;
+  return whole ? 8192 : tokensAPass;
+}
+
 /** Splits groups, in their order, into runs of at most `maxTokens` tokens over all policies (one group at least). */
 export function splitByTokens<T extends Group>(groups: readonly T[], policies: number, maxTokens: number): T[][] {
   const runs: T[][] = [];

@@ -1,5 +1,5 @@
 import type { Bank } from '../adapters/bank.js';
-import { pack, splitByTokens } from '../data/pack.js';
+import { pack, splitByTokens, tokensAPass } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import { sumTokens } from '../losses/index.js';
 import type { Model } from '../model/model.js';
@@ -10,7 +10,6 @@ export const base = -1;
 
 const longestEnding = 120;
 const batch = 16;
-const tokensAPack = 4096;
 
 export interface SampleOptions {
   seed: number;
@@ -65,7 +64,7 @@ export async function accuracies(
   const right = adapters.map(() => new Map<string, number>());
   const counts = new Map<string, number>();
   let done = 0;
-  for (const run of splitByTokens(pairs, policies.length, tokensAPack)) {
+  for (const run of splitByTokens(pairs, policies.length, tokensAPass)) {
     const p = pack(run, { policies: policies.map((adapter) => ({ adapter, grad: false })), read: 'logps' });
     const { values } = await model.score(p, bank, 'logps', { abort: options.abort });
     const sums = sumTokens(values, p.offsets);

@@ -1,5 +1,5 @@
 import { type Row, readRecords, rowFields } from '../data/index.js';
-import { pack, splitByTokens } from '../data/pack.js';
+import { pack, splitByTokens, tokensAPass } from '../data/pack.js';
 import { parseRow } from '../data/rows.js';
 import { groupsOf } from '../data/tokenize.js';
 import type { Group } from '../data/types.js';
@@ -28,8 +28,6 @@ export interface EmbedResult {
   paths: { items: string };
 }
 
-const maxTokens = 8192;
-
 /**
  * Features of items: a language model's final hidden rows (after the last norm), pooled to one row of `hidden_size` for
  * each item. Writes an item table, `features` [n, d] float32 and the ids in the metadata.
@@ -55,7 +53,7 @@ export async function embed(options: EmbedOptions): Promise<EmbedResult> {
   const bar = progress(groups.length, 'embed');
   let done = 0;
   try {
-    for (const part of splitByTokens(groups, 1, maxTokens)) {
+    for (const part of splitByTokens(groups, 1, tokensAPass)) {
       await poolHidden(model, part, pooling, features.subarray(done * d, (done + part.length) * d), stop?.flag);
       done += part.length;
       bar.update(done);

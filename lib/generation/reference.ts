@@ -1,11 +1,9 @@
 import type { Bank } from '../adapters/bank.js';
-import { pack, splitByTokens } from '../data/pack.js';
+import { pack, splitByTokens, tokensAPass } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { Model } from '../model/model.js';
 import type { Generated } from './engine.js';
 import type { SequenceRequest } from './request.js';
-
-const tokensAtOnce = 8192;
 
 /**
  * Log-probabilities of samples under another policy, token for token, with each one's prompt and temperature: what `logps`
@@ -27,7 +25,7 @@ export async function logpsUnder(
       const origin = { file: 'samples', line: index + 1 };
       return [{ index, kind: 'text', prompt: requests[index].prompt, completions: [tokens], weight: 1, origin }];
     });
-    for (const some of splitByTokens(groups, 1, tokensAtOnce)) {
+    for (const some of splitByTokens(groups, 1, tokensAPass)) {
       const p = pack(some, { policies: [{ adapter, grad: false }], read: 'logps' });
       const { values } = await model.score(p, bank, 'logps', { temperature, abort });
       some.forEach(({ index }, i) => {

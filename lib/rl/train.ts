@@ -2,6 +2,7 @@ import type { Bank } from '../adapters/bank.js';
 import { voterAdapters } from '../adapters/voters.js';
 import { mix32 } from '../base/random.js';
 import type { ResolvedConfig } from '../config/index.js';
+import { packTokens } from '../data/pack.js';
 import { policyMethod } from '../methods/policies.js';
 import type { PolicyMethod } from '../methods/policy.js';
 import type { Model } from '../model/model.js';
@@ -272,7 +273,7 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
   let begun = false;
   try {
     using model = await openModel(config);
-    const maxTokens = config.train.max_tokens_per_pack;
+    const maxTokens = packTokens(config.train.max_tokens_per_pack, true);
     const rewards = await openRewards(config.rewards!, model, {
       functions: options.rewards,
       maxTokens,

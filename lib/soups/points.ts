@@ -5,6 +5,7 @@ import { errnoOf, ioError } from '../base/files.js';
 import { mix32 } from '../base/random.js';
 import type { ResolvedConfig } from '../config/index.js';
 import type { ResolvedWish } from '../config/soups-schema.js';
+import { packTokens } from '../data/pack.js';
 import type { Text } from '../data/types.js';
 import type { Model } from '../model/model.js';
 import type { Rewards } from '../rewards/compose.js';
@@ -89,7 +90,7 @@ export class Points {
     const compare = policy && {
       policy,
       reference: { model: this.model, bank: null, adapter: -1 },
-      options: { temperature, maxTokens: this.config.train.max_tokens_per_pack, abort: this.abort },
+      options: { temperature, maxTokens: packTokens(this.config.train.max_tokens_per_pack), abort: this.abort },
     };
     // Every policy draws from the same numbers, so that differences are of policies.
     const seed = mix32(this.config.train.seed + 0x50b1);

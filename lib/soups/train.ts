@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { writeFileAtomic } from '../base/files.js';
 import { mix32 } from '../base/random.js';
 import type { ResolvedConfig } from '../config/index.js';
+import { packTokens } from '../data/pack.js';
 import { simplexGrid } from '../evaluation/fronts.js';
 import { methodNames } from '../merge/index.js';
 import { PluralignError } from '../native/errors.js';
@@ -60,7 +61,7 @@ export async function trainSoups(config: ResolvedConfig, options: TrainOptions =
     const ones = wishes.map(() => 1);
     const rewards = await openRewards(rewardsOf(wishes, ones), model, {
       functions: options.rewards,
-      maxTokens: config.train.max_tokens_per_pack,
+      maxTokens: packTokens(config.train.max_tokens_per_pack),
       abort: stop.flag,
       onWarning: note,
     });

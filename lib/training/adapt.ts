@@ -4,6 +4,7 @@ import type { Bank } from '../adapters/bank.js';
 import { AdapterPopulation } from '../adapters/population.js';
 import { loadConfig, type ResolvedConfig, runConfigPath } from '../config/index.js';
 import { groupsOf, readRows } from '../data/index.js';
+import { packTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import { badData } from '../data/where.js';
 import { type PreferenceMetrics, summarise } from '../evaluation/preference.js';
@@ -146,7 +147,7 @@ async function fitOne(
   const { train } = config;
   const { steps = 20, learningRate = train.learning_rate } = options;
   const penalty = options.penalty ?? ((config.adapter as { penalty: number }).penalty || 1);
-  const settings = { maxTokens: train.max_tokens_per_pack, abort };
+  const settings = { maxTokens: packTokens(train.max_tokens_per_pack), abort };
   const judge = async (index: number) => {
     const { rows } = await evaluateGroups(votes, objective, { model, bank, adapter: index }, reference, settings);
     return summarise(rows).overall;

@@ -16,6 +16,7 @@ import {
   type TokenReport,
   tokenNotes,
 } from '../data/index.js';
+import { packTokens } from '../data/pack.js';
 import type { Group, Row } from '../data/types.js';
 import { type VoterReport, voterNotes, voterReport } from '../data/voters.js';
 import { kindsOf } from '../methods/index.js';
@@ -277,7 +278,7 @@ export function referenceOf(config: Pick<ResolvedConfig, 'loss' | 'adapter'>): s
 /** The policy that the loss compares with: the base, the adapter training started from, another adapter, or another model. */
 export async function makeReference(config: ResolvedConfig, model: Model): Promise<Reference & Disposable> {
   const { train, loss } = config;
-  const maxTokens = train.max_tokens_per_pack;
+  const maxTokens = packTokens(train.max_tokens_per_pack);
   const plain = await openReference(referenceOf(config), model, maxTokens, loss.cache_reference, train);
   if (!loss.modpo) return plain;
   return MarginReference.open(plain, model, loss.modpo.rewards, loss.beta, maxTokens);

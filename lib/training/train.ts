@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import type { Bank } from '../adapters/bank.js';
 import { voterAdapters } from '../adapters/voters.js';
 import { type Config, type ResolvedConfig, resolveConfig } from '../config/index.js';
+import { packTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import { type Evaluation, summarise } from '../evaluation/preference.js';
 import { type MethodObjective, objectiveOf } from '../methods/index.js';
@@ -124,7 +125,7 @@ class Run {
     const bar = progress(groups.length, 'evaluate', { quiet: this.quiet });
     try {
       const { loss, rows } = await evaluateGroups(groups, this.objective, this.policy(adapter), this.reference, {
-        maxTokens: this.config.train.max_tokens_per_pack,
+        maxTokens: packTokens(this.config.train.max_tokens_per_pack),
         abort: this.abort,
         onProgress: (done) => bar.update(done),
       });
@@ -157,7 +158,7 @@ class Run {
     this.bank.zeroGrad(active);
     const policy = this.policy(this.voters?.training(step) ?? 0);
     const outcome = await lossStep(groups, this.objective, policy, this.reference, {
-      maxTokens: train.max_tokens_per_pack,
+      maxTokens: packTokens(train.max_tokens_per_pack, this.objective.coupled),
       checkpoint: train.gradient_checkpointing,
       dropoutSeed: (Math.imul(train.seed + 1, 0x9e3779b1) ^ Math.imul(step + 1, 0x85ebca6b)) >>> 0 || 1,
       abort: this.abort,

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { Bank } from '../../adapters/bank.js';
 import type { ResolvedConfig } from '../../config/schema.js';
 import { groupsOf, readRows, tokenNotes } from '../../data/index.js';
+import { packTokens } from '../../data/pack.js';
 import type { Group } from '../../data/types.js';
 import type { Evaluation } from '../../evaluation/preference.js';
 import { kindsOf, objectiveOf } from '../../methods/index.js';
@@ -55,7 +56,7 @@ async function typedVotes(
   if (needs.annotators) annotatorsOf(groups);
   const sources = Array.from(weights, (_, k) => ({ name: typeName(k), dir: join(run, 'adapter', typeName(k)) }));
   const bank = await Bank.fromPeft(model.shape, sources);
-  const maxTokens = config.train.max_tokens_per_pack;
+  const maxTokens = packTokens(config.train.max_tokens_per_pack);
   using reference = objective.reference
     ? await openReference(referenceOf(config), model, maxTokens, false, load)
     : null;

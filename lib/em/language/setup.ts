@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import type { Bank } from '../../adapters/bank.js';
 import { Random } from '../../base/random.js';
 import type { ResolvedConfig, ResolvedEm } from '../../config/schema.js';
+import { packTokens } from '../../data/pack.js';
 import type { Group } from '../../data/types.js';
 import { type MethodObjective, objectiveOf } from '../../methods/index.js';
 import type { Model } from '../../model/model.js';
@@ -91,7 +92,7 @@ export class Fits {
 
   policies(bank: Bank, types: number, objective = this.objective): TypePolicies {
     const { config, model, reference, abort } = this.shop;
-    const maxTokens = config.train.max_tokens_per_pack;
+    const maxTokens = packTokens(config.train.max_tokens_per_pack);
     return new TypePolicies({
       model,
       bank,
@@ -126,7 +127,7 @@ export class Fits {
     const { model, config, abort, quiet } = this.shop;
     const known = this.#points.get(annotators);
     if (known) return known;
-    const maxTokens = config.train.max_tokens_per_pack;
+    const maxTokens = packTokens(config.train.max_tokens_per_pack);
     const made = meanDifferences(model, rows, annotators, { maxTokens, abort, quiet });
     this.#points.set(annotators, made);
     return made;
