@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { choice, flag, number, section, text, wholeFrom } from './leaves.js';
+import { choice, flag, notNegative, number, positive, section, text, wholeFrom } from './leaves.js';
 import { type ResolvedRewardTerm, rewardTermSchema } from './rollout-schema.js';
 
 /** What the mixes are compared with, besides the base. */
@@ -9,6 +9,25 @@ const share = () => {
   const error = 'a number above 0.5 and at most 1';
   return z.number({ error }).gt(0.5, { error }).lte(1, { error });
 };
+
+const judgeSchema = section({
+  /** Up to and with its version, such as http://localhost:8000/v1. */
+  url: text('an address'),
+  model: text('a name'),
+  /** Environment variable with the key; null: none is sent. */
+  key_from: text('the name of an environment variable').nullable().default(null),
+  /** Answers to judge of each policy and combination, the first ones. */
+  answers: wholeFrom(1).default(16),
+  at_once: wholeFrom(1).default(4),
+  retries: wholeFrom(0).default(5),
+  /** Seconds: of one attempt, and before the second one (doubled before each further one). */
+  timeout: positive().default(60),
+  pause: positive().default(1),
+  temperature: notNegative().default(0),
+  max_tokens: wholeFrom(1).default(8),
+  /** Money for a million tokens read and written. */
+  price: section({ input: notNegative(), output: notNegative() }).nullable().default(null),
+});
 
 /** Experts for single wishes, mixed after training (Personalized Soups, arXiv 2310.11564). */
 export const soupsSchema = section({
@@ -23,6 +42,8 @@ export const soupsSchema = section({
         rewards: z.array(rewardTermSchema, { error: 'a list of rewards' }).min(1, { error: 'at least one reward' }),
         /** What is put behind a prompt to say the wish, for prompting, sft and p_morl. */
         prompt: text('a text').nullable().default(null),
+        /** For an endpoint that judges: which of two answers …, such as "is more cheerful". */
+        criterion: text('a text').nullable().default(null),
       }),
       { error: 'a list of wishes, each { name, rewards, … }' },
     )
@@ -57,6 +78,8 @@ export const soupsSchema = section({
   reference_point: number().default(-1),
   /** Compare policies on every combination of one wish of each dimension. */
   combinations: flag().default(false),
+  /** A model behind an OpenAI-compatible endpoint that also judges the soup against each policy on the combinations. */
+  judge: judgeSchema.nullable().default(null),
 });
 
 type ParsedSoups = z.output<typeof soupsSchema>;

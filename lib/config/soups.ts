@@ -31,6 +31,18 @@ export function checkSoups(config: ParsedConfig, source: Source): string[] {
     if (told && wish.prompt === null)
       say([...at, 'prompt'], `found nothing, expected how ${wish.name} is said in a prompt; baseline ${told} needs it`);
   });
+  if (soups.judge !== null) {
+    if (!soups.combinations) say(['soups', 'judge'], 'judges combinations; set soups.combinations: true');
+    const { key_from } = soups.judge;
+    if (key_from !== null && !process.env[key_from])
+      say(['soups', 'judge', 'key_from'], `the environment variable ${key_from} is not set`);
+    const silent = soups.wishes.findIndex((wish) => wish.criterion === null);
+    if (silent !== -1)
+      say(
+        ['soups', 'wishes', silent, 'criterion'],
+        `found nothing, expected what ${soups.wishes[silent].name} is judged by, such as "is more cheerful"`,
+      );
+  }
   for (const name of soups.front ?? [])
     if (!names.includes(name)) say(['soups', 'front'], `${name} is no wish; expected ${names.join(', ')}`);
   if (config.adapter === 'full') say(['adapter'], 'found full; experts are adapters');

@@ -20,6 +20,7 @@ export {
   confidenceRadius,
   lowerConfidence,
   type PessimisticChoice,
+  pessimistic,
   pessimisticPolicy,
 } from './pessimism.js';
 export { type Adapted, Population, type Scorer } from './population.js';

@@ -1,3 +1,5 @@
+import type { WinRate } from '../evaluation/pairwise.js';
+import type { Combinations } from '../soups/combinations.js';
 import type { Front, FrontPoint } from '../soups/fronts.js';
 import type { SoupsResult } from '../soups/train.js';
 import { html, type Markup } from './html.js';
@@ -68,7 +70,7 @@ from ${formatValue(result.reference_point)} on.</p><div class="legend wrap">${le
 
 function winsSection({ combinations }: SoupsResult): Markup | null {
   if (!combinations) return null;
-  const { policies, matrix, objectives } = combinations;
+  const { policies, matrix, objectives, judged } = combinations;
   const cell = (a: number, b: number) => {
     const found = matrix[a][b];
     if (!found) return html`<td>–</td>`;
@@ -86,7 +88,21 @@ column is the mean of what the chosen wishes make of the answers.</p>
 <tbody>${policies.map(
     (name, a) =>
       html`<tr><th scope="row">${name}</th>${policies.map((_, b) => cell(a, b))}<td>${formatValue(means[a])}</td></tr>`,
-  )}</tbody></table></div></section>`;
+  )}</tbody></table></div>${judged && judgedTable(policies, judged)}</section>`;
+}
+
+function judgedTable(policies: readonly string[], { model, rates, cost }: NonNullable<Combinations['judged']>): Markup {
+  const row = (name: string, rate: WinRate | null) =>
+    rate &&
+    html`<tr><th scope="row">${name}</th><td>${formatPercent(rate.rate)}</td><td>${formatPercent(rate.interval[0])} – ${formatPercent(rate.interval[1])}</td>
+<td>${formatPercent(rate.win)}</td><td>${formatPercent(rate.tie)}</td><td>${formatPercent(rate.lose)}</td></tr>`;
+  return html`<p class="caption">${policies[0]} against each by ${model}, asked in both orders: ${formatValue(cost.asked)} questions
+(${formatValue(cost.cached)} known already), ${formatValue(cost.inputTokens)} tokens read and ${formatValue(cost.outputTokens)} written${
+    cost.money === null ? '' : `, ${cost.money.toFixed(4)} by the price given`
+  }; ${formatValue(cost.unclear)} replies unclear.</p>
+<div class="scroll"><table><thead><tr><th scope="col">against</th><th scope="col">wins and half of ties</th><th scope="col">95 %</th>
+<th scope="col">wins</th><th scope="col">ties</th><th scope="col">losses</th></tr></thead>
+<tbody>${policies.map((name, p) => row(name, rates[p]))}</tbody></table></div>`;
 }
 
 function movingSection({ samples }: SoupsResult): Markup | null {

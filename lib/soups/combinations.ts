@@ -1,5 +1,7 @@
 import type { ResolvedWish } from '../config/soups-schema.js';
-import { type Verdict, type WinRate, winRate } from '../evaluation/pairwise.js';
+import type { Text } from '../data/types.js';
+import { type Verdict, verdict, type WinRate, winRate } from '../evaluation/pairwise.js';
+import { type EndpointJudge, type JudgeCost, someAtOnce } from '../judges/index.js';
 import type { Evaluated } from './points.js';
 
 export interface Combinations {
@@ -10,6 +12,38 @@ export interface Combinations {
   matrix: (WinRate | null)[][];
   /** Mean of what the chosen wishes make of a policy's answers, [combinations][policies]. */
   objectives: number[][];
+  /** The first policy against each by an endpoint, where there is one. */
+  judged: { model: string; rates: (WinRate | null)[]; cost: JudgeCost } | null;
+}
+
+/** The first policy against each of the others by an endpoint, in both orders; every wish's criterion by itself. */
+export async function judgeOn(
+  wishes: readonly ResolvedWish[],
+  combinations: readonly number[][],
+  answers: readonly { name: string; evaluated: Evaluated }[][],
+  prompts: readonly Text[],
+  judge: EndpointJudge,
+  settings: { model: string; answers: number; at_once: number; samples: number; seed: number },
+): Promise<NonNullable<Combinations['judged']>> {
+  const count = Math.min(settings.answers, prompts.length);
+  const rates: (WinRate | null)[] = [null];
+  for (let p = 1; p < answers[0].length; p++) {
+    const asked = Array.from({ length: count }, (_, i) => i).flatMap((i) =>
+      combinations.flatMap((chosen, c) => chosen.map((wish) => ({ i, c, wish }))),
+    );
+    const said = await someAtOnce(asked, settings.at_once, ({ i, c, wish }) => {
+      const [ours, theirs] = [answers[c][0], answers[c][p]].map((entry) => entry.evaluated.answers[i]);
+      return verdict(judge.by(wishes[wish].criterion!), prompts[i], ours, theirs);
+    });
+    // Answers to one prompt belong together.
+    const byPrompt = new Map<number, Verdict[]>();
+    asked.forEach(({ i }, at) => {
+      const prompt = Math.floor(i / settings.samples);
+      byPrompt.set(prompt, [...(byPrompt.get(prompt) ?? []), said[at]]);
+    });
+    rates.push(winRate([...byPrompt.values()], settings.seed));
+  }
+  return { model: settings.model, rates, cost: judge.cost };
 }
 
 /**
@@ -38,6 +72,7 @@ export function compareOn(
       ),
     );
   return {
+    judged: null,
     combinations: combinations.map((chosen) => chosen.map((i) => wishes[i].name)),
     policies,
     matrix: policies.map((_, a) => policies.map((_, b) => (a === b ? null : winRate(verdicts(a, b), seed)))),

@@ -29,7 +29,7 @@ export interface Evaluated {
   answers: string[];
 }
 
-const kept = 4;
+const shownAnswers = 4;
 
 /** What is needed to judge a policy, and what was judged already: one line a policy in RUN/points.jsonl. */
 export class Points {
@@ -110,7 +110,7 @@ export class Points {
       kl: scores.kl ?? null,
       length: scores.completion_length,
       ended: scores.ended,
-      answers: samples.slice(0, kept).map((sample) => sample.completion),
+      answers: samples.slice(0, this.kept).map((sample) => sample.completion),
     };
     await mkdir(dirname(this.path), { recursive: true });
     await appendFile(this.path, `${JSON.stringify(found)}\n`).catch((error: unknown) => {
@@ -120,8 +120,13 @@ export class Points {
     return found;
   }
 
+  /** Answers that are kept as texts: to be shown, and to be judged. */
+  private get kept(): number {
+    return Math.max(shownAnswers, this.config.soups?.judge?.answers ?? 0);
+  }
+
   /** The prompts whose answers are shown. */
   get shown(): Text[] {
-    return this.prompts.slice(0, kept).map((prompt) => prompt.text);
+    return this.prompts.slice(0, shownAnswers).map((prompt) => prompt.text);
   }
 }

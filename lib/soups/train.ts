@@ -4,6 +4,7 @@ import { mix32 } from '../base/random.js';
 import type { ResolvedConfig } from '../config/index.js';
 import { packTokens } from '../data/pack.js';
 import { simplexGrid } from '../evaluation/fronts.js';
+import { openJudge } from '../judges/index.js';
 import { methodNames } from '../merge/index.js';
 import { PluralignError } from '../native/errors.js';
 import { openRewards } from '../rewards/open.js';
@@ -14,7 +15,7 @@ import { openRunFolder } from '../training/run-folder.js';
 import { openModel } from '../training/setup.js';
 import { stopOf } from '../training/signals.js';
 import type { TrainOptions, TrainSummary } from '../training/train.js';
-import { type Combinations, compareOn } from './combinations.js';
+import { type Combinations, compareOn, judgeOn } from './combinations.js';
 import type { Front } from './fronts.js';
 import { chordFront, frontOf } from './fronts.js';
 import { type Answerer, Kitchen } from './kitchen.js';
@@ -89,6 +90,12 @@ export async function trainSoups(config: ResolvedConfig, options: TrainOptions =
     );
     const kitchen = new Kitchen(config, prompts.train, points, { ...options, quiet, onNote: note }, stop);
     const result = await cook(kitchen, quiet);
+    const cost = result.combinations?.judged?.cost;
+    if (cost)
+      note(
+        `${soups.judge!.model} judged: ${cost.asked} questions asked, ${cost.cached} known already; ${cost.inputTokens} tokens read, ` +
+          `${cost.outputTokens} written${cost.money === null ? '' : `, ${cost.money.toFixed(4)} by soups.judge.price`}`,
+      );
     await writeFileAtomic(join(folder.dir, 'soups.json'), `${JSON.stringify(result, null, 1)}\n`);
     const summary: TrainSummary = {
       method: config.method,
@@ -216,5 +223,13 @@ async function compare(kitchen: Kitchen, combinations: readonly number[][]): Pro
     for (const [name, answer] of policies) row.push({ name, evaluated: await answer(chosen) });
     answers.push(row);
   }
-  return compareOn(wishes, combinations, answers, config.soups!.samples, config.train.seed);
+  const { judge, samples } = config.soups!;
+  const { seed } = config.train;
+  const found = compareOn(wishes, combinations, answers, samples, seed);
+  if (judge) {
+    const endpoint = await openJudge(judge, join(config.output, 'judged.jsonl'), kitchen.stop.signal);
+    const prompts = kitchen.points.prompts.map((prompt) => prompt.text);
+    found.judged = await judgeOn(wishes, combinations, answers, prompts, endpoint, { ...judge, samples, seed });
+  }
+  return found;
 }
