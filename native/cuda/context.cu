@@ -57,7 +57,6 @@ Context::Context(int ordinal_, int64_t limit) : ordinal(ordinal_), limit_(limit)
 Context::~Context() {
   cudaSetDevice(ordinal);
   products.reset();
-  for (const Scratch& s : scratch_) cudaFree(s.at);
   for (const auto& [at, bytes] : held_) cudaFree(at);
   cudaFreeHost(staging_);
   if (stream) cudaStreamDestroy(stream);
