@@ -1,7 +1,7 @@
 // Whole runs on the parity fixtures: the golden numbers of PyTorch, every kind of row, loss and adapter.
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { loadPeft } from '../lib/adapters/peft.js';
 import { nativeConfig, readModelConfig } from '../lib/model/config.js';
 import {
@@ -148,6 +148,30 @@ describe('on the Mistral fixture', () => {
   describe('the reference', () => {
     it('scored anew gives the bits of the one kept', async () => {
       expect((await run({ loss: { cache_reference: false } })).bytes).toEqual(plain.bytes);
+    });
+
+    it('kept on disk gives the same bits, and later runs read it', async () => {
+      const cache = path('reference-cache');
+      vi.stubEnv('PLURALIGN_CACHE', cache);
+      const loss = { cache_reference: 'disk' } as const;
+      expect((await run({ loss })).bytes).toEqual(plain.bytes);
+      const [file, ...others] = readdirSync(join(cache, 'reference')).map((name) => join(cache, 'reference', name));
+      expect(others).toEqual([]);
+      const kept = readFileSync(file, 'utf8');
+      // A line that an interrupt cut off, and one that is no line of ours.
+      writeFileSync(file, `${kept}\n${kept.trim().split('\n')[0].slice(0, 40)}\nnothing`);
+      expect((await run({ loss })).bytes).toEqual(plain.bytes);
+      expect(readFileSync(file, 'utf8').length, 'nothing was scored again').toBe(kept.length + 41 + 8);
+      // Sums that are not of this reference: what is read is used, whole lines only.
+      writeFileSync(file, kept.replace(/ -\d+/g, ' -1'));
+      expect((await run({ loss })).bytes).not.toEqual(plain.bytes);
+      // Other ways of adding up, and other contents of the model, are other entries.
+      writeFileSync(file, kept);
+      await run({ loss: { ...loss, ld_alpha: 0.5 } });
+      expect(readFileSync(file, 'utf8').length).toBeGreaterThan(1.9 * kept.length);
+      await run({ loss: { ...loss, reference: 'init_from' } });
+      expect(readdirSync(join(cache, 'reference'))).toHaveLength(2);
+      vi.unstubAllEnvs();
     });
 
     it('init_from starts at log 2 and is the folder by its name', async () => {

@@ -162,8 +162,8 @@ export const lossSchema = section({
     .default(0),
   /** base: the model without adapter; init_from: the adapter training starts from, frozen; else a folder. */
   reference: text('base, init_from or a path').default('base'),
-  /** Score every row under the reference once, when it is first met; off: again in every epoch. */
-  cache_reference: flag().default(true),
+  /** Score every row under the reference once, when it is first met (disk: and keep it for later runs); off: in every epoch. */
+  cache_reference: z.union([flag(), z.literal('disk')], { error: 'true, false or disk' }).default(true),
   f_divergence: choice(['reverse_kl', 'forward_kl', 'js_divergence', 'alpha_divergence']).default('reverse_kl'),
   f_alpha_divergence_coef: positive().default(0.5),
   /** Length desensitising: weight of the tokens beyond the shorter completion's length; null: off. */

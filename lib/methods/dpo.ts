@@ -54,6 +54,7 @@ export class DpoObjective implements Objective {
   readonly reference: boolean;
   readonly squares: boolean;
   readonly coupled: boolean;
+  readonly summing: string;
   readonly #loss: ResolvedLoss;
   readonly #unpaired: UnpairedLossType | null;
   /** How rankings are scored; null where the loss knows pairs only. */
@@ -75,6 +76,7 @@ export class DpoObjective implements Objective {
     this.reference = alone !== undefined || pairTypes.some((t) => t.reference);
     this.coupled = alone ? unpairedLossTypes[alone].coupled : pairTypes.some((t) => t.coupled);
     this.squares = loss.use_weighting;
+    this.summing = loss.ld_alpha === null ? 'tokens' : `length desensitising ${loss.ld_alpha}`;
     if (loss.modpo && !this.reference)
       throw new PluralignError('BAD_CONFIG', `loss.modpo: needs a loss with a reference, found ${names.join(' + ')}`);
     this.#ties = tieSettings(loss);

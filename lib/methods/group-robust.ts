@@ -23,6 +23,7 @@ export class GroupRobustObjective implements MethodObjective {
   readonly read;
   readonly reference;
   readonly squares;
+  readonly summing;
   /** α moves with the whole step's losses. */
   readonly coupled = true;
   /** Rows of each group in the training data, and Σ w over them; null before `check`. */
@@ -38,6 +39,7 @@ export class GroupRobustObjective implements MethodObjective {
     this.read = inner.read;
     this.reference = inner.reference;
     this.squares = inner.squares;
+    this.summing = inner.summing;
   }
 
   /** The first call is with the training rows: their groups are those that α is over. */

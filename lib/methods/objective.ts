@@ -56,6 +56,8 @@ export interface Objective {
   readonly coupled: boolean;
   /** Log-probability of each completion from its tokens'; also applied to the reference. */
   sums(groups: readonly Group[], values: Float32Array, offsets: Int32Array): Float64Array;
+  /** Names how `sums` adds tokens up: two objectives of one name add alike. */
+  readonly summing: string;
   totals(groups: readonly Group[]): Totals;
   /** `training`: running statistics advance. */
   loss(scores: Scores, totals: Totals, training: boolean): LossOutcome;

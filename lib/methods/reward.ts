@@ -26,6 +26,7 @@ export class RewardObjective implements Objective {
   readonly reference = false;
   readonly squares = false;
   readonly coupled = false;
+  readonly summing = 'reward';
 
   readonly #loss: ResolvedLoss;
   /** Of a pair every one of them is Bradley–Terry. */

@@ -10,6 +10,7 @@ export class SftObjective implements Objective {
   readonly reference = false;
   readonly squares = false;
   readonly coupled = false;
+  readonly summing = 'tokens';
 
   check(groups: readonly Group[]): void {
     const bad = groups.find((g) => g.kind !== 'text');

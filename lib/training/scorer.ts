@@ -5,6 +5,7 @@ import type { Group } from '../data/types.js';
 import type { Objective, Scores } from '../methods/objective.js';
 import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
+import type { ReferenceStore } from './reference-store.js';
 
 /** An adapter's index in a bank (-1: the base), or each group's own. */
 export type AdapterChoice = number | ((group: Group) => number);
@@ -53,7 +54,7 @@ export const noReference: Reference = {
   sums: async (groups) => new Float64Array(groups.reduce((n, g) => n + g.completions.length, 0)),
 };
 
-/** The fixed policy that a loss compares with. With `cache` a group is scored when it is first met, and once. */
+/** The fixed policy that a loss compares with. With `cache` a group is scored when it is first met, and once; with a store, once for all runs. */
 export class PolicyReference implements Reference, Disposable {
   readonly #kept = new WeakMap<Group, Float64Array>();
 
@@ -63,6 +64,7 @@ export class PolicyReference implements Reference, Disposable {
     readonly maxTokens: number,
     /** A model of its own, which goes with it. */
     readonly owned: Disposable | null = null,
+    readonly store: ReferenceStore | null = null,
   ) {}
 
   [Symbol.dispose](): void {
@@ -70,6 +72,11 @@ export class PolicyReference implements Reference, Disposable {
   }
 
   async sums(groups: readonly Group[], objective: Objective, abort?: Int32Array): Promise<Float64Array> {
+    if (this.store)
+      for (const g of groups) {
+        const known = this.#kept.has(g) ? undefined : this.store.get(g, objective.summing);
+        if (known) this.#kept.set(g, known);
+      }
     const missing = groups.filter((g) => !this.#kept.has(g));
     const fresh = new Map<Group, Float64Array>();
     for (const run of splitByTokens(missing, 1, this.maxTokens)) {
@@ -81,6 +88,7 @@ export class PolicyReference implements Reference, Disposable {
         fresh.set(g, sums.slice(p.treeOffsets[i], p.treeOffsets[i + 1]));
       });
     }
+    await this.store?.add(fresh, objective.summing);
     if (this.cache) for (const [g, sums] of fresh) this.#kept.set(g, sums);
     return Float64Array.from(groups.flatMap((g) => [...(fresh.get(g) ?? this.#kept.get(g)!)]));
   }

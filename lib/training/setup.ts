@@ -26,7 +26,8 @@ import { loadTokenizer } from '../model/tokenizer.js';
 import { PluralignError } from '../native/errors.js';
 import { MarginReference } from './modpo.js';
 import { progress } from './progress.js';
-import { PolicyReference, type Reference } from './scorer.js';
+import { ReferenceStore } from './reference-store.js';
+import { PolicyReference, type Reference, type Scorer } from './scorer.js';
 import { balanced } from './voters.js';
 
 /** Name of the adapter that a run trains. */
@@ -289,13 +290,17 @@ export async function openReference(
   name: string,
   model: Model,
   maxTokens: number,
-  cache: boolean,
+  cache: boolean | 'disk',
   options: LoadOptions,
 ): Promise<PolicyReference> {
-  if (name === 'base') return new PolicyReference({ model, bank: null, adapter: -1 }, cache, maxTokens);
+  const make = async (scorer: Scorer, adapterDir: string | null, owned: Disposable | null = null) => {
+    const store = cache === 'disk' ? await ReferenceStore.open(scorer.model, adapterDir) : null;
+    return new PolicyReference(scorer, cache !== false, maxTokens, owned, store);
+  };
+  if (name === 'base') return make({ model, bank: null, adapter: -1 }, null);
   if (existsSync(join(name, 'adapter_config.json'))) {
     const bank = await Bank.fromPeft(model.shape, [{ name: 'reference', dir: name, trainable: false }]);
-    return new PolicyReference({ model, bank, adapter: 0 }, cache, maxTokens);
+    return make({ model, bank, adapter: 0 }, name);
   }
   const { dtype, device, threads } = options;
   const other = await Model.load(name, { dtype, device, threads });
@@ -304,5 +309,5 @@ export async function openReference(
       'BAD_CONFIG',
       `loss.reference: ${name} has a vocabulary of ${other.config.vocabSize}, the model ${model.config.vocabSize}; they must share a tokenizer`,
     );
-  return new PolicyReference({ model: other, bank: null, adapter: -1 }, cache, maxTokens, other);
+  return make({ model: other, bank: null, adapter: -1 }, null, other);
 }
