@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "base/status.h"
+#include "placed.h"
 
 namespace pluralign {
 namespace {
@@ -10,8 +11,9 @@ std::atomic<uint64_t> made{0};
 }
 
 Bank::Bank(float* parameters, float* gradients, int64_t size, std::vector<Factor> factors,
-           const std::vector<std::vector<ModuleSpec>>& adapters, std::vector<int> reward_heads, std::map<std::string, int> weights)
-    : id_(++made), parameters_(parameters), gradients_(gradients), size_(size), factors_(std::move(factors)), reward_heads_(std::move(reward_heads)), weights_(std::move(weights)) {
+           std::vector<std::vector<ModuleSpec>> adapters, std::vector<int> reward_heads, std::map<std::string, int> weights)
+    : id_(++made), parameters_(parameters), gradients_(gradients), size_(size), factors_(std::move(factors)), specs_(std::move(adapters)),
+      reward_heads_(std::move(reward_heads)), weights_(std::move(weights)) {
   const int count = int(factors_.size());
   for (const Factor& f : factors_)
     if (f.offset < 0 || f.rows < 1 || f.cols < 1 || f.rows > size || f.cols > size || f.rows * f.cols > size - f.offset)
@@ -20,12 +22,12 @@ Bank::Bank(float* parameters, float* gradients, int64_t size, std::vector<Factor
   const auto known = [&](int index, bool none_is_fine) {
     if (index >= count || index < (none_is_fine ? -1 : 0)) throw_error("BAD_ARGUMENT", "factor %d of %d does not exist", index, count);
   };
-  if (reward_heads_.size() != adapters.size()) throw_error("BAD_ARGUMENT", "rewardHeads must have one entry for each adapter");
+  if (reward_heads_.size() != specs_.size()) throw_error("BAD_ARGUMENT", "rewardHeads must have one entry for each adapter");
   for (int head : reward_heads_) known(head, true);
   for (const auto& [name, index] : weights_) known(index, false);
-  for (const auto& specs : adapters) {
-    auto& modules = modules_.emplace_back();
-    for (const ModuleSpec& s : specs) {
+  const int64_t all = int64_t(specs_.size());
+  for (int64_t adapter = 0; adapter < all; ++adapter)
+    for (const ModuleSpec& s : specs_[size_t(adapter)]) {
       known(s.a, false);
       known(s.b, false);
       known(s.core, true);
@@ -35,26 +37,33 @@ Bank::Bank(float* parameters, float* gradients, int64_t size, std::vector<Factor
       if (factor(s.b).cols != r) throw_error("BAD_SHAPE", "A has rank %lld, B has rank %lld", (long long)r, (long long)factor(s.b).cols);
       if (s.core >= 0 && (factor(s.core).cols != r || (core_rows != r && core_rows != 1)))
         throw_error("BAD_SHAPE", "the core must be [r, r] or [1, r] with r = %lld", (long long)r);
-      modules[s.layer * kTargets + s.target] = {{values(s.a), values(s.b), s.core < 0 ? nullptr : values(s.core),
-                                                 gradient(s.a), gradient(s.b), s.core < 0 ? nullptr : gradient(s.core),
-                                                 r, core_rows, s.scale, s.dropout},
-                                                factor(s.a).cols, factor(s.b).rows};
+      const auto [place, first] = places_.try_emplace(s.layer * kTargets + s.target, int64_t(modules_.size()));
+      if (first) modules_.resize(modules_.size() + size_t(all));
+      modules_[size_t(place->second + adapter)] = {values(s.a), values(s.b), s.core < 0 ? nullptr : values(s.core),
+                                                   gradient(s.a), gradient(s.b), s.core < 0 ? nullptr : gradient(s.core),
+                                                   r, core_rows, s.scale, s.dropout};
       largest_rank_ = std::max(largest_rank_, r);
       lowest_layer_ = std::min(lowest_layer_, s.layer);
     }
-  }
+}
+
+Bank::~Bank() = default;
+
+PlacedBank& Bank::on(const Device& device) const {
+  for (const auto& p : placed_)
+    if (p->device().shares_memory(device)) return *p;
+  return *placed_.emplace_back(std::make_unique<PlacedBank>(device, *this));
 }
 
 void Bank::check(const ModelConfig& config) const {
-  for (const auto& modules : modules_)
-    for (const auto& [key, m] : modules) {
-      const int64_t layer = key / kTargets;
-      const int target = int(key % kTargets);
-      if (layer >= config.layers) throw_error("BAD_SHAPE", "an adapter names layer %lld of a model with %lld", (long long)layer, (long long)config.layers);
-      if (m.in != target_in(config, target) || m.out != target_out(config, target))
+  for (const auto& specs : specs_)
+    for (const ModuleSpec& s : specs) {
+      const int64_t in = factor(s.a).cols, out = factor(s.b).rows;
+      if (s.layer >= config.layers) throw_error("BAD_SHAPE", "an adapter names layer %lld of a model with %lld", (long long)s.layer, (long long)config.layers);
+      if (in != target_in(config, s.target) || out != target_out(config, s.target))
         throw_error("BAD_SHAPE", "%s: the adapter is %lld -> %lld, the model's linear is %lld -> %lld (an adapter of another base?)",
-                    target_name(layer, target).c_str(), (long long)m.in, (long long)m.out, (long long)target_in(config, target),
-                    (long long)target_out(config, target));
+                    target_name(s.layer, s.target).c_str(), (long long)in, (long long)out, (long long)target_in(config, s.target),
+                    (long long)target_out(config, s.target));
     }
   for (int head : reward_heads_)
     if (head >= 0 && factor(head).rows * factor(head).cols != config.hidden)
@@ -62,36 +71,33 @@ void Bank::check(const ModelConfig& config) const {
                   (long long)config.hidden);
 }
 
-const LoraModule* Bank::module(int adapter, int64_t layer, int target) const {
-  if (adapter < 0) return nullptr;
-  const auto& modules = modules_[size_t(adapter)];
-  const auto found = modules.find(layer * kTargets + target);
-  return found == modules.end() ? nullptr : &found->second.lora;
-}
-
 void Bank::pack_panels(Context& context, const std::vector<int>& adapters) const {
   const int64_t nr = context.kernels.nr;
-  const auto size = [&](const Module& m) { return (m.out + nr - 1) / nr * nr * m.lora.r; };
-  std::vector<Module*> modules;
-  std::vector<int64_t> at{0};
+  struct Piece {
+    LoraModule* module;
+    int64_t out, at;
+  };
+  std::vector<Piece> pieces;
+  int64_t total = 0;
   for (int adapter : adapters) {
     if (adapter < 0) continue;
-    for (auto& [key, m] : modules_[size_t(adapter)]) {
-      modules.push_back(&m);
-      at.push_back(at.back() + size(m));
+    for (const ModuleSpec& s : specs_[size_t(adapter)]) {
+      LoraModule& m = modules_[size_t(place(s.layer, s.target) + adapter)];
+      const int64_t out = factor(s.b).rows;
+      pieces.push_back({&m, out, total});
+      total += (out + nr - 1) / nr * nr * m.r;
     }
   }
-  float* panels = panels_.as<float>(at.back());
-  context.pool.run(int64_t(modules.size()), [&](int64_t i, int) {
-    Module& m = *modules[size_t(i)];
-    context.kernels.pack_b(panels + at[size_t(i)], m.lora.b, DType::f32, m.out, m.lora.r, m.lora.r, 1);
-    m.lora.b_panels = panels + at[size_t(i)];
+  float* panels = panels_.as<float>(total);
+  context.pool.run(int64_t(pieces.size()), [&](int64_t i, int) {
+    const Piece& p = pieces[size_t(i)];
+    context.kernels.pack_b(panels + p.at, p.module->b, DType::f32, p.out, p.module->r, p.module->r, 1);
+    p.module->b_panels = panels + p.at;
   });
 }
 
 void Bank::release_panels() const {
-  for (auto& modules : modules_)
-    for (auto& [key, m] : modules) m.lora.b_panels = nullptr;
+  for (LoraModule& m : modules_) m.b_panels = nullptr;
 }
 
 }  // namespace pluralign

@@ -37,7 +37,7 @@ Plan plan_of(const std::vector<Continuation>& parts, const std::vector<bool>& re
 struct Run {
   const ModelConfig& config;
   const Network& network;
-  const Bank* bank;
+  const PlacedBank* bank;
   const KvCache& cache;
   const Cancel& cancel;
 
@@ -62,8 +62,10 @@ struct Run {
         done = 0;
         ++next;
       }
-      const Plan plan = plan_of(some, read);
-      Pass pass{context, network, bank, plan, 0, cancel};
+      const Device device(context);
+      const PlacedPlan placed(device, plan_of(some, read));
+      const Plan& plan = placed.plan;
+      Pass pass{device, network, bank, placed, 0, cancel};
       pass.cache = &cache;
       pass.slots = slots.data();
       decoder.forward(pass, false, false);
@@ -93,7 +95,7 @@ std::vector<const float*> Model::next_logits(Context& context, const Network& ne
     read[order[i]] = out + int64_t(i) * config_.vocabulary;
     rows += sorted.back().rows;
   }
-  const Run run{config_, network, bank, cache, cancel};
+  const Run run{config_, network, bank ? &bank->on(context) : nullptr, cache, cancel};
   const int64_t weights = weights_->elements(), threads = context.pool.size();
   const bool in_cache = weights * int64_t(free_.element()) <= kCacheBytes, few = double(weights) * double(rows) < kSerialProducts;
   if (threads == 1 || !in_cache || (int64_t(parts.size()) < threads && !few)) {

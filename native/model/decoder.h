@@ -1,28 +1,27 @@
-// The decoder, forward and backward, over one plan. Written once over the operators; nothing here knows an instruction set.
+// The decoder, forward and backward, over one plan. Written once over the operators of a device; nothing here knows which.
 #pragma once
 #include <memory>
 
-#include "bank.h"
 #include "base/cancel.h"
 #include "kv_cache.h"
-#include "ops/attention/attention.h"
-#include "ops/linear/linear.h"
 #include "ops/rope/rope.h"
-#include "plan.h"
+#include "placed.h"
 #include "weights.h"
 
 namespace pluralign {
 
 // What a pass runs with.
 struct Pass {
-  Context& context;
+  const Device& device;
   const Network& network;
-  const Bank* bank;
-  const Plan& plan;
+  const PlacedBank* bank;
+  const PlacedPlan& plan;
   uint64_t dropout_seed;  // 0: off
   const Cancel& cancel;
   const KvCache* cache = nullptr;  // with it, segment i of the plan continues slot `slots[i]` behind its prefix
   const int* slots = nullptr;
+
+  int64_t rows() const { return plan.plan.rows; }
 };
 
 class Decoder {
@@ -36,7 +35,7 @@ class Decoder {
   // dhidden [readouts × hidden] → gradients of the factors. The pass must be the one that forward() kept.
   void backward(const Pass& pass, const float* dhidden);
 
-  const void* hidden() const { return hidden_.data(); }
+  void* hidden() const { return hidden_.data(); }
   int storage() const { return storage_; }
   size_t element() const { return storage_ == kF32 ? 4 : 2; }
   DType type() const { return storage_ == kF32 ? DType::f32 : DType::bf16; }
@@ -45,32 +44,32 @@ class Decoder {
  private:
   // Activations of one layer that its backward pass reads.
   struct Saved {
-    Buffer input, input_rstd, qkv, attended, middle, middle_rstd, gate_up, low_rank;
+    DeviceBuffer input, input_rstd, qkv, attended, lse, middle, middle_rstd, gate_up, low_rank;
   };
 
   void layer_forward(const Pass& pass, int64_t layer, Saved& saved, float* x);
   void layer_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx, bool to_input);
-  AttentionShape attention_shape() const;
-  RopeShape rope_shape(const LayerWeights& weights) const;
+  void norm(const Pass& pass, const Weight& weight, const float* x, void* y, float* rstd, int64_t rows);
   void rotate(const Pass& pass, int64_t layer, const Saved& saved, float* out);
   void attend(const Pass& pass, int64_t layer, Saved& saved, const float* rotated);
-  std::vector<AttentionSegment> segments(const Pass& pass, int64_t layer, const float* rotated, float* gradient) const;
+  device::RopeCall rope_call(const Pass& pass, int64_t layer, const Saved& saved, float* out) const;
+  device::AttentionCall attention_call(const Pass& pass, const Saved& saved, const float* rotated) const;
+  device::SwigluCall swiglu_call(const Pass& pass, const Saved& saved) const;
   // Targets [first, last] share x [rows × in]; their outputs lie side by side in rows of ldy.
+  device::LinearCall linear_call(const Pass& pass, int64_t layer, int first, int last, const void* x, const Saved& saved, int64_t ldy) const;
   void linears(const Pass& pass, int64_t layer, int first, int last, const void* x, Saved& saved, void* y, int64_t ldy, bool residual);
   void linears_backward(const Pass& pass, int64_t layer, int first, int last, const void* x, const Saved& saved, const float* dy, int64_t ldy, float* dx);
-  LinearCall call(const Pass& pass, int64_t layer, int first, int last, const void* x, const Saved& saved);
   void norm_backward(const Pass& pass, const Weight& weight, float* dx, const float* dy, const float* x, const float* rstd, int64_t rows, bool accumulate);
 
   const ModelConfig config_;
   const int storage_;
   RopeTable rope_;
+  const float* rope_values_ = nullptr;  // of rope_, on the device
   bool kept_ = false, checkpoint_ = false;
   std::vector<Saved> saved_;  // one for each layer; with checkpointing only their inputs
   Saved scratch_;             // of the layer in hand where nothing (else) is kept
-  std::vector<LoraRange> ranges_[kTargets];  // of the linears in hand
-  LinearPart parts_[kTargets];
-  Buffer x_, normed_, rotated_, act_, hidden_, read_, read_rstd_;
-  Buffer dx_, dnormed_, drotated_, dattended_, dact_, dgate_up_, dread_;
+  DeviceBuffer rope_buffer_, x_, normed_, rotated_, act_, hidden_, read_, read_rstd_;
+  DeviceBuffer dx_, dnormed_, drotated_, dattended_, dact_, dgate_up_, dread_;
 };
 
 }  // namespace pluralign

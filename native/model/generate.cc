@@ -17,7 +17,8 @@ constexpr int64_t kPackedSteps = 8;     // a run of fewer steps does not earn ba
 Network Model::prepare(Context& context, const Bank* bank, const Cancel& cancel) {
   check(bank);
   if (!bank || bank->weights().empty()) weights_->pack(context, cancel);
-  return weights_->resolve(bank);
+  const Device device(context);
+  return weights_->resolve(device, bank ? &bank->on(device) : nullptr);
 }
 
 void Model::pack_adapters(Context& context, const Bank& bank, const std::vector<int>& adapters) const {

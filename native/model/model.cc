@@ -1,23 +1,10 @@
 #include "model.h"
 
-#include <cstring>
-
 #include "base/status.h"
 
 namespace pluralign {
 
-// The head of the adapter that answers for a readout's row.
-const float* Model::reward_head(const Bank* bank, const Plan& plan, int64_t readout, int* factor) const {
-  for (const AdapterRun& run : plan.runs) {
-    const int32_t row = plan.read_rows[size_t(readout)];
-    if (row < run.row || row >= run.row + run.rows) continue;
-    const int head = bank && run.adapter >= 0 ? bank->reward_head(run.adapter) : -1;
-    if (head < 0) throw_error("BAD_ARGUMENT", "rewards were asked of an adapter that has no reward head");
-    *factor = head;
-    return bank->values(head);
-  }
-  throw_error("BAD_ARGUMENT", "a readout lies outside the pack");
-}
+using device::Table;
 
 void Model::check(const Bank* bank) {
   if (!bank || bank->id() == checked_) return;
@@ -25,92 +12,132 @@ void Model::check(const Bank* bank) {
   checked_ = bank->id();
 }
 
-Head Model::head_of(const Network& network, const Plan& plan, const Decoder& decoder, float temperature) const {
-  return {plan.readouts, config_.hidden, config_.vocabulary, matrix(decoder.hidden(), decoder.type(), config_.hidden),
-          network.head.data, network.head.type, plan.targets.data(), 1 / temperature, network.head.packed};
+device::HeadCall Model::head_call(const Pass& pass, const Decoder& decoder, float temperature, const Readouts& r) const {
+  const int64_t n = pass.plan.plan.readouts;
+  device::HeadCall c{};
+  c.plan = pass.plan.handle();
+  c.hidden = {decoder.hidden(), decoder.type(), 0, n, config_.hidden, config_.hidden};
+  c.weight = pass.network.head.view();
+  c.packed = pass.network.head.packed;
+  c.scale = 1 / temperature;
+  c.logps = static_cast<float*>(r.values.data());
+  c.partition = static_cast<double*>(r.partition.data());
+  c.squares = static_cast<float*>(r.squares.data());
+  c.dlogps = static_cast<const float*>(r.gradient.data());
+  c.dhidden = static_cast<float*>(r.dhidden.data());
+  c.dweight = pass.network.head.grad;
+  return c;
 }
 
-void Model::read(Context& context, const Network& network, const Bank* bank, const Plan& plan, const Decoder& decoder, const ScoreRequest& request,
-                 float* out, Partition* partition, float* squares) const {
-  if (!request.reward) return head_logps(context, head_of(network, plan, decoder, request.temperature), out, partition, squares);
-  for (int64_t i = 0; i < plan.readouts; ++i) {
-    int factor;
-    const float* w = reward_head(bank, plan, i, &factor);
-    double sum = 0;
-    for (int64_t c = 0; c < config_.hidden; ++c) {
-      const int64_t at = i * config_.hidden + c;
-      sum += double(w[c]) * (decoder.storage() == kF32 ? static_cast<const float*>(decoder.hidden())[at] : to_float(static_cast<const bf16*>(decoder.hidden())[at]));
-    }
-    out[i] = float(sum);
+device::RewardCall Model::reward_call(const Pass& pass, const Decoder& decoder, const Readouts& r) const {
+  const int64_t n = pass.plan.plan.readouts;
+  return {pass.plan.handle(), {decoder.hidden(), decoder.type(), 0, n, config_.hidden, config_.hidden}, pass.bank->heads(), pass.bank->dheads(),
+          static_cast<const int32_t*>(r.adapters.data()), static_cast<float*>(r.values.data()), static_cast<const float*>(r.gradient.data()),
+          static_cast<float*>(r.dhidden.data()), pass.bank->bank().adapters()};
+}
+
+// The adapter of each readout's row; every one must have a reward head.
+static std::vector<int32_t> readout_adapters(const PlacedBank* bank, const Plan& plan) {
+  std::vector<int32_t> out;
+  size_t run = 0;
+  for (int32_t row : plan.read_rows) {  // ascending
+    while (row >= plan.runs[run].row + plan.runs[run].rows) ++run;
+    const int adapter = plan.runs[run].adapter;
+    if (!bank || adapter < 0 || bank->bank().reward_head(adapter) < 0) throw_error("BAD_ARGUMENT", "rewards were asked of an adapter that has no reward head");
+    out.push_back(adapter);
   }
+  return out;
 }
 
-void Model::score(Context& context, const Pack& pack, const Bank* bank, const ScoreRequest& request, float* out, float* squares, const Cancel& cancel) {
-  Plan with_grad, without;
-  make_plans(pack, config_.vocabulary, bank ? bank->adapters() : 0, !request.reward, with_grad, without);
+void Model::read(const Pass& pass, const Decoder& decoder, const ScoreRequest& request, Readouts& r, float* out, float* squares) {
+  const Device& on = pass.device;
+  const int64_t n = pass.plan.plan.readouts;
+  r.values.as<float>(on, n);
+  if (request.reward) {
+    const std::vector<int32_t> adapters = readout_adapters(pass.bank, pass.plan.plan);
+    if (n == 0) return;
+    on.upload(r.adapters.as<int32_t>(on, n), adapters.data(), size_t(n) * 4);
+    on.run(&Table::reward, reward_call(pass, decoder, r));
+  } else {
+    r.partition.as<double>(on, 2 * n);
+    if (squares) r.squares.as<float>(on, n);
+    else r.squares.release();
+    on.run(&Table::head, head_call(pass, decoder, request.temperature, r));
+    if (squares) on.fetch(squares, r.squares.data(), size_t(n) * 4);
+  }
+  on.fetch(out, r.values.data(), size_t(n) * 4);
+}
+
+void Model::score(const Device& device, const Pack& pack, const Bank* bank, const ScoreRequest& request, float* out, float* squares, const Cancel& cancel) {
+  Plan sides[2];
+  make_plans(pack, config_.vocabulary, bank ? bank->adapters() : 0, !request.reward, sides[0], sides[1]);
   // A pack without gradients (a reference, say) may be scored between a score with keep and its backward.
-  if (request.keep || with_grad.rows > 0) ready_ = false;
+  if (request.keep || sides[0].rows > 0) ready_ = false;
   check(bank);
-  weights_->pack_where_faster(context, cancel);
-  const Network network = weights_->resolve(bank);
-  std::vector<Partition> partition(static_cast<size_t>(with_grad.readouts)), other(static_cast<size_t>(without.readouts));
+  weights_->settle(device, cancel);
+  PlacedBank* placed = bank ? &bank->on(device) : nullptr;
+  const Network network = weights_->resolve(device, placed);
+  std::unique_ptr<PlacedPlan> kept;
   for (const bool grad : {true, false}) {
-    const Plan& plan = grad ? with_grad : without;
-    if (plan.rows == 0) continue;
-    Decoder& decoder = grad ? kept_ : free_;
-    const Pass pass{context, network, bank, plan, request.dropout_seed, cancel};
-    decoder.forward(pass, grad && request.keep, request.checkpoint);
-    read(context, network, bank, plan, decoder, request, out + plan.first_readout, grad ? partition.data() : other.data(),
-         squares ? squares + plan.first_readout : nullptr);
+    auto plan = std::make_unique<PlacedPlan>(device, std::move(sides[grad ? 0 : 1]));
+    const Plan& p = plan->plan;
+    if (p.rows > 0) {
+      if (placed) placed->bring(p.runs);
+      Decoder& decoder = grad ? kept_ : free_;
+      const Pass pass{device, network, placed, *plan, request.dropout_seed, cancel};
+      decoder.forward(pass, grad && request.keep, request.checkpoint);
+      read(pass, decoder, request, grad ? kept_readouts_ : free_readouts_, out + p.first_readout, squares ? squares + p.first_readout : nullptr);
+    }
+    if (grad) kept = std::move(plan);
   }
   if (!request.keep) return;
-  plan_ = std::move(with_grad);
+  plan_ = std::move(kept);
   request_ = request;
-  partition_ = std::move(partition);
   readouts_ = pack.readouts;
   bank_ = bank ? bank->id() : 0;
   ready_ = true;
 }
 
-void Model::hidden(Context& context, const Pack& pack, const Bank* bank, float* out, const Cancel& cancel) {
+void Model::hidden(const Device& device, const Pack& pack, const Bank* bank, float* out, const Cancel& cancel) {
   Plan with_grad, without;
   make_plans(pack, config_.vocabulary, bank ? bank->adapters() : 0, false, with_grad, without);
   if (with_grad.rows > 0) throw_error("BAD_ARGUMENT", "hidden rows are read without a gradient: needsGrad must be 0");
   check(bank);
-  weights_->pack_where_faster(context, cancel);
-  const Network network = weights_->resolve(bank);
+  weights_->settle(device, cancel);
+  PlacedBank* placed = bank ? &bank->on(device) : nullptr;
+  const Network network = weights_->resolve(device, placed);
   if (without.rows == 0) return;
-  free_.forward({context, network, bank, without, 0, cancel}, false, false);
-  for (int64_t i = 0; i < without.readouts * config_.hidden; ++i)
-    out[i] = free_.storage() == kF32 ? static_cast<const float*>(free_.hidden())[i] : to_float(static_cast<const bf16*>(free_.hidden())[i]);
+  if (placed) placed->bring(without.runs);
+  const PlacedPlan plan(device, std::move(without));
+  free_.forward({device, network, placed, plan, 0, cancel}, false, false);
+  const int64_t n = plan.plan.readouts * config_.hidden;
+  if (free_.storage() == kF32) return device.fetch(out, free_.hidden(), size_t(n) * 4);
+  std::vector<bf16> rows(static_cast<size_t>(n));
+  device.fetch(rows.data(), free_.hidden(), rows.size() * 2);
+  for (int64_t i = 0; i < n; ++i) out[i] = to_float(rows[size_t(i)]);
 }
 
-void Model::backward(Context& context, const Bank& bank, const float* gradient, int64_t count, const Cancel& cancel) {
+void Model::backward(const Device& device, const Bank& bank, const float* gradient, int64_t count, const Cancel& cancel) {
   if (!ready_) throw_error("BAD_ARGUMENT", "backward needs a score with keep before it, once");
   if (count != readouts_) throw_error("BAD_ARGUMENT", "gradient must have one element for each of %lld readouts, found %lld", (long long)readouts_, (long long)count);
   if (bank.id() != bank_) throw_error("BAD_ARGUMENT", "backward needs the bank that score had");
   ready_ = false;
-  const Network network = weights_->resolve(&bank);
-  const Plan& plan = plan_;
-  const int64_t d = config_.hidden;
-  std::vector<float> dhidden(size_t(plan.readouts * d), 0.f);
-  const float* g = gradient + plan.first_readout;
-  if (request_.reward) {
-    for (int64_t i = 0; i < plan.readouts; ++i) {
-      int factor;
-      const float* w = reward_head(&bank, plan, i, &factor);
-      float* dw = bank.gradient(factor);
-      for (int64_t c = 0; c < d; ++c) {
-        const int64_t at = i * d + c;
-        const float h = kept_.storage() == kF32 ? static_cast<const float*>(kept_.hidden())[at] : to_float(static_cast<const bf16*>(kept_.hidden())[at]);
-        dhidden[size_t(at)] = g[i] * w[c];
-        dw[c] += g[i] * h;
-      }
-    }
-  } else {
-    head_backward(context, head_of(network, plan, kept_, request_.temperature), partition_.data(), g, dhidden.data(), network.head.grad);
+  const std::unique_ptr<PlacedPlan> kept = std::move(plan_);
+  const Plan& plan = kept->plan;
+  if (plan.rows == 0) return;
+  PlacedBank& placed = bank.on(device);
+  const Network network = weights_->resolve(device, &placed);
+  const Pass pass{device, network, &placed, *kept, request_.dropout_seed, cancel};
+  Readouts& r = kept_readouts_;
+  device.upload(r.gradient.as<float>(device, plan.readouts), gradient + plan.first_readout, size_t(plan.readouts) * 4);
+  float* dhidden = r.dhidden.as<float>(device, plan.readouts * config_.hidden);
+  placed.clear_gradients(plan.runs);
+  if (plan.readouts > 0) {
+    if (request_.reward) device.run(&Table::reward_backward, reward_call(pass, kept_, r));
+    else device.run(&Table::head_backward, head_call(pass, kept_, request_.temperature, r));
   }
-  kept_.backward({context, network, &bank, plan, request_.dropout_seed, cancel}, dhidden.data());
+  kept_.backward(pass, dhidden);
+  placed.send_gradients(plan.runs);
 }
 
 }  // namespace pluralign

@@ -2,7 +2,6 @@
 #pragma once
 #include "continuation.h"
 #include "decoder.h"
-#include "ops/head/head.h"
 
 namespace pluralign {
 
@@ -31,11 +30,11 @@ class Model {
   const Weights& weights() const { return *weights_; }
 
   // out [readouts], squares [readouts] or null; see NativeModel.score.
-  void score(Context& context, const Pack& pack, const Bank* bank, const ScoreRequest& request, float* out, float* squares, const Cancel& cancel);
+  void score(const Device& device, const Pack& pack, const Bank* bank, const ScoreRequest& request, float* out, float* squares, const Cancel& cancel);
   // Final hidden rows at the pack's readouts, [readouts × hidden].
-  void hidden(Context& context, const Pack& pack, const Bank* bank, float* out, const Cancel& cancel);
+  void hidden(const Device& device, const Pack& pack, const Bank* bank, float* out, const Cancel& cancel);
   // gradient [readouts]: of the scores that the last score() with keep gave.
-  void backward(Context& context, const Bank& bank, const float* gradient, int64_t count, const Cancel& cancel);
+  void backward(const Device& device, const Bank& bank, const float* gradient, int64_t count, const Cancel& cancel);
   std::vector<std::vector<int32_t>> generate(Context& context, const std::vector<std::vector<int32_t>>& prompts, const Bank* bank,
                                              const GenerateRequest& request, const Cancel& cancel);
   // The weights of passes over few rows, packed once. What it gives holds for as long as the bank does.
@@ -48,19 +47,22 @@ class Model {
   int64_t activation_bytes() const;
 
  private:
-  void read(Context& context, const Network& network, const Bank* bank, const Plan& plan, const Decoder& decoder, const ScoreRequest& request,
-            float* out, Partition* partition, float* squares) const;
-  const float* reward_head(const Bank* bank, const Plan& plan, int64_t readout, int* factor) const;
-  Head head_of(const Network& network, const Plan& plan, const Decoder& decoder, float temperature) const;
+  // What is read of one side of a pack, and what its backward pass needs of that.
+  struct Readouts {
+    DeviceBuffer values, squares, partition, adapters, gradient, dhidden;
+  };
+  void read(const Pass& pass, const Decoder& decoder, const ScoreRequest& request, Readouts& readouts, float* out, float* squares);
+  device::HeadCall head_call(const Pass& pass, const Decoder& decoder, float temperature, const Readouts& readouts) const;
+  device::RewardCall reward_call(const Pass& pass, const Decoder& decoder, const Readouts& readouts) const;
 
   ModelConfig config_;
   std::unique_ptr<Weights> weights_;
   Decoder kept_, free_;  // of the rows that need a gradient, and of the others
   std::vector<std::unique_ptr<Lane>> lanes_;
   // What backward() needs of the last score() with keep.
-  Plan plan_;
+  std::unique_ptr<PlacedPlan> plan_;
   ScoreRequest request_;
-  std::vector<Partition> partition_;
+  Readouts kept_readouts_, free_readouts_;
   int64_t readouts_ = 0;
   uint64_t bank_ = 0;  // the bank's id, 0: none
   bool ready_ = false;

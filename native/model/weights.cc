@@ -108,24 +108,26 @@ std::unique_ptr<Weights> Weights::load(const ModelConfig& config, const std::vec
   return w;
 }
 
-Weight Weights::find(const std::string& name, const Bank* bank) const {
+Weight Weights::find(const Device& device, const std::string& name, const PlacedBank* bank) const {
   if (bank)
-    if (const auto it = bank->weights().find(name); it != bank->weights().end()) {
-      const Factor& f = bank->factor(it->second);
-      return {bank->values(it->second), DType::f32, f.rows, f.cols, bank->gradient(it->second), nullptr};
+    if (const auto& named = bank->bank().weights(); named.count(name)) {
+      const int index = named.at(name);
+      const Factor& f = bank->bank().factor(index);
+      return {bank->values(index), DType::f32, f.rows, f.cols, bank->gradient(index), nullptr};
     }
   const auto it = held_.find(name);
   if (it == held_.end()) return {};
   Weight w = it->second.view;
+  if (device.on_cpu() == (it->second.moved.data() != nullptr)) throw_error("BAD_ARGUMENT", "the model's weights are on another device");
   if (!packed_for_) return w;
   if (const auto p = packed_.find(name); p != packed_.end()) w.packed = &p->second;
   return w;
 }
 
-Network Weights::resolve(const Bank* bank) const {
+Network Weights::resolve(const Device& device, const PlacedBank* bank) const {
   Network n;
   const auto maybe = [&](const std::string& name, int64_t rows, int64_t cols) {
-    const Weight w = find(name, bank);
+    const Weight w = find(device, name, bank);
     if (w && w.rows * w.cols != rows * cols) throw_error("BAD_SHAPE", "%s: found %lld x %lld, expected %lld x %lld", name.c_str(), (long long)w.rows,
                                                          (long long)w.cols, (long long)rows, (long long)cols);
     return w;
@@ -136,7 +138,7 @@ Network Weights::resolve(const Bank* bank) const {
     return w;
   };
   const ModelConfig& c = config_;
-  n.trains_base = bank && !bank->weights().empty();
+  n.trains_base = bank && !bank->bank().weights().empty();
   n.embedding = need("model.embed_tokens.weight", c.vocabulary, c.hidden);
   n.final_norm = need("model.norm.weight", 1, c.hidden);
   n.head = c.tied ? n.embedding : need("lm_head.weight", c.vocabulary, c.hidden);
@@ -180,7 +182,10 @@ void Weights::pack(Context& context, const Cancel& cancel) {
   packed_for_ = &context.kernels;
 }
 
-void Weights::pack_where_faster(Context& context, const Cancel& cancel) {
+void Weights::settle(const Device& device, const Cancel& cancel) {
+  if (!device.on_cpu()) return move(device, cancel);
+  // Where products run in bfloat16, packing in every product would cost as much as a fifth of it.
+  Context& context = device.cpu("");
   if (context.kernels.multiply_bf16 && activations_ == DType::bf16) pack(context, cancel);
 }
 
@@ -190,9 +195,37 @@ int64_t Weights::elements() const {
   return total;
 }
 
+void Weights::move(const Device& device, const Cancel& cancel) {
+  constexpr int64_t kPiece = int64_t(1) << 20;  // elements that are converted at a time
+  std::vector<float> floats;
+  for (auto& [name, held] : held_) {
+    if (held.moved.data()) continue;
+    cancel.check();
+    Weight& w = held.view;
+    const int64_t n = w.rows * w.cols;
+    const DType type = w.rows == 1 ? DType::f32 : activations_;
+    DeviceBuffer moved("weights");
+    auto* to = static_cast<char*>(moved.get(device, size_t(n) * dtype_size(type)));
+    if (type == w.type) device.upload(to, w.data, size_t(n) * dtype_size(type));
+    else  // float32 is wanted: bfloat16 compute has been given bfloat16 by load()
+      for (int64_t at = 0; at < n; at += kPiece) {
+        const int64_t count = std::min(kPiece, n - at);
+        floats.resize(size_t(count));
+        for (int64_t i = 0; i < count; ++i)
+          floats[size_t(i)] = w.type == DType::bf16 ? to_float(static_cast<const bf16*>(w.data)[at + i]) : to_float(static_cast<const f16*>(w.data)[at + i]);
+        device.upload(to + at * 4, floats.data(), size_t(count) * 4);
+      }
+    if (!held.own.data()) forget_pages(static_cast<const std::byte*>(w.data), size_t(n) * dtype_size(w.type));
+    held.own.release();
+    w.data = to;
+    w.type = type;
+    held.moved = std::move(moved);
+  }
+}
+
 int64_t Weights::bytes() const {
   int64_t total = 0;
-  for (const auto& [name, held] : held_) total += int64_t(held.own.bytes());
+  for (const auto& [name, held] : held_) total += int64_t(held.own.bytes() + held.moved.bytes());
   for (const auto& [name, p] : packed_) total += int64_t(p.panels.bytes());
   return total;
 }

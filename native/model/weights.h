@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "bank.h"
+#include "placed.h"
 #include "base/cancel.h"
 #include "safetensors.h"
 
@@ -20,6 +20,7 @@ struct Weight {
   const PackedOperand* packed = nullptr;
 
   const float* floats() const { return static_cast<const float*>(data); }
+  device::View view() const { return {const_cast<void*>(data), type, 0, rows, cols, cols}; }
   explicit operator bool() const { return data != nullptr; }
 };
 
@@ -46,13 +47,14 @@ class Weights {
   // No weights: all come from a bank.
   static std::unique_ptr<Weights> none(const ModelConfig& config);
 
-  // The weights a pass uses: the bank's where it trains them. Throws NOT_FOUND where there are none.
-  Network resolve(const Bank* bank) const;
+  // The weights a pass on this device uses: the bank's where it trains them. Throws NOT_FOUND where there are none.
+  Network resolve(const Device& device, const PlacedBank* bank) const;
+  // What passes on this device want done first: the CPU packs where that is faster, another device gets the weights, matrices
+  // in the type of activations and vectors as float32. Weights live on one device.
+  void settle(const Device& device, const Cancel& cancel);
   // Packs every linear and the head once. In bfloat16 that takes the place of the file's pages, 2 bytes a weight, and serves
   // forward and backward; else it takes 4 bytes a weight more, and is for passes over few rows (generation).
   void pack(Context& context, const Cancel& cancel);
-  // Where products run in bfloat16: packing in every product would cost as much as a fifth of it.
-  void pack_where_faster(Context& context, const Cancel& cancel);
 
   const std::vector<WeightShape>& shapes() const { return shapes_; }  // those that are there
   int64_t bytes() const;
@@ -62,9 +64,11 @@ class Weights {
   struct Held {
     Weight view;
     Buffer own;
+    DeviceBuffer moved{"weights"};
   };
   explicit Weights(const ModelConfig& config) : config_(config) {}
-  Weight find(const std::string& name, const Bank* bank) const;
+  Weight find(const Device& device, const std::string& name, const PlacedBank* bank) const;
+  void move(const Device& device, const Cancel& cancel);
 
   ModelConfig config_;
   DType activations_ = DType::f32;

@@ -165,6 +165,7 @@ struct Context {
   Buffer packed_a, packed_b, cuts, head;
   Buffer shared[8];               // of the operator in hand, on the calling thread
   std::vector<LoraRange> ranges;  // likewise
+  std::vector<LoraRange> part_ranges[3];  // of the linear layers in hand
   struct Local { Buffer slot[14]; };
   std::vector<Local> local;
 };

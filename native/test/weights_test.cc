@@ -7,6 +7,12 @@ using namespace pluralign::test;
 
 namespace {
 
+Network resolved(const Weights& weights, const Bank* bank) {
+  Machine machine(Isa::generic, 1);
+  const Device device(machine.context);
+  return weights.resolve(device, bank ? &bank->on(device) : nullptr);
+}
+
 std::string refusal(const Tiny& tiny, const std::vector<TensorsFile::Tensor>& tensors, bool bfloat16 = false) {
   const TensorsFile file(tensors);
   try {
@@ -44,7 +50,7 @@ TEST(weights_load_every_type_in_both_compute_types) {
         const TensorsFile file(tensors, padding);
         const auto weights = Weights::load(tiny.config, {file.path()}, bfloat16, Cancel());
         CHECK(weights->shapes().size() == tensors.size());
-        const Network n = weights->resolve(nullptr);
+        const Network n = resolved(*weights, nullptr);
         CHECK(!n.trains_base && n.layers.size() == 2);
         const auto check = [&](const Weight& w, const char* name, DType expected_type) {
           const auto at = std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.name == name; });
@@ -190,7 +196,7 @@ TEST(weights_tied_are_found_under_either_name) {
     if (t.name == "model.embed_tokens.weight") t.name = "lm_head.weight";
   const TensorsFile file(tensors);
   const auto weights = Weights::load(tiny.config, {file.path()}, false, Cancel());
-  const Network n = weights->resolve(nullptr);
+  const Network n = resolved(*weights, nullptr);
   CHECK(n.embedding.data && n.embedding.data == n.head.data);
 }
 
@@ -199,11 +205,11 @@ TEST(weights_of_a_bank_must_fit_too) {
     Tiny tiny(TinyOptions{});
     tiny.weights[name] = tiny.adapters[0][0].a;
     const Bank bank = tiny.bank();
-    CHECK_THROWS("BAD_SHAPE", name, Weights::none(tiny.config)->resolve(&bank));
+    CHECK_THROWS("BAD_SHAPE", name, resolved(*Weights::none(tiny.config), &bank));
     tiny.weights.erase(name);
     const Bank without = tiny.bank();
-    if (std::string(name).find("bias") != std::string::npos) CHECK(!Weights::none(tiny.config)->resolve(&without).layers[0].linear[kQ].bias);
-    else CHECK_THROWS("NOT_FOUND", name, Weights::none(tiny.config)->resolve(&without));
+    if (std::string(name).find("bias") != std::string::npos) CHECK(!resolved(*Weights::none(tiny.config), &without).layers[0].linear[kQ].bias);
+    else CHECK_THROWS("NOT_FOUND", name, resolved(*Weights::none(tiny.config), &without));
   }
 }
 

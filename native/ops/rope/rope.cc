@@ -41,7 +41,7 @@ void norm_back(float* d, const float* x, const float* weight, float rstd, int64_
 }
 
 template <class T>
-void forward(const RopeShape& s, const RopeTable& table, float* out, const T* raw, const int32_t* positions, int64_t r0, int64_t r1) {
+void forward(const RopeShape& s, const RopeView& table, float* out, const T* raw, const int32_t* positions, int64_t r0, int64_t r1) {
   const int64_t width = (s.heads + 2 * s.kv_heads) * s.head_dim, half = s.head_dim / 2;
   for (int64_t r = r0; r < r1; ++r) {
     float* row = out + r * width;
@@ -58,7 +58,7 @@ void forward(const RopeShape& s, const RopeTable& table, float* out, const T* ra
 }
 
 template <class T>
-void backward(const RopeShape& s, const RopeTable& table, float* d, const T* raw, const int32_t* positions, int64_t r0, int64_t r1) {
+void backward(const RopeShape& s, const RopeView& table, float* d, const T* raw, const int32_t* positions, int64_t r0, int64_t r1) {
   const int64_t width = (s.heads + 2 * s.kv_heads) * s.head_dim, half = s.head_dim / 2;
   std::vector<float> x(size_t(s.head_dim));
   for (int64_t r = r0; r < r1; ++r)
@@ -74,7 +74,7 @@ void backward(const RopeShape& s, const RopeTable& table, float* d, const T* raw
 
 // Before the rotation is undone d is the gradient after it, so the weights' part goes first, on a copy of each head.
 template <class T>
-void weights(const RopeShape& s, const RopeTable& table, const float* d, const T* raw, const int32_t* positions, int64_t rows, float* dq, float* dk) {
+void weights(const RopeShape& s, const RopeView& table, const float* d, const T* raw, const int32_t* positions, int64_t rows, float* dq, float* dk) {
   const int64_t width = (s.heads + 2 * s.kv_heads) * s.head_dim, n = s.head_dim;
   std::vector<float> x(static_cast<size_t>(n)), g(static_cast<size_t>(n));
   for (int64_t r = 0; r < rows; ++r)
@@ -91,8 +91,8 @@ void weights(const RopeShape& s, const RopeTable& table, const float* d, const T
 
 }  // namespace
 
-void RopeTable::reserve(int64_t positions, const double* inverse_frequencies, int64_t half, double factor) {
-  if (positions <= positions_ && half == half_) return;
+bool RopeTable::reserve(int64_t positions, const double* inverse_frequencies, int64_t half, double factor) {
+  if (positions <= positions_ && half == half_) return false;
   half_ = half;
   values_.resize(size_t(positions * 2 * half));
   for (int64_t p = 0; p < positions; ++p)
@@ -102,16 +102,17 @@ void RopeTable::reserve(int64_t positions, const double* inverse_frequencies, in
       values_[size_t(p * 2 * half + half + i)] = float(std::sin(double(angle)) * factor);
     }
   positions_ = positions;
+  return true;
 }
 
-void rope(Context& context, const RopeShape& shape, const RopeTable& table, int storage, float* out, const void* raw, const int32_t* positions, int64_t rows) {
+void rope(Context& context, const RopeShape& shape, const RopeView& table, int storage, float* out, const void* raw, const int32_t* positions, int64_t rows) {
   context.pool.ranges(rows, 16, [&](int64_t r0, int64_t r1, int) {
     if (storage == kF32) forward(shape, table, out, static_cast<const float*>(raw), positions, r0, r1);
     else forward(shape, table, out, static_cast<const bf16*>(raw), positions, r0, r1);
   });
 }
 
-void rope_backward(Context& context, const RopeShape& shape, const RopeTable& table, int storage, float* d, const void* raw,
+void rope_backward(Context& context, const RopeShape& shape, const RopeView& table, int storage, float* d, const void* raw,
                    const int32_t* positions, int64_t rows, float* dq_norm, float* dk_norm) {
   if (dq_norm || dk_norm) {
     if (storage == kF32) weights(shape, table, d, static_cast<const float*>(raw), positions, rows, dq_norm, dk_norm);

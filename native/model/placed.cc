@@ -1,0 +1,110 @@
+#include "placed.h"
+
+#include <algorithm>
+
+namespace pluralign {
+
+PlacedPlan::PlacedPlan(const Device& device, Plan p) : plan(std::move(p)), device_(device) {
+  for (const PlanSegment& s : plan.segments) {
+    nodes_.push_back({s.row, s.rows, s.prefix, int64_t(spans_.size()), int64_t(s.path.size())});
+    for (const PathSpan& span : s.path) spans_.push_back({span.row, span.rows});
+  }
+  for (const AdapterRun& r : plan.runs) runs_.push_back({r.row, r.rows, r.adapter, 0});
+  for (const std::vector<int>& tree : plan.trees) {
+    tree_starts_.push_back(int32_t(tree_nodes_.size()));
+    tree_nodes_.insert(tree_nodes_.end(), tree.begin(), tree.end());
+  }
+  tree_starts_.push_back(int32_t(tree_nodes_.size()));
+  arrays_ = {plan.rows, int64_t(nodes_.size()), int64_t(spans_.size()), int64_t(plan.trees.size()), int64_t(runs_.size()), plan.readouts, plan.longest,
+             plan.tokens.data(), plan.positions.data(), plan.row_keys.data(), nodes_.data(), spans_.data(), tree_starts_.data(), tree_nodes_.data(), runs_.data(),
+             plan.read_rows.data(), plan.targets.data()};
+  handle_ = device_.make_plan(arrays_);
+}
+
+PlacedBank::PlacedBank(const Device& device, const Bank& bank) : device_(device), bank_(bank) {
+  if (device.on_cpu()) {
+    parameters_ = bank.parameters();
+    gradients_ = bank.gradients();
+  } else {
+    parameters_ = parameters_buffer_.as<float>(device, bank.size());
+    gradients_ = gradients_buffer_.as<float>(device, bank.size());
+  }
+  modules_ = host_modules_ = bank.modules().data();
+  for (int a = 0; a < bank.adapters(); ++a) {
+    const int head = bank.reward_head(a);
+    own_heads_.push_back(head < 0 ? nullptr : values(head));
+    own_dheads_.push_back(head < 0 ? nullptr : gradient(head));
+  }
+  heads_ = own_heads_.data();
+  dheads_ = own_dheads_.data();
+  if (device.on_cpu()) return;
+  const auto move = [&](auto* from, auto* base, auto* to) { return from ? to + (from - base) : nullptr; };
+  for (LoraModule m : bank.modules()) {
+    m.a = move(m.a, bank.parameters(), parameters_);
+    m.b = move(m.b, bank.parameters(), parameters_);
+    m.core = move(m.core, bank.parameters(), parameters_);
+    m.da = move(m.da, bank.gradients(), gradients_);
+    m.db = move(m.db, bank.gradients(), gradients_);
+    m.dcore = move(m.dcore, bank.gradients(), gradients_);
+    m.b_panels = nullptr;
+    moved_modules_.push_back(m);
+  }
+  host_modules_ = moved_modules_.data();
+  auto* on_device = modules_buffer_.as<LoraModule>(device, int64_t(moved_modules_.size()));
+  device.upload(on_device, moved_modules_.data(), moved_modules_.size() * sizeof(LoraModule));
+  modules_ = on_device;
+  const size_t n = own_heads_.size();
+  auto* heads = heads_buffer_.as<float*>(device, int64_t(2 * n));
+  device.upload(heads, own_heads_.data(), n * sizeof(float*));
+  device.upload(heads + n, own_dheads_.data(), n * sizeof(float*));
+  heads_ = heads;
+  dheads_ = heads + n;
+}
+
+// Of the flat buffer, ascending, neighbours joined.
+std::vector<PlacedBank::Stretch> PlacedBank::stretches(const std::vector<AdapterRun>& runs) const {
+  std::vector<int> wanted;
+  for (const auto& [name, factor] : bank_.weights()) wanted.push_back(factor);
+  std::vector<int> adapters;
+  for (const AdapterRun& r : runs)
+    if (r.adapter >= 0) adapters.push_back(r.adapter);
+  std::sort(adapters.begin(), adapters.end());
+  adapters.erase(std::unique(adapters.begin(), adapters.end()), adapters.end());
+  for (int a : adapters) {
+    if (bank_.reward_head(a) >= 0) wanted.push_back(bank_.reward_head(a));
+    for (const ModuleSpec& s : bank_.specs(a))
+      for (int factor : {s.a, s.b, s.core})
+        if (factor >= 0) wanted.push_back(factor);
+  }
+  std::vector<Stretch> all, joined;
+  for (int f : wanted) all.push_back({bank_.factor(f).offset, bank_.factor(f).offset + bank_.factor(f).rows * bank_.factor(f).cols});
+  std::sort(all.begin(), all.end(), [](const Stretch& a, const Stretch& b) { return a.begin < b.begin; });
+  for (const Stretch& s : all) {
+    if (joined.empty() || s.begin > joined.back().end) joined.push_back(s);
+    else joined.back().end = std::max(joined.back().end, s.end);
+  }
+  return joined;
+}
+
+void PlacedBank::bring(const std::vector<AdapterRun>& runs) {
+  if (device_.on_cpu()) return;
+  for (const Stretch& s : stretches(runs)) device_.upload(parameters_ + s.begin, bank_.parameters() + s.begin, size_t(s.end - s.begin) * 4);
+}
+
+void PlacedBank::clear_gradients(const std::vector<AdapterRun>& runs) {
+  if (device_.on_cpu()) return;
+  for (const Stretch& s : stretches(runs)) device_.zero(gradients_ + s.begin, size_t(s.end - s.begin) * 4);
+}
+
+void PlacedBank::send_gradients(const std::vector<AdapterRun>& runs) {
+  if (device_.on_cpu()) return;
+  for (const Stretch& s : stretches(runs)) {
+    const int64_t n = s.end - s.begin;
+    arriving_.resize(size_t(n));
+    device_.fetch(arriving_.data(), gradients_ + s.begin, size_t(n) * 4);
+    float* to = bank_.gradients() + s.begin;
+    for (int64_t i = 0; i < n; ++i) to[i] += arriving_[size_t(i)];
+  }
+}
+
+}  // namespace pluralign
