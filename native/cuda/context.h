@@ -86,6 +86,7 @@ namespace pluralign::cuda {
 
 using device::Context;
 using device::Plan;
+using device::PlanArrays;
 
 inline int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 // A grid in x; the largest there is has 2³¹ - 1 blocks.
