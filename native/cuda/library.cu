@@ -174,6 +174,8 @@ const Table& table() {
     t.reward = call<cuda::reward, RewardCall>;
     t.reward_backward = call<cuda::reward_backward, RewardCall>;
     t.adamw = call<cuda::adamw, AdamWCall>;
+    t.attention = call<cuda::attention, AttentionCall>;
+    t.attention_backward = call<cuda::attention_backward, AttentionBackwardCall>;
     return t;
   }();
   return made;
