@@ -225,8 +225,8 @@ describe('a run', () => {
   it.each(['dpo', 'frozen', 'full', 'reward', 'fullReward'])('%s is evaluated as it was in training', async (name) => {
     const data = name.toLowerCase().includes('reward') ? reward.prefs : f.prefs;
     const found = await json('eval', '--run', runs[name].output, '--data', data);
-    const { overall, annotators, worst } = runs[name].summary.eval!;
-    expect(found).toEqual({ overall, annotators, worst });
+    const { overall, annotators, worst, reliability } = runs[name].summary.eval!;
+    expect(found).toEqual({ overall, annotators, worst, reliability });
     expect(Object.keys(found.overall)).toEqual(
       expect.arrayContaining(['rows', 'accuracy', 'margin', 'log_likelihood', 'ece', 'brier']),
     );

@@ -258,9 +258,19 @@ describe('rounds', () => {
     for (const round of [0, 1]) {
       const rows = Array.from({ length: r.batches(round) }, (_, b) => [...r.batch(round, b)]).flat();
       expect(rows.every((row) => r.foldOf(row) !== round)).toBe(true);
-      expect(rows).toHaveLength(round === 0 ? 3 : 4);
+      expect(rows).toHaveLength(round === 0 ? 4 : 3);
     }
-    expect([...annotators.of.keys()].map((row) => r.foldOf(row))).toEqual([0, 1, 0, 1, 0, 1, 0]);
+    expect([...annotators.of.keys()].map((row) => r.foldOf(row))).toEqual([0, 1, 0, 1, 1, 0, 1]);
+  });
+
+  it('spread annotators of one row over the folds', () => {
+    const single = {
+      names: ['a', 'b', 'c', 'd', 'e'],
+      of: Int32Array.of(0, 1, 2, 3, 4),
+      votes: Int32Array.of(1, 1, 1, 1, 1),
+    };
+    const r = new Rounds(single, { folds: 3, m_epochs: 1, rounds: 4, restart: false }, train as never);
+    expect([0, 1, 2, 3, 4].map((row) => r.foldOf(row))).toEqual([0, 1, 2, 0, 1]);
   });
 
   it('the rate falls over the run, or with restarts over each round', () => {

@@ -236,7 +236,8 @@ describe('adapt', () => {
 
   it('draws voters by taste, how reliable rewards are and who is hardest, in the report', async () => {
     await run('low-rank', 'drawn', { rank: 2 });
-    const features = JSON.parse(readFileSync(join(output('drawn'), 'features.json'), 'utf8'));
+    const features = JSON.parse(readFileSync(join(output('drawn'), 'voters.json'), 'utf8'));
+    expect(features.kind).toBe('items');
     expect(features.map.voters).toHaveLength(20);
     // Tastes of either sign along one direction: the sides of the first axis are the groups, and it holds nearly all.
     const sides = population.map(({ size }, u) => Math.sign(size) * Math.sign(features.map.voters[u].x));
@@ -245,7 +246,10 @@ describe('adapt', () => {
     const liked = (ids: string[]) => ids.reduce((sum, id) => sum + reward(Number(id.slice(1)), sides[0]), 0);
     expect(liked(features.map.axes[0].high)).toBeGreaterThan(0);
     expect(liked(features.map.axes[0].low)).toBeLessThan(0);
-    expect(features.reliability.length).toBeGreaterThan(3);
+    const { eval: judged } = JSON.parse(readFileSync(join(output('drawn'), 'summary.json'), 'utf8'));
+    expect(judged.reliability.length).toBeGreaterThan(3);
+    const pairs = judged.reliability.reduce((sum: number, bin: { rows: number }) => sum + bin.rows, 0);
+    expect(pairs).toBe(readFileSync(held, 'utf8').match(/"chosen"/g)!.length);
     const page = readFileSync(join(output('drawn'), 'report.html'), 'utf8');
     for (const title of ['Voters by taste', 'Reliability', 'Hardest voters', 'Rewards by annotator']) {
       expect(page).toContain(title);

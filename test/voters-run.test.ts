@@ -53,6 +53,29 @@ describe('population.safetensors', () => {
     expect(() => population.require(' two')).toThrow(/did you mean "two"/);
   });
 
+  it('is drawn on a plane: of three voters the distances are those of their factors', () => {
+    const { kind, map } = JSON.parse(readFileSync(join(runs.reward.output, 'voters.json'), 'utf8'));
+    expect([kind, map.of]).toEqual(['adapters', 3]);
+    const population = AdapterPopulation.open(join(runs.reward.output, 'population.safetensors'));
+    const own = map.voters.map(({ name }: { name: string }) => population.own(population.index.get(name)!));
+    const flat = (u: number) => [...(own[u] as Iterable<number>)];
+    for (const [a, b] of [
+      [0, 1],
+      [0, 2],
+      [1, 2],
+    ]) {
+      const apart = Math.hypot(...flat(a).map((x, i) => x - flat(b)[i]));
+      const drawn = Math.hypot(map.voters[a].x - map.voters[b].x, map.voters[a].y - map.voters[b].y);
+      expect(apart).toBeGreaterThan(0);
+      expect(drawn / apart).toBeCloseTo(1, 2);
+    }
+    expect(map.axes[0].share + map.axes[1].share).toBeCloseTo(1, 6);
+    expect(map.axes[0].share).toBeGreaterThan(0.5);
+    const page = readFileSync(join(runs.reward.output, 'report.html'), 'utf8');
+    for (const title of ['Voters by their factors', 'Reliability', 'Hardest voters']) expect(page).toContain(title);
+    expect(page).toMatch(/the longer answer in \d+ % of \d+ choices/);
+  });
+
   it('that is damaged is refused', () => {
     const good = readFileSync(join(runs.reward.output, 'population.safetensors'));
     const bad = (from: string, to: string) => {

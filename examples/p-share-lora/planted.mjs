@@ -1,4 +1,5 @@
-// Planted voters: rewards linear in d features, w_u = V z_u with V [d, k] orthonormal and z_u standard normal.
+// Planted voters: rewards linear in d features, w_u = V z_u with V [d, k] orthonormal and z_u standard normal; or ⟨V Z_u, Φ⟩
+// for items that are matrices Φ [d, columns], kept column by column, with Z_u [k, columns].
 import { featureModel, fitLinear, itemTable, votesByAnnotator } from 'pluralign';
 
 /** sfc32, seeded; uniform in [0, 1) and standard normal. */
@@ -35,9 +36,23 @@ function orthonormal(random, d, k) {
   return v;
 }
 
-/** `voters`: different, or identical (all have the first one's tastes). Each casts `pairs` votes, and `held` more. */
-export function plant({ N = 200, d = 64, k = 4, pairs = 40, held = 10, items = 1000, seed = 0, voters = 'different' }) {
+/**
+ * `voters`: different, or identical (all have the first one's tastes). Each casts `pairs` votes, and `held` more. The
+ * world's `d` counts all features of an item, `wide` those of a column.
+ */
+export function plant({
+  N = 200,
+  d: wide = 64,
+  k = 4,
+  columns = 1,
+  pairs = 40,
+  held = 10,
+  items = 1000,
+  seed = 0,
+  voters = 'different',
+}) {
   const random = generator(seed + 1);
+  const d = wide * columns;
   const features = Float32Array.from({ length: items * d }, random.normal);
   const table = itemTable(
     'planted',
@@ -45,14 +60,17 @@ export function plant({ N = 200, d = 64, k = 4, pairs = 40, held = 10, items = 1
     features,
     d,
   );
-  const V = orthonormal(random, d, k);
+  const V = orthonormal(random, wide, k);
   // ‖w_u‖ is 2 on average whatever the rank.
-  const size = 2 / Math.sqrt(k);
+  const size = 2 / Math.sqrt(k * columns);
   const W = new Float64Array(N * d);
-  const first = Array.from({ length: k }, random.normal);
+  const first = Array.from({ length: k * columns }, random.normal);
   for (let u = 0; u < N; u++) {
-    const z = voters === 'identical' ? first : Array.from({ length: k }, random.normal);
-    for (let j = 0; j < d; j++) for (let c = 0; c < k; c++) W[u * d + j] += size * V[j * k + c] * z[c];
+    const z = voters === 'identical' ? first : Array.from({ length: k * columns }, random.normal);
+    for (let j = 0; j < d; j++) {
+      const [column, row] = [Math.floor(j / wide), j % wide];
+      for (let c = 0; c < k; c++) W[u * d + j] += size * V[row * k + c] * z[column * k + c];
+    }
   }
   const cast = (each) => {
     const m = N * each;
@@ -76,12 +94,16 @@ export function plant({ N = 200, d = 64, k = 4, pairs = 40, held = 10, items = 1
     }
     return votes;
   };
-  return { table, V, W, N, d, k, votes: cast(pairs), held: cast(held) };
+  return { table, V, W, N, d, wide, columns, k, votes: cast(pairs), held: cast(held) };
 }
 
 /** Fits a model; returns everyone's weights [N, d] (and the shared factor, where there is one). */
-export async function fit({ table, votes, N, d }, model, { rank = 4, l2 = 1, residual = l2, seed = 0 } = {}) {
-  const made = featureModel(model, d, rank);
+export async function fit(
+  { table, votes, N, d, wide, columns },
+  model,
+  { rank = 4, l2 = 1, residual = l2, seed = 0 } = {},
+) {
+  const made = featureModel(model, d, rank, columns);
   const { parameters } = await made.fit(table, votes, { model, rank, l2, residual, seed });
   const weights = new Float64Array(N * d);
   const c = new Float64Array(made.k);
@@ -89,21 +111,25 @@ export async function fit({ table, votes, N, d }, model, { rank = 4, l2 = 1, res
     made.user(parameters.shared, parameters.own.subarray(u * made.own, (u + 1) * made.own), c);
     weights.set(made.weights(parameters.shared, c), u * d);
   }
-  return { weights, factor: parameters.shared.slice(0, d * Math.min(rank, d)) };
+  return { weights, factor: parameters.shared.slice(0, wide * Math.min(rank, wide)) };
 }
 
 /** As the shared model, but the subspace is the true one: what no method can know. */
-export function oracle({ table, votes, V, N, d, k }, l2 = 1) {
-  const points = new Float64Array(table.n * k);
-  for (let i = 0; i < table.n; i++) {
-    for (let j = 0; j < d; j++)
-      for (let c = 0; c < k; c++) points[i * k + c] += table.features[i * d + j] * V[j * k + c];
+export function oracle({ table, votes, V, N, d, wide, columns, k }, l2 = 1) {
+  const own = k * columns;
+  const points = new Float64Array(table.n * own);
+  for (let i = 0; i < table.n * columns; i++) {
+    for (let j = 0; j < wide; j++)
+      for (let c = 0; c < k; c++) points[i * k + c] += table.features[i * wide + j] * V[j * k + c];
   }
   const by = votesByAnnotator(votes);
   const weights = new Float64Array(N * d);
   for (let u = 0; u < N; u++) {
-    const { z } = fitLinear({ votes, which: by.votes.subarray(by.offsets[u], by.offsets[u + 1]), points, k, l2 });
-    for (let j = 0; j < d; j++) for (let c = 0; c < k; c++) weights[u * d + j] += V[j * k + c] * z[c];
+    const { z } = fitLinear({ votes, which: by.votes.subarray(by.offsets[u], by.offsets[u + 1]), points, k: own, l2 });
+    for (let j = 0; j < d; j++) {
+      const [column, row] = [Math.floor(j / wide), j % wide];
+      for (let c = 0; c < k; c++) weights[u * d + j] += V[row * k + c] * z[column * k + c];
+    }
   }
   return { weights, factor: V };
 }
@@ -146,7 +172,7 @@ export async function chosen(world, settings) {
 }
 
 /** ‖(I − V Vᵀ) V̂‖_F: the distance between two subspaces of one rank. */
-export function subspaceDistance({ V, d, k }, factor) {
+export function subspaceDistance({ V, wide: d, k }, factor) {
   let inside = 0;
   for (let a = 0; a < k; a++) {
     for (let b = 0; b < k; b++) {

@@ -47,7 +47,7 @@ export function voterReport(groups: readonly Group[]): VoterReport {
 }
 
 /** Every couple that the row orders: the ranked before all that are ranked after them or not at all. */
-function* orderedPairs(group: Group): Generator<[number, number]> {
+export function* orderedPairs(group: Group): Generator<[number, number]> {
   const ranking = group.ranking ?? [];
   const rest = new Set(group.completions.keys());
   for (const first of ranking) {

@@ -1,5 +1,6 @@
 import type { RowOutcome } from '../methods/objective.js';
 import { worstDecile } from './bootstrap.js';
+import { type ReliabilityBin, reliability } from './reliability.js';
 
 // Types, not interfaces: a printer may take them as records.
 export type PreferenceMetrics = {
@@ -34,6 +35,8 @@ export type Evaluation = {
   groups?: Record<string, PreferenceMetrics>;
   /** Votes of annotators with an adapter of their own (seen) and of others, whom the generic one judges (unseen). */
   voters?: Record<string, PreferenceMetrics>;
+  /** Of decided pairs, by how sure the rewards are of them. */
+  reliability?: ReliabilityBin[];
   /** The annotator with the lowest accuracy. */
   worst?: { annotator: string } & PreferenceMetrics;
 };
@@ -112,6 +115,7 @@ export function summarise(
   const annotators = grouped(rows, (r) => r.group.annotator);
   const groups = grouped(rows, (r) => r.group.group);
   const out: Evaluation = { overall, annotators };
+  if (pairs.length > 0) out.reliability = reliability(pairs.map((r) => r.margin));
   if (Object.keys(groups).length > 0) out.groups = groups;
   if (known) {
     const voters = grouped(rows, ({ group: { annotator } }) =>

@@ -11,3 +11,25 @@ export function expectedCalibrationError(confidence: readonly number[], right: r
   });
   return sums.reduce((sum, bin) => sum + Math.abs(bin.confidence - bin.right), 0) / Math.max(1, confidence.length);
 }
+
+/** Of ten equal bins of confidence max(p, 1 − p): pairs, mean confidence, share that the reward orders right. */
+export interface ReliabilityBin {
+  rows: number;
+  confidence: number;
+  accuracy: number;
+}
+
+/** @param margins reward of the choice minus that of the other, of decided pairs */
+export function reliability(margins: readonly number[]): ReliabilityBin[] {
+  const bins = Array.from({ length: 10 }, () => ({ rows: 0, confidence: 0, accuracy: 0 }));
+  for (const margin of margins) {
+    const confidence = 1 / (1 + Math.exp(-Math.abs(margin)));
+    const bin = bins[Math.min(9, Math.floor((confidence - 0.5) * 20))];
+    bin.rows++;
+    bin.confidence += confidence;
+    bin.accuracy += margin > 0 ? 1 : 0;
+  }
+  return bins
+    .filter((bin) => bin.rows > 0)
+    .map(({ rows, confidence, accuracy }) => ({ rows, confidence: confidence / rows, accuracy: accuracy / rows }));
+}

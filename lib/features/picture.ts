@@ -1,23 +1,7 @@
+import { along, every, principal, round, type TasteAxis, type VoterMap } from '../evaluation/plane.js';
 import type { ItemTable } from './items.js';
 import { cholesky } from './linalg.js';
 import type { Population } from './population.js';
-
-/** A direction in which voters differ, and what is liked at its two ends. */
-export interface TasteAxis {
-  /** Share of the spread of all rewards that it holds. */
-  share: number;
-  /** Names of the items that voters at the low and at the high end like most, against the others. */
-  low: string[];
-  high: string[];
-}
-
-export interface VoterMap {
-  /** Where voters stand; what is between two of them is how much their rewards differ. */
-  voters: { name: string; x: number; y: number }[];
-  /** Voters in all, where not all are shown. */
-  of: number;
-  axes: TasteAxis[];
-}
 
 const mostVoters = 2000;
 const mostItems = 1000;
@@ -65,7 +49,6 @@ export function voterMap(population: Population, table: ItemTable): VoterMap | n
   if (!(spread > 1e-18)) return null;
   const first = principal(places, []);
   const second = k > 1 ? principal(places, [first]) : new Float64Array(k);
-  const along = (place: Float64Array, axis: Float64Array) => place.reduce((sum, x, c) => sum + x * axis[c], 0);
   const axes = (k > 1 ? [first, second] : [first]).map((axis): TasteAxis => {
     // Where a voter stands by a along the axis, the reward of item i is moved by a · p_i · L⁻ᵀ axis.
     const z = backSolve(l, axis, k);
@@ -79,7 +62,6 @@ export function voterMap(population: Population, table: ItemTable): VoterMap | n
       high: names(scores.slice(-named).reverse()),
     };
   });
-  const round = (x: number) => Number(x.toPrecision(4));
   return {
     voters: shown.map((u, i) => ({
       name: population.annotators[u],
@@ -91,38 +73,6 @@ export function voterMap(population: Population, table: ItemTable): VoterMap | n
   };
 }
 
-/** At most `most` of 0 … n − 1, evenly spread. */
-function every(n: number, most: number): number[] {
-  const count = Math.min(n, most);
-  return Array.from({ length: count }, (_, i) => Math.floor((i * n) / count));
-}
-
-/** The direction of most spread that is orthogonal to those given, by power iteration; its sign makes its largest part positive. */
-function principal(places: Float64Array[], before: Float64Array[]): Float64Array {
-  const k = places[0].length;
-  let axis = Float64Array.from({ length: k }, (_, c) => Math.cos(c + 1));
-  const tidy = () => {
-    for (const other of before) {
-      const inside = axis.reduce((sum, x, c) => sum + x * other[c], 0);
-      axis = axis.map((x, c) => x - inside * other[c]);
-    }
-    const size = Math.sqrt(axis.reduce((sum, x) => sum + x * x, 0));
-    if (size > 0) axis = axis.map((x) => x / size);
-  };
-  tidy();
-  for (let round = 0; round < 60; round++) {
-    const next = new Float64Array(k);
-    for (const place of places) {
-      const inside = place.reduce((sum, x, c) => sum + x * axis[c], 0);
-      for (let c = 0; c < k; c++) next[c] += inside * place[c];
-    }
-    axis = next;
-    tidy();
-  }
-  const largest = axis.reduce((top, x) => (Math.abs(x) > Math.abs(top) ? x : top), 0);
-  return largest < 0 ? axis.map((x) => -x) : axis;
-}
-
 /** Solves Lᵀ x = b. */
 function backSolve(l: Float64Array, b: Float64Array, k: number): Float64Array {
   const x = b.slice();
@@ -131,26 +81,4 @@ function backSolve(l: Float64Array, b: Float64Array, k: number): Float64Array {
     x[i] /= l[i * k + i];
   }
   return x;
-}
-
-/** Of ten equal bins of confidence max(p, 1 − p): pairs, mean confidence, share that the reward orders right. */
-export interface ReliabilityBin {
-  rows: number;
-  confidence: number;
-  accuracy: number;
-}
-
-/** @param margins reward of the choice minus that of the other, of decided pairs */
-export function reliability(margins: readonly number[]): ReliabilityBin[] {
-  const bins = Array.from({ length: 10 }, () => ({ rows: 0, confidence: 0, accuracy: 0 }));
-  for (const margin of margins) {
-    const confidence = 1 / (1 + Math.exp(-Math.abs(margin)));
-    const bin = bins[Math.min(9, Math.floor((confidence - 0.5) * 20))];
-    bin.rows++;
-    bin.confidence += confidence;
-    bin.accuracy += margin > 0 ? 1 : 0;
-  }
-  return bins
-    .filter((bin) => bin.rows > 0)
-    .map(({ rows, confidence, accuracy }) => ({ rows, confidence: confidence / rows, accuracy: accuracy / rows }));
 }

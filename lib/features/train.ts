@@ -6,10 +6,10 @@ import { PluralignError } from '../native/errors.js';
 import { openRunFolder } from '../training/run-folder.js';
 import type { TrainOptions, TrainSummary } from '../training/train.js';
 import { type FeatureData, featureData } from './data.js';
-import { evaluateVotes, outcomes } from './evaluate.js';
+import { evaluateVotes } from './evaluate.js';
 import { featureModel } from './models/index.js';
 import { useThreads } from './native.js';
-import { reliability, voterMap } from './picture.js';
+import { voterMap } from './picture.js';
 import { Population } from './population.js';
 import { isTie, likeliestNu, type Ties, withTies } from './ties.js';
 import { voteNotes, voteReport } from './voters.js';
@@ -69,17 +69,11 @@ export async function trainFeatures(config: ResolvedConfig, options: TrainOption
       paths: { run: folder.dir, model: populationPath(folder.dir) },
     };
     if (evaluation) summary.eval = evaluation;
-    const map = voterMap(population, data.table);
-    const features: Record<string, unknown> = map ? { map } : {};
-    if (data.eval && evaluation) {
-      // The same rows all under the reward of whoever is unknown: what is gained by knowing who votes.
-      if (own > 0) summary.eval_generic = evaluateVotes(data.eval, 0, scorer, population.ties);
-      const pairs = outcomes(data.eval, known, scorer).filter((row) => row.group.kind === 'pair' && !row.group.tie);
-      features.reliability = reliability(pairs.map((row) => row.margin));
-    }
+    // The same rows all under the reward of whoever is unknown: what is gained by knowing who votes.
+    if (data.eval && evaluation && own > 0) summary.eval_generic = evaluateVotes(data.eval, 0, scorer, population.ties);
     // Beside the summary, which `train --json` prints: the map has a place for thousands.
-    if (Object.keys(features).length > 0)
-      await writeFileAtomic(join(folder.dir, 'features.json'), JSON.stringify(features));
+    const voters = { kind: 'items', map: voterMap(population, data.table) };
+    await writeFileAtomic(join(folder.dir, 'voters.json'), JSON.stringify(voters));
     await folder.writeSummary(summary);
     const { writeReport } = await import('../report/index.js');
     await writeReport(folder.dir);

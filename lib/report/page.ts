@@ -4,8 +4,8 @@ import { aggregationSection } from './aggregation.js';
 import { annotatorSection } from './annotators.js';
 import { type Chart, makeCharts } from './charts.js';
 import { clientScript } from './client.js';
-import { featureSection } from './features.js';
 import { html, Markup, scriptJson } from './html.js';
+import { mapSection, reliabilitySection } from './map.js';
 import type { RunData } from './read.js';
 import { configSection, dataSection, groupSections, metricsSection, samplesSection, tiles } from './sections.js';
 import { soupsSections } from './soups.js';
@@ -62,8 +62,8 @@ ${chartGrid(charts.other, all)}</details></section>`;
 ${run.notes.map((note) => html`<p class="note">${note}</p>`)}</header>${tiles(run)}
 <section><h2>Training</h2>${training}</section>${evaluation}
 ${types}
-${annotatorSection(summary?.eval, summary?.eval_before)}${voterSection(summary?.eval, summary?.eval_generic, run.features ? 'reward' : 'adapter')}
-${featureSection(run.features, summary?.eval)}
+${annotatorSection(summary?.eval, summary?.eval_before)}${voterSection(summary?.eval, summary?.eval_generic, run.voters?.kind === 'items' ? 'reward' : 'adapter')}
+${mapSection(run.voters, summary?.eval)}${reliabilitySection(summary?.eval)}
 ${groupSections(others, summary?.eval_before)}
 ${aggregationSection(run.aggregation)}${soupsSections(run.soups)}${metricsSection(summary)}${samplesSection(summary)}
 <div class="two">${dataSection(summary)}${configSection(run.config)}</div>${other}

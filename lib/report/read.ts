@@ -3,6 +3,7 @@ import { readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { errnoOf, ioError } from '../base/files.js';
 import { readResponsibilities, responsibilitiesPath } from '../em/files.js';
+import type { VoterMap } from '../evaluation/plane.js';
 import { PluralignError } from '../native/errors.js';
 import type { SoupsResult } from '../soups/train.js';
 
@@ -45,6 +46,12 @@ export interface Aggregation {
   others: (PolicyRegrets & { name: string })[];
 }
 
+export interface VotersFile {
+  /** Rewards on features of items, or adapters. */
+  kind: 'items' | 'adapters';
+  map: VoterMap | null;
+}
+
 /** A run folder, read. */
 export interface RunData {
   dir: string;
@@ -58,8 +65,8 @@ export interface RunData {
   soups: SoupsResult | null;
   /** Of a run over types: each annotator's probability of each. */
   responsibilities: ReadonlyMap<string, readonly number[]> | null;
-  /** Of rewards on features: a map of the voters, and whether probabilities hold (features.json). */
-  features: unknown;
+  /** Of a run with something of every annotator's: what that is, and a map of them (voters.json). */
+  voters: VotersFile | null;
   /** Things a reader should know, in plain words. */
   notes: string[];
 }
@@ -112,12 +119,12 @@ export async function readRun(runDir: string): Promise<RunData> {
     throw new PluralignError('NOT_FOUND', `${runDir}: ${found ? 'not a folder' : 'not there'}; expected a run folder`);
   }
   const metricsFile = join(dir, 'metrics.jsonl');
-  const [metricsText, summaryText, config, aggregationText, featuresText] = await Promise.all([
+  const [metricsText, summaryText, config, aggregationText, votersText] = await Promise.all([
     readOptional(metricsFile),
     readOptional(join(dir, 'summary.json')),
     readOptional(join(dir, 'config.yaml')),
     readOptional(join(dir, 'aggregation.json')),
-    readOptional(join(dir, 'features.json')),
+    readOptional(join(dir, 'voters.json')),
   ]);
   if (metricsText === null) {
     throw new PluralignError('NOT_FOUND', `${metricsFile}: not there; expected the run folder that \`train\` wrote`);
@@ -144,6 +151,6 @@ export async function readRun(runDir: string): Promise<RunData> {
     : null;
   const soupsText = await readOptional(join(dir, 'soups.json'));
   const soups = soupsText === null ? null : (JSON.parse(soupsText) as SoupsResult);
-  const features = featuresText === null ? null : JSON.parse(featuresText);
-  return { dir, metrics, summary, config, aggregation, soups, responsibilities, features, notes };
+  const voters = votersText === null ? null : (JSON.parse(votersText) as VotersFile);
+  return { dir, metrics, summary, config, aggregation, soups, responsibilities, voters, notes };
 }

@@ -24,6 +24,7 @@ import { fingerprint, freshState, loadState, type RunState, saveState } from './
 import { evaluateGroups, lossStep, namedRows } from './step.js';
 import { EventWriter } from './tensorboard.js';
 import { withTieNu } from './ties.js';
+import { writeAdapterMap } from './voter-map.js';
 import { annotatorsOf, checkNamed, Voters } from './voters.js';
 
 export interface TrainOptions {
@@ -416,6 +417,7 @@ async function finish(run: Run, { own: evaluation, generic }: Awaited<ReturnType
   if (state.evalBefore) summary.eval_before = state.evalBefore as Evaluation;
   if (generic) summary.eval_generic = generic;
   if (run.tieNu !== null) summary.tie_nu = run.tieNu;
+  if (run.voters && !run.stopped) await writeAdapterMap(folder.dir, run.bank, run.voters.annotators, data.train);
   await folder.writeSummary(summary);
   const { writeReport } = await import('../report/index.js');
   await writeReport(folder.dir);

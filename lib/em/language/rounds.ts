@@ -13,8 +13,8 @@ export class Rounds {
     private readonly em: Pick<ResolvedEm, 'folds' | 'm_epochs' | 'rounds' | 'restart'>,
     private readonly train: ResolvedTrain,
   ) {
-    // An annotator's rows go to the folds in turn.
-    const next = new Int32Array(annotators.names.length);
+    // An annotator's rows go to the folds in turn, from another fold for the next annotator: many have one row.
+    const next = Int32Array.from(annotators.names, (_, u) => u % em.folds);
     this.#fold = Int32Array.from(annotators.of, (u) => next[u]++ % em.folds);
     const all = Int32Array.from(annotators.of, (_, row) => row);
     for (let fold = 0; fold < em.folds; fold++)

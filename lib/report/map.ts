@@ -1,7 +1,8 @@
-import type { ReliabilityBin, TasteAxis, VoterMap } from '../features/picture.js';
+import type { TasteAxis, VoterMap } from '../evaluation/plane.js';
+import type { ReliabilityBin } from '../evaluation/reliability.js';
 import { html, type Markup } from './html.js';
 import { formatPercent } from './numbers.js';
-import { type Evaluation, isRecord, type Metrics } from './read.js';
+import { type Evaluation, isRecord, type Metrics, type VotersFile } from './read.js';
 
 const side = 420;
 const margin = 30;
@@ -65,27 +66,36 @@ aria-label="Reliability: share of pairs ordered right over the stated confidence
 <text class="tick" x="${size / 2}" y="${size - 2}" text-anchor="middle">stated confidence</text></svg>`;
 }
 
-/** Of a run of rewards on features: who likes what, and whether its probabilities hold. */
-export function featureSection(features: unknown, own: Evaluation | undefined): Markup | null {
-  if (!isRecord(features)) return null;
-  const { map: drawn, reliability: bins } = features as { map?: VoterMap; reliability?: ReliabilityBin[] };
-  const some = drawn && drawn.voters.length < drawn.of ? `${drawn.voters.length} of ${drawn.of} voters` : 'All voters';
-  const voters =
-    drawn &&
-    html`<section><h2>Voters by taste</h2><p class="caption">${some} on the plane that holds most of how their rewards
-differ; the distance of two is how far their rewards are apart. Voters to one side like the items named for it more than
-others do. Pale: fewer than half of their held-out votes are met.</p><div class="two"><div>${map(drawn, own)}</div>
-<div class="scroll"><table><thead><tr><th scope="col">towards</th><th scope="col">items liked more</th>
+/** Who likes what: of rewards on features, or of what is everyone's own of an adapter. */
+export function mapSection(voters: VotersFile | null, own: Evaluation | undefined): Markup | null {
+  const drawn = voters?.map;
+  if (!drawn) return null;
+  const items = voters.kind === 'items';
+  const some = drawn.voters.length < drawn.of ? `${drawn.voters.length} of ${drawn.of} voters` : 'All voters';
+  const what = items
+    ? html`on the plane that holds most of how their rewards differ; the distance of two is how far their rewards are apart.
+Voters to one side like the items named for it more than others do.`
+    : html`on the plane that holds most of how their own factors differ, and what the third of them to each side chose in
+training.`;
+  return html`<section><h2>Voters ${items ? 'by taste' : 'by their factors'}</h2><p class="caption">${some} ${what}
+Pale: fewer than half of their held-out votes are met.</p><div class="two"><div>${map(drawn, own)}</div>
+<div class="scroll"><table><thead><tr><th scope="col">towards</th><th scope="col">${items ? 'items liked more' : 'prefer'}</th>
 <th scope="col">of the spread</th></tr></thead><tbody>${axisRows(drawn.axes)}</tbody></table></div></div></section>`;
-  const reliable =
-    bins &&
-    bins.length > 0 &&
-    html`<section><h2>Reliability</h2><p class="caption">Held-out pairs by how sure the rewards are of them: on the line,
+}
+
+/** Whether probabilities hold. */
+export function reliabilitySection(own: Evaluation | undefined): Markup | null {
+  const bins = own?.reliability;
+  if (!Array.isArray(bins) || bins.length === 0 || !bins.every(isBin)) return null;
+  const row = (bin: ReliabilityBin) =>
+    html`<tr><th scope="row">${formatPercent(bin.confidence)}</th><td>${formatPercent(bin.accuracy)}</td>
+<td>${bin.rows.toLocaleString('en-US')}</td></tr>`;
+  return html`<section><h2>Reliability</h2><p class="caption">Held-out pairs by how sure the rewards are of them: on the line,
 a probability is right as often as it says. Accuracy below one half is drawn at one half; an area for the pairs.</p>
 <div class="two"><div>${reliabilityChart(bins)}</div><div class="scroll"><table><thead><tr><th scope="col">stated confidence</th>
-<th scope="col">ordered right</th><th scope="col">pairs</th></tr></thead><tbody>${bins.map(
-      (bin) => html`<tr><th scope="row">${formatPercent(bin.confidence)}</th><td>${formatPercent(bin.accuracy)}</td>
-<td>${bin.rows.toLocaleString('en-US')}</td></tr>`,
-    )}</tbody></table></div></div></section>`;
-  return html`${voters}${reliable}`;
+<th scope="col">ordered right</th><th scope="col">pairs</th></tr></thead><tbody>${bins.map(row)}</tbody></table></div></div>
+</section>`;
 }
+
+const isBin = (bin: unknown): bin is ReliabilityBin =>
+  isRecord(bin) && [bin.rows, bin.confidence, bin.accuracy].every((value) => typeof value === 'number');
