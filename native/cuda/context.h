@@ -124,7 +124,7 @@ void adamw(Context&, const device::AdamWCall&);
 // ops/lora/cuda.cu: what adapters add to part `index` of a linear layer, after (backward: beside) the dense product. Forward
 // writes part.h and adds to part.y; backward adds to dx (where not null: its rows are there already) and to da, db, dcore of
 // every module on rows of the plan, which may share factors. With storage kBf16 operands may be rounded to bfloat16; h and
-// sums stay float32. Rows whose module has r = 0 are left alone. LoraModule: ops/lora/lora.h; b_panels is null.
+// sums stay float32. Rows whose module has r = 0 are left alone. LoraModule: ops/lora/lora.h.
 void lora(Context&, const device::LinearCall&, int index);
 void lora_backward(Context&, const device::LinearCall&, int index);
 

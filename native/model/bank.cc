@@ -71,33 +71,4 @@ void Bank::check(const ModelConfig& config) const {
                   (long long)config.hidden);
 }
 
-void Bank::pack_panels(Context& context, const std::vector<int>& adapters) const {
-  const int64_t nr = context.kernels.nr;
-  struct Piece {
-    LoraModule* module;
-    int64_t out, at;
-  };
-  std::vector<Piece> pieces;
-  int64_t total = 0;
-  for (int adapter : adapters) {
-    if (adapter < 0) continue;
-    for (const ModuleSpec& s : specs_[size_t(adapter)]) {
-      LoraModule& m = modules_[size_t(place(s.layer, s.target) + adapter)];
-      const int64_t out = factor(s.b).rows;
-      pieces.push_back({&m, out, total});
-      total += (out + nr - 1) / nr * nr * m.r;
-    }
-  }
-  float* panels = panels_.as<float>(total);
-  context.pool.run(int64_t(pieces.size()), [&](int64_t i, int) {
-    const Piece& p = pieces[size_t(i)];
-    context.kernels.pack_b(panels + p.at, p.module->b, DType::f32, p.out, p.module->r, p.module->r, 1);
-    p.module->b_panels = panels + p.at;
-  });
-}
-
-void Bank::release_panels() const {
-  for (LoraModule& m : modules_) m.b_panels = nullptr;
-}
-
 }  // namespace pluralign

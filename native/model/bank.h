@@ -53,10 +53,6 @@ class Bank {
   }
   // The bank on a device: the memory of JavaScript itself on the CPU, a copy elsewhere.
   PlacedBank& on(const Device& device) const;
-  // Packs B of these adapters for steps over few rows each, where packing costs more than the product. Holds until
-  // release_panels; no factor may change meanwhile.
-  void pack_panels(Context& context, const std::vector<int>& adapters) const;
-  void release_panels() const;
   int64_t largest_rank() const { return largest_rank_; }
   int64_t lowest_layer() const { return lowest_layer_; }  // of any module; layers count where there is none
   const Factor& factor(int index) const { return factors_[size_t(index)]; }
@@ -73,10 +69,9 @@ class Bank {
   int64_t size_;
   std::vector<Factor> factors_;
   std::vector<std::vector<ModuleSpec>> specs_;  // of each adapter
-  mutable std::vector<LoraModule> modules_;
+  std::vector<LoraModule> modules_;
   std::map<int64_t, int64_t> places_;  // by layer * kTargets + target
   mutable std::vector<std::unique_ptr<PlacedBank>> placed_;
-  mutable Buffer panels_;
   std::vector<int> reward_heads_;
   std::map<std::string, int> weights_;
   int64_t largest_rank_ = 0, lowest_layer_ = INT64_MAX;

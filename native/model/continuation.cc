@@ -38,6 +38,7 @@ struct Run {
   const ModelConfig& config;
   const Network& network;
   const PlacedBank* bank;
+  const PackedAdapters* packed;
   const KvCache& cache;
   const Cancel& cancel;
 
@@ -66,6 +67,7 @@ struct Run {
       const PlacedPlan placed(device, plan_of(some, read));
       const Plan& plan = placed.plan;
       Pass pass{device, network, bank, placed, 0, cancel};
+      pass.packed = packed;
       pass.cache = &cache;
       pass.slots = slots.data();
       decoder.forward(pass, false, false);
@@ -81,7 +83,7 @@ struct Run {
 
 }  // namespace
 
-std::vector<const float*> Model::next_logits(Context& context, const Network& network, const Bank* bank, const KvCache& cache,
+std::vector<const float*> Model::next_logits(Context& context, const Network& network, const Bank* bank, const PackedAdapters* packed, const KvCache& cache,
                                              const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel) {
   std::vector<size_t> order(parts.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -95,7 +97,7 @@ std::vector<const float*> Model::next_logits(Context& context, const Network& ne
     read[order[i]] = out + int64_t(i) * config_.vocabulary;
     rows += sorted.back().rows;
   }
-  const Run run{config_, network, bank ? &bank->on(context) : nullptr, cache, cancel};
+  const Run run{config_, network, bank ? &bank->on(context) : nullptr, packed, cache, cancel};
   const int64_t weights = weights_->elements(), threads = context.pool.size();
   const bool in_cache = weights * int64_t(free_.element()) <= kCacheBytes, few = double(weights) * double(rows) < kSerialProducts;
   if (threads == 1 || !in_cache || (int64_t(parts.size()) < threads && !few)) {

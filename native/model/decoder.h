@@ -5,6 +5,7 @@
 #include "base/cancel.h"
 #include "kv_cache.h"
 #include "ops/rope/rope.h"
+#include "packed_adapters.h"
 #include "placed.h"
 #include "weights.h"
 
@@ -20,6 +21,7 @@ struct Pass {
   const Cancel& cancel;
   const KvCache* cache = nullptr;  // with it, segment i of the plan continues slot `slots[i]` behind its prefix
   const int* slots = nullptr;
+  const PackedAdapters* packed = nullptr;  // the bank's, for a step of generation: few rows of each adapter, no gradient
 
   int64_t rows() const { return plan.plan.rows; }
 };
@@ -58,6 +60,8 @@ class Decoder {
   // Targets [first, last] share x [rows × in]; their outputs lie side by side in rows of ldy.
   device::LinearCall linear_call(const Pass& pass, int64_t layer, int first, int last, const void* x, const Saved& saved, int64_t ldy) const;
   void linears(const Pass& pass, int64_t layer, int first, int last, const void* x, Saved& saved, void* y, int64_t ldy, bool residual);
+  // The same where pass.packed is.
+  void step_linears(const Pass& pass, int64_t layer, int first, int last, const void* x, void* y, int64_t ldy, bool residual);
   void linears_backward(const Pass& pass, int64_t layer, int first, int last, const void* x, const Saved& saved, const float* dy, int64_t ldy, float* dx);
   void norm_backward(const Pass& pass, const Weight& weight, float* dx, const float* dy, const float* x, const float* rstd, int64_t rows, bool accumulate);
 
@@ -68,6 +72,8 @@ class Decoder {
   bool kept_ = false, checkpoint_ = false;
   std::vector<Saved> saved_;  // one for each layer; with checkpointing only their inputs
   Saved scratch_;             // of the layer in hand where nothing (else) is kept
+  std::vector<StepRange> steps_;  // of the linears in hand
+  Buffer addend_;
   DeviceBuffer rope_buffer_, x_, normed_, rotated_, act_, hidden_, read_, read_rstd_;
   DeviceBuffer dx_, dnormed_, drotated_, dattended_, dact_, dgate_up_, dread_;
 };

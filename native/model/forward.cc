@@ -33,6 +33,7 @@ device::LinearCall Decoder::linear_call(const Pass& pass, int64_t layer, int fir
 }
 
 void Decoder::linears(const Pass& pass, int64_t layer, int first, int last, const void* x, Saved& saved, void* y, int64_t ldy, bool residual) {
+  if (pass.packed) return step_linears(pass, layer, first, last, x, y, ldy, residual);
   device::LinearCall c = linear_call(pass, layer, first, last, x, saved, ldy);
   c.residual = residual;
   auto* at = static_cast<char*>(y);

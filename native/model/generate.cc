@@ -9,20 +9,12 @@
 #include "base/status.h"
 
 namespace pluralign {
-namespace {
-
-constexpr int64_t kPackedSteps = 8;     // a run of fewer steps does not earn back what packing adapters costs
-}  // namespace
 
 Network Model::prepare(Context& context, const Bank* bank, const Cancel& cancel) {
   check(bank);
   if (!bank || bank->weights().empty()) weights_->pack(context, cancel);
   const Device device(context);
   return weights_->resolve(device, bank ? &bank->on(device) : nullptr);
-}
-
-void Model::pack_adapters(Context& context, const Bank& bank, const std::vector<int>& adapters) const {
-  if (free_.storage() == kF32) bank.pack_panels(context, adapters);  // bfloat16 has panels of its own
 }
 
 void Generation::add(int64_t id, SequenceRequest request, int adapters) {
@@ -59,16 +51,12 @@ bool Generation::is_done(const Sequence& s) const {
   return s.written >= s.request.max_new_tokens || (s.written > 0 && std::find(stop_.begin(), stop_.end(), s.last) != stop_.end());
 }
 
-// Of running sequences, and of waiting ones as far as they may start soon.
-std::vector<int> Generation::adapters_in_use() const {
+void Generation::pack_adapters(const Model& model, Context& context, const Bank* bank) {
+  if (!bank || !packs_steps(context.kernels, model.storage())) return;
   std::set<int> in_use;
-  const auto take = [&](const Sequence& s) {
+  for (const Sequence& s : active_)
     for (const auto& m : s.request.members) in_use.insert(m.adapter);
-  };
-  for (const Sequence& s : active_) take(s);
-  int64_t rows = 0;
-  for (auto s = waiting_.begin(); s != waiting_.end() && rows < limits_.rows; ++s, ++rows) take(*s);
-  return {in_use.begin(), in_use.end()};
+  packed_.hold(context, config_, *bank, model.storage(), {in_use.begin(), in_use.end()});
 }
 
 // Opens waiting sequences in their order for as long as there is room.
@@ -109,7 +97,7 @@ Generation::Rows Generation::prefill(Model& model, Context& context, const Netwo
       mine.push_back(at->second);
     }
   }
-  const std::vector<const float*> read = model.next_logits(context, network, bank, cache_, parts, first_logits_, cancel);
+  const std::vector<const float*> read = model.next_logits(context, network, bank, nullptr, cache_, parts, first_logits_, cancel);
   Rows out;
   for (size_t i = 0; i < fresh.size(); ++i) {
     Sequence& s = active_[fresh[i]];
@@ -131,7 +119,8 @@ Generation::Rows Generation::step(Model& model, Context& context, const Network&
     for (size_t m = 0; m < s.slots.size(); ++m) parts.push_back({s.slots[m], s.request.members[m].adapter, &s.last, 1, s.fed});
     ++s.fed;
   }
-  const std::vector<const float*> read = model.next_logits(context, network, bank, cache_, parts, logits_, cancel);
+  const PackedAdapters* packed = bank && packs_steps(context.kernels, model.storage()) ? &packed_ : nullptr;
+  const std::vector<const float*> read = model.next_logits(context, network, bank, packed, cache_, parts, logits_, cancel);
   Rows out(running.size());
   auto next = read.begin();
   for (size_t i = 0; i < running.size(); ++i) {
@@ -176,11 +165,7 @@ void Generation::choose(Context& context, const std::vector<size_t>& which, cons
 std::vector<SequenceOutput> Generation::run(Model& model, Context& context, const Bank* bank, int64_t steps, const Cancel& cancel) {
   out_.clear();
   const Network network = model.prepare(context, bank, cancel);
-  struct Packed {
-    const Bank* bank;
-    ~Packed() { if (bank) bank->release_panels(); }
-  } packed{bank && steps >= kPackedSteps ? bank : nullptr};
-  if (packed.bank) model.pack_adapters(context, *bank, adapters_in_use());
+  pack_adapters(model, context, bank);
   for (Sequence& s : active_) s.output = SIZE_MAX;
   for (int64_t i = 0; i < steps; ++i) {
     cancel.check();
@@ -194,6 +179,7 @@ std::vector<SequenceOutput> Generation::run(Model& model, Context& context, cons
       out_.push_back({s.id, {}, {}, false});
     }
     std::erase_if(fresh, [&](size_t a) { return is_done(active_[a]); });
+    if (!fresh.empty()) pack_adapters(model, context, bank);
     if (!running.empty()) choose(context, running, step(model, context, network, bank, running, cancel));
     if (!fresh.empty()) choose(context, fresh, prefill(model, context, network, bank, fresh, cancel));
     for (Sequence& s : active_) {
@@ -203,6 +189,7 @@ std::vector<SequenceOutput> Generation::run(Model& model, Context& context, cons
     }
     std::erase_if(active_, [&](const Sequence& s) { return is_done(s); });
   }
+  if (left() == 0) packed_ = {};
   return std::move(out_);
 }
 

@@ -49,7 +49,7 @@ class Generation {
   int64_t left() const { return int64_t(active_.size() + waiting_.size()); }
 
   // At most `steps` tokens for each running sequence, admitting others as there is room; ends early when nothing is left.
-  // An error leaves the generation unusable.
+  // An error leaves the generation unusable. The bank's factors must not change as long as sequences are left.
   std::vector<SequenceOutput> run(Model& model, Context& context, const Bank* bank, int64_t steps, const Cancel& cancel);
 
  private:
@@ -69,12 +69,14 @@ class Generation {
   void admit(std::vector<size_t>& fresh);
   Rows prefill(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& fresh, const Cancel& cancel);
   Rows step(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel);
+  // Holds the adapters of running sequences as steps read them.
+  void pack_adapters(const Model& model, Context& context, const Bank* bank);
   void choose(Context& context, const std::vector<size_t>& which, const Rows& rows);
   bool is_done(const Sequence& sequence) const;
-  std::vector<int> adapters_in_use() const;
 
   ModelConfig config_;
   KvCache cache_;
+  PackedAdapters packed_;
   Limits limits_;
   std::vector<int32_t> stop_;
   std::deque<Sequence> waiting_;

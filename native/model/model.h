@@ -39,11 +39,11 @@ class Model {
                                              const GenerateRequest& request, const Cancel& cancel);
   // The weights of passes over few rows, packed once. What it gives holds for as long as the bank does.
   Network prepare(Context& context, const Bank* bank, const Cancel& cancel);
-  // Packs what steps over few rows of these adapters gain by, until bank.release_panels().
-  void pack_adapters(Context& context, const Bank& bank, const std::vector<int>& adapters) const;
-  // Runs rows that continue cached sequences and gives the logits behind each one's last row, which `logits` holds.
-  std::vector<const float*> next_logits(Context& context, const Network& network, const Bank* bank, const KvCache& cache,
+  // Runs rows that continue cached sequences and gives the logits behind each one's last row, which `logits` holds. `packed`:
+  // the parts' adapters, for steps (see Pass).
+  std::vector<const float*> next_logits(Context& context, const Network& network, const Bank* bank, const PackedAdapters* packed, const KvCache& cache,
                                         const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel);
+  int storage() const { return free_.storage(); }
   int64_t activation_bytes() const;
 
  private:

@@ -46,7 +46,6 @@ PlacedBank::PlacedBank(const Device& device, const Bank& bank) : device_(device)
     m.da = move(m.da, bank.gradients(), gradients_);
     m.db = move(m.db, bank.gradients(), gradients_);
     m.dcore = move(m.dcore, bank.gradients(), gradients_);
-    m.b_panels = nullptr;
     moved_modules_.push_back(m);
   }
   host_modules_ = moved_modules_.data();

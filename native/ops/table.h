@@ -39,6 +39,8 @@ struct Bf16Block {
   const float* bias;
   bool accumulate;
   float* stage;  // room for m rounded up to 32, times 32
+  const float* addend = nullptr;  // [m × n], added before C is rounded
+  int64_t ldadd = 0;
 };
 constexpr int64_t kBf16Panel = 16, kBf16K = 32, kBf16Rows = 32;
 
@@ -77,6 +79,14 @@ struct Kernels {
   // c(i, j) = Σ_p a[i · lda + p] b[j · ldb + p]
   void (*dots)(int64_t m, int64_t n, int64_t k, const void* a, DType a_type, int64_t lda, const float* b, int64_t ldb, float* c,
                int64_t ldc) = nullptr;
+
+  // lora: a step of generation in bfloat16, over factors packed as ops/lora/step.h says; null where the set has no such products.
+  // h [rows × r] = x Aᵀ, x in rows of ldx
+  void (*step_down)(int64_t rows, int64_t r, int64_t k, const bf16* x, int64_t ldx, const bf16* a, float* h) = nullptr;
+  // y [rows × n] (+)= h Bᵀ, h [rows × r rounded up to 2]
+  void (*step_up)(int64_t rows, int64_t n, int64_t r, const bf16* h, const bf16* b, float* y, int64_t ldy, bool accumulate) = nullptr;
+  void (*step_pack_a)(bf16* to, const float* a, int64_t r, int64_t k) = nullptr;
+  void (*step_pack_b)(bf16* to, const float* b, int64_t n, int64_t r) = nullptr;
 
   // norm: see ops/norm/norm.h
   void (*rmsnorm[2])(void* y, float* rstd, const float* x, const float* weight, int64_t rows, int64_t width, float eps) = {};

@@ -1,5 +1,5 @@
 // Low-rank products against float64, their gradients by central differences, and dropout.
-#include "ops/lora/lora.h"
+#include "ops/lora/step.h"
 
 #include "support.h"
 
@@ -218,4 +218,55 @@ TEST(lora_rows_do_not_depend_on_company_or_threads) {
       CHECK_BITS(isa_name(isa), dx_apart, dx);
     }
   }
+}
+
+TEST(lora_step_matches_float64) {
+  for (const auto& [in, out, r] : {std::tuple<int64_t, int64_t, int64_t>{33, 50, 3}, {1, 1, 1}, {64, 16, 8}, {100, 31, 9}, {31, 97, 12}, {576, 192, 8}})
+    for (int storage : {kF32, kBf16})
+      on_every_machine([&](Context& context) {
+        const Kernels& kr = context.kernels;
+        if (!packs_steps(kr, storage)) return;
+        Problem p(in, out, r, storage, 0.f, 5);
+        // Factors that bfloat16 holds, so that what is left is the rounding of x Aᵀ.
+        if (storage == kBf16)
+          for (float& v : p.values) v = to_float(to_bf16(v));
+        std::vector<Buffer> memory(2 * p.modules.size());
+        std::vector<StepModule> modules;
+        for (size_t i = 0; i < p.modules.size(); ++i) {
+          const LoraModule& m = p.modules[i];
+          const int64_t a_bytes = step_a_bytes(storage, r, in);
+          void *a = memory[2 * i].get(size_t(a_bytes + 1)), *b = memory[2 * i + 1].get(size_t(step_b_bytes(kr, storage, out, r)));
+          if (a_bytes > 0) pack_step_a(kr, a, m.a, r, in);
+          pack_step_b(kr, storage, b, m.b, out, r);
+          modules.push_back({&m, a_bytes > 0 ? a : m.a, b});
+        }
+        const auto ranges = [&](float* y) {
+          std::vector<StepRange> list;
+          for (const LoraRange& range : p.ranges) list.push_back({range.row, range.rows, &modules[size_t(range.module - p.modules.data())], out, y + range.row * p.ldy(), p.ldy()});
+          return list;
+        };
+        std::vector<float> y = p.y;
+        const std::vector<StepRange> all = ranges(y.data());
+        lora_step(context, storage, p.x.data(), in, all.data(), int64_t(all.size()), true);
+        const std::vector<double> expected = p.forward(p.x.values, doubles(p.values));
+        const double tolerance = storage == kF32 ? 1e-5 : 2e-3, room = tolerance * (std::sqrt(double(in * r)) + 10);
+        for (size_t i = 0; i < y.size(); ++i)
+          if (!CHECK_NEAR(y[i], expected[i], room)) return;
+        // In place of what was there: no row's bits depend on the rows beside it.
+        std::vector<float> together(y.size(), kNaN), apart(y.size(), kNaN);
+        const std::vector<StepRange> fresh = ranges(together.data());
+        lora_step(context, storage, p.x.data(), in, fresh.data(), int64_t(fresh.size()), false);
+        for (const StepRange& range : ranges(apart.data()))
+          for (int64_t i = 0; i < range.rows; ++i) {
+            const StepRange one{range.row + i, 1, range.module, out, range.y + i * p.ldy(), p.ldy()};
+            lora_step(context, storage, p.x.data(), in, &one, 1, false);
+          }
+        CHECK_BITS(name_of(context), apart, together);
+        for (const LoraRange& range : p.ranges)
+          for (int64_t i = 0; i < range.rows * out; ++i) {
+            const size_t at = size_t((range.row + i / out) * p.ldy() + i % out);
+            if (!CHECK_NEAR(double(together[at]) + double(p.y[at]), expected[at], room)) return;
+          }
+        lora_step(context, storage, nullptr, in, nullptr, 0, true);
+      });
 }

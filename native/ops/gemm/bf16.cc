@@ -38,7 +38,8 @@ void block(Context& context, int thread, const Bf16Product& p, int64_t m0, int64
     terms[count++] = {term.a + (begin - term.begin) / kBf16Panel * panel, term.b + n0 / kBf16Panel * panel, panel, panel, term.k, begin - m0, end - m0};
   }
   const Bf16Block b{m1 - m0, n1 - n0, terms, count, static_cast<char*>(p.c) + (m0 * p.ldc + n0) * int64_t(dtype_size(p.c_type)), p.c_type, p.ldc,
-                    p.alpha, p.bias ? p.bias + n0 : nullptr, p.accumulate, context.local[size_t(thread)].slot[1].as<float>(round_up(m1 - m0, kBf16Rows) * 32)};
+                    p.alpha, p.bias ? p.bias + n0 : nullptr, p.accumulate, context.local[size_t(thread)].slot[1].as<float>(round_up(m1 - m0, kBf16Rows) * 32),
+                    p.addend ? p.addend + m0 * p.ldadd + n0 : nullptr, p.ldadd};
   context.kernels.multiply_bf16(b);
 }
 

@@ -29,7 +29,7 @@ struct Bf16Term {
   int64_t k, begin, end;
 };
 
-// C[m × n] = alpha · Σ A B (+ bias) (+ C).
+// C[m × n] = alpha · Σ A B (+ bias) (+ addend) (+ C).
 struct Bf16Product {
   int64_t m, n;
   const Bf16Term* terms;
@@ -40,6 +40,8 @@ struct Bf16Product {
   float alpha = 1.f;
   const float* bias = nullptr;
   bool accumulate = false;
+  const float* addend = nullptr;  // [m × ldadd]
+  int64_t ldadd = 0;
 };
 // In one parallel region; products write apart. Sums run over terms and k in order, whatever m, n and threads.
 void multiply_bf16(Context& context, const Bf16Product* products, int64_t count);

@@ -16,6 +16,7 @@ INLINE void finish_rows(const Bf16Block& g, int64_t row, int64_t col, const floa
       const __mmask16 mask = cols - j >= 16 ? __mmask16(0xffff) : __mmask16((1u << (cols - j)) - 1);
       __m512 v = _mm512_loadu_ps(sums + j) * alpha;
       if (g.bias) v += load_masked(g.bias + col + j, mask);
+      if (g.addend) v += load_masked(g.addend + (row + i) * g.ldadd + col + j, mask);
       if (g.accumulate) v += load_masked(c + j, mask);
       store_rounded(c + j, v, mask);
     }

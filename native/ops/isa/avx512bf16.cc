@@ -19,10 +19,12 @@ namespace pluralign::isa_avx512bf16 {
 #include "ops/gemm/bf16_pack.inl"
 #include "ops/gemm/bf16_finish.inl"
 #include "ops/gemm/bf16_pairs.inl"
+#include "ops/lora/step_bf16.inl"
 
 void fill(Kernels& k) {
   fill_bf16_pack(k);
   fill_bf16_pairs(k);
+  fill_step_bf16(k);
 }
 
 }  // namespace pluralign::isa_avx512bf16

@@ -125,7 +125,7 @@ void fused_forward(Context& context, const LinearCall& c, bool residual) {
     const Bf16Term* first = terms + n;
     terms[n++] = {x, base[i], c.in, 0, c.rows};
     for (; l < count && lows[l].part == i; ++l) terms[n++] = {lows[l].left, lows[l].out_of, lows[l].r, lows[l].begin, lows[l].end};
-    products[i] = {c.rows, p.out, first, terms + n - first, p.y, residual ? DType::f32 : DType::bf16, p.ldy, 1.f, p.bias, residual};
+    products[i] = {c.rows, p.out, first, terms + n - first, p.y, residual ? DType::f32 : DType::bf16, p.ldy, 1.f, p.bias, residual, p.addend, p.ldadd};
   }
   multiply_bf16(context, products, c.count);
 }

@@ -14,6 +14,8 @@ struct LinearPart {
   void* y = nullptr;                    // forward: [rows × ldy]
   const float* dy = nullptr;            // backward: [rows × ldy]
   int64_t ldy = 0;
+  const float* addend = nullptr;        // forward in bfloat16 where products run in it: [rows × ldadd], added before y is rounded
+  int64_t ldadd = 0;
 };
 
 struct LinearCall {

@@ -111,13 +111,9 @@ struct Task {
     int64_t stride;
     const float* low = middle(stride);
     float* a = floats(2, (part.rows + kr.mr) * r);
-    const float* b = m().b_panels ? m().b_panels + first * r : nullptr;
+    float* b = floats(3, (n + kr.nr) * r);
     kr.pack_a(a, low, DType::f32, part.rows, r, stride, 1);
-    if (!b) {
-      float* packed = floats(3, (n + kr.nr) * r);
-      kr.pack_b(packed, m().b + first * r, DType::f32, n, r, r, 1);
-      b = packed;
-    }
+    kr.pack_b(b, m().b + first * r, DType::f32, n, r, r, 1);
     kr.panels(part.rows, n, r, a, kr.mr * r, b, kr.nr * r, y + (part.row * ldy + first) * int64_t(dtype_size(type)), type, ldy, m().scale, nullptr, true);
   }
 
@@ -181,7 +177,7 @@ void lora_forward(Context& context, const LoraCall& c, void* y, int64_t ldy, boo
     const int64_t first = t % chunks * kTaskColumns;
     if (const int64_t i = t / chunks + 1; i < tall.count && first == 0) {
       const LoraModule& next = *tall.at[i].range->module;
-      fetch(next.b_panels ? next.b_panels : next.b, next.r * std::min(kTaskColumns, c.out));
+      fetch(next.b, next.r * std::min(kTaskColumns, c.out));
     }
     Task{context, c, tall.at[t / chunks], thread}.up(first, std::min(kTaskColumns, c.out - first), static_cast<char*>(y), type, ldy);
   });

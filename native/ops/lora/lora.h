@@ -12,7 +12,6 @@ struct LoraModule {
   float *da, *db, *dcore;  // null where the factor is not trained
   int64_t r, core_rows;
   float scale, dropout;
-  const float* b_panels = nullptr;  // b packed ahead as a right operand (Kernels::pack_b); null: packed by each call
 };
 
 struct LoraCall {
