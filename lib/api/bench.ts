@@ -3,27 +3,29 @@ import { benchCurves } from '../bench/curves.js';
 import { benchOps } from '../bench/ops.js';
 import { type BenchOptions, type BenchRecord, digits } from '../bench/session.js';
 import { benchTrain } from '../bench/train.js';
+import { chooseDevice, type DeviceName } from '../native/device.js';
 import { PluralignError } from '../native/errors.js';
 
 export interface BenchCall extends Omit<BenchOptions, 'threads'> {
-  device: 'auto' | 'cpu' | 'cuda';
+  device: DeviceName;
   threads: number | 'auto';
 }
 
 /**
  * `pluralign bench`: `ops` times operators, `train` times scoring and training. Records are flat; progress goes to stderr.
- * Throws `UNSUPPORTED` for `device: cuda`, `ABORTED` once `stop` is raised.
+ * Throws `UNSUPPORTED` for operators on a GPU and where it cannot be had, `ABORTED` once `stop` is raised.
  */
 export async function bench(
   subject: 'ops' | 'train',
   options: BenchCall,
 ): Promise<{ subject: 'ops' | 'train'; results: BenchRecord[] }> {
-  if (options.device === 'cuda')
-    throw new PluralignError('UNSUPPORTED', 'device: cuda cannot be timed: this version has no CUDA library; use cpu');
+  if (subject === 'ops' && options.device.startsWith('cuda'))
+    throw new PluralignError('UNSUPPORTED', 'bench ops times the CPU only; on a GPU: bench train');
+  const chosen = chooseDevice(options.device);
   const threads = options.threads === 'auto' ? availableParallelism() : options.threads;
   const start = performance.now();
   const run = subject === 'ops' ? benchOps : options.curves ? benchCurves : benchTrain;
-  const results = await run({ ...options, threads });
+  const results = await run({ ...options, threads, chosen });
   process.stderr.write(
     `bench ${subject}: ${results.length} results in ${digits((performance.now() - start) / 1e3, 3)} s\n`,
   );

@@ -1,3 +1,4 @@
+import type { ChosenDevice } from '../native/device.js';
 import { PluralignError } from '../native/errors.js';
 import { type Progress, progress } from '../training/progress.js';
 
@@ -8,6 +9,8 @@ export interface BenchOptions {
   /** `auto`: float32 and bf16, one after the other. */
   dtype: 'auto' | 'bf16' | 'float32';
   threads: number;
+  /** `train`: a GPU; absent or null: the CPU. */
+  chosen?: ChosenDevice | null;
   stop: { flag: Int32Array };
   /** `train`: also the shape of a 135M-parameter model, which takes minutes. */
   large?: boolean;

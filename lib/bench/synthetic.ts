@@ -10,6 +10,7 @@ import { pairLoss, spreadGradient, sumTokens } from '../losses/index.js';
 import { nativeConfig, newConfig, parseModelConfig } from '../model/config.js';
 import { writeSafetensors } from '../model/safetensors.js';
 import type { NativeModel, NativeModelConfig } from '../native/addon.js';
+import type { ChosenDevice } from '../native/device.js';
 import { addon } from '../native/loader.js';
 
 /** A model to time, and the rows of a step: `pairs` prompts, each with two completions, lengths in tokens. */
@@ -81,9 +82,9 @@ export class SyntheticModel implements Disposable {
 
   static async open(
     shape: Pick<Shape, 'config'>,
-    options: { dtype: 'float32' | 'bf16'; threads: number; flag: Int32Array },
+    options: { dtype: 'float32' | 'bf16'; threads: number; flag: Int32Array; chosen?: ChosenDevice | null },
   ): Promise<SyntheticModel> {
-    const { dtype, threads, flag } = options;
+    const { dtype, threads, flag, chosen } = options;
     const folder = await mkdtemp(join(tmpdir(), 'pluralign-bench-'));
     try {
       const config = nativeConfig(parseModelConfig(newConfig(shape.config), 'bench'));
@@ -92,6 +93,7 @@ export class SyntheticModel implements Disposable {
       const model = await addon().loadModel(config, [file], {
         dtype: dtype === 'bf16' ? 'bfloat16' : 'float32',
         threads,
+        ...chosen,
       });
       return new SyntheticModel(model, config, flag);
     } finally {

@@ -53,8 +53,12 @@ function together(model: SyntheticModel, shape: Shape): [Work, Work] {
 }
 
 /** One shape in one type: scoring, scoring with its backward pass, whole DPO steps, and four policies at once. */
-async function benchShape(shape: Shape, dtype: Dtype, { threads, stop, quick }: BenchOptions): Promise<BenchRecord[]> {
-  using model = await SyntheticModel.open(shape, { dtype, threads, flag: stop.flag });
+async function benchShape(
+  shape: Shape,
+  dtype: Dtype,
+  { threads, stop, quick, chosen }: BenchOptions,
+): Promise<BenchRecord[]> {
+  using model = await SyntheticModel.open(shape, { dtype, threads, flag: stop.flag, chosen });
   const groups = randomPairs(shape);
   const bank = model.bank(1);
   const base = model.passes(groups, [], true);

@@ -2,6 +2,7 @@ import { realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
 import type { Addon } from '../native/addon.js';
+import { type CudaDescription, describeCuda } from '../native/device.js';
 import { exitCode } from '../native/errors.js';
 import { addon, candidates } from '../native/loader.js';
 import { packageVersion } from './shared.js';
@@ -26,8 +27,10 @@ export interface Diagnosis {
   } | null;
   cpu: { model: string; threads: number; features: string[] };
   memory: { total: number; available: number };
+  /** What `device: auto` means here. */
   device: 'cpu';
-  cuda: { available: boolean; reason: string };
+  /** `reason`: why there is none; empty where there is one. `library`: which was found. */
+  cuda: { available: boolean; reason: string; library: string | null; description: CudaDescription | null };
   errors: string[];
   /** Exit status: 0 where everything that a run on the CPU needs is there. */
   status: 0 | 1 | 2;
@@ -70,13 +73,15 @@ export function diagnose(load: () => Addon = addon): Diagnosis {
     cpu: { model: os.cpus()[0]?.model ?? '', threads: os.availableParallelism(), features: [] },
     memory: { total: limit > 0 ? Math.min(limit, os.totalmem()) : os.totalmem(), available },
     device: 'cpu',
-    cuda: { available: false, reason: 'not built in this version' },
+    cuda: { available: false, reason: 'the addon did not load', library: null, description: null },
     errors: [],
     status: 0,
   };
   try {
     const native = load();
     diagnosis.binary = { ...diagnosis.binary, loaded: true, path: loadedPath() };
+    const cuda = describeCuda();
+    diagnosis.cuda = { available: cuda.reason === '', ...cuda };
     const cpu = native.cpu();
     diagnosis.cpu.features = cpu.features;
     diagnosis.isa = {

@@ -20,7 +20,18 @@ function human(d: Diagnosis): string {
     for (const { name, why } of d.isa.unsupported) rows.push(['', `not ${name}: ${why}`]);
     rows.push(['features', d.cpu.features.join(' ') || 'none']);
   }
-  rows.push(['device', d.device], ['CUDA', d.cuda.reason]);
+  rows.push(['device', `${d.device} (auto; a GPU is used where device: cuda or cuda:N asks for it)`]);
+  const { library, description, reason } = d.cuda;
+  rows.push(['CUDA', reason || `${description?.devices.length} device${description?.devices.length === 1 ? '' : 's'}`]);
+  if (library) rows.push(['', library]);
+  if (description) {
+    const version = (v: number) => `${Math.floor(v / 1000)}.${Math.floor((v % 1000) / 10)}`;
+    const driver = description.driver ? `driver for CUDA ${version(description.driver)}` : 'no driver';
+    rows.push(['', `${driver}, library of CUDA ${version(description.runtime)}`]);
+    rows.push(['', `dense products: ${description.products}`]);
+    for (const [i, { name, capability, memory }] of description.devices.entries())
+      rows.push(['', `cuda:${i} ${name}, compute capability ${capability}, ${gib(memory)}`]);
+  }
   const width = Math.max(...rows.map(([name]) => name.length)) + 2;
   const lines = rows.map(([name, value]) => `${name.padEnd(width)}${value}`);
   return [...lines, ...d.errors.map((error) => `\nproblem: ${error}`)].join('\n');

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { type DeviceName, isDeviceName } from '../native/device.js';
 import { PluralignError } from '../native/errors.js';
 import type { StopRequest } from '../training/signals.js';
 import { printable } from './format.js';
@@ -14,7 +15,7 @@ export interface AdapterReference {
 /** Where a model runs; the meaning is that of the configuration's `train` block. */
 export interface RuntimeOptions {
   dtype: 'auto' | 'bf16' | 'float32';
-  device: 'auto' | 'cpu' | 'cuda';
+  device: DeviceName;
   threads: number | 'auto';
 }
 
@@ -121,7 +122,10 @@ export function addRuntimeOptions(command: Command): Command {
         'float32',
       ]),
     )
-    .addOption(new Option('--device <device>', 'where to run (default: auto)').choices(['auto', 'cpu', 'cuda']))
+    .option('--device <device>', 'where to run: auto, cpu, cuda or cuda:N (default: auto, the CPU)', (name) => {
+      if (!isDeviceName(name)) throw new InvalidArgumentError('expected auto, cpu, cuda or cuda:N.');
+      return name;
+    })
     .option('--threads <n>', "threads, or 'auto' (default: auto)", (text) =>
       text === 'auto' ? text : integer(1)(text),
     );

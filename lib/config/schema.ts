@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { type DeviceName, isDeviceName } from '../native/device.js';
 import {
   choice,
   flag,
@@ -242,7 +243,11 @@ const trainSchema = section({
   /** null: off. */
   max_grad_norm: positive().nullable().default(1),
   dtype: choice(['auto', 'bf16', 'float32']).default('auto'),
-  device: choice(['auto', 'cpu', 'cuda']).default('auto'),
+  device: z
+    .custom<DeviceName>((name) => typeof name === 'string' && isDeviceName(name), {
+      error: 'auto, cpu, cuda or cuda:N',
+    })
+    .default('auto'),
   seed: wholeFrom(0).default(0),
   shuffle: flag().default(true),
   threads: z

@@ -3,6 +3,7 @@ import type { Bank } from '../adapters/bank.js';
 import { type Forest, toCompletions, toReadouts } from '../data/pack.js';
 import type { Sampling } from '../generation/request.js';
 import type { DType, NativeModel, NativeModelConfig } from '../native/addon.js';
+import { chooseDevice, type DeviceName } from '../native/device.js';
 import { PluralignError } from '../native/errors.js';
 import { addon } from '../native/loader.js';
 import { type ModelConfig, nativeConfig, readModelConfig, weightFiles } from './config.js';
@@ -13,7 +14,7 @@ import { loadTokenizer, type Tokenizer } from './tokenizer.js';
 export interface LoadOptions {
   /** `auto`: the weights' own (float16 runs as bfloat16). */
   dtype?: 'auto' | 'bf16' | 'float32';
-  device?: 'auto' | 'cpu' | 'cuda';
+  device?: DeviceName;
   threads?: 'auto' | number;
   /** Called while a `hf:` model downloads. */
   onProgress?: (progress: DownloadProgress) => void;
@@ -47,15 +48,7 @@ export function threadCount(threads: 'auto' | number = 'auto'): number {
   return threads === 'auto' ? availableParallelism() : threads;
 }
 
-function refuseCuda(device: LoadOptions['device']): void {
-  if (device === 'cuda')
-    throw new PluralignError(
-      'UNSUPPORTED',
-      'device: cuda cannot be had: this version has no CUDA library; use device: cpu (or auto)',
-    );
-}
-
-/** A decoder on the CPU: scores packs, goes backward through them, generates. Calls run one after another, off the main thread. */
+/** A decoder on one device: scores packs, goes backward through them, generates. Calls run one after another, off the main thread. */
 export class Model implements Disposable {
   #fileOf: Map<string, string> | undefined;
 
@@ -74,7 +67,7 @@ export class Model implements Disposable {
    * `BAD_SHAPE`, `UNSUPPORTED` naming file and tensor or key.
    */
   static async load(spec: string, options: LoadOptions = {}): Promise<Model> {
-    refuseCuda(options.device);
+    const device = chooseDevice(options.device);
     const dir = await resolveModel(spec, { onProgress: options.onProgress });
     const config = readModelConfig(dir);
     const files = weightFiles(dir);
@@ -86,16 +79,16 @@ export class Model implements Disposable {
       );
     const dtype = Model.dtypeOf(options.dtype ?? 'auto', config, files);
     const shape = nativeConfig(config);
-    const native = await addon().loadModel(shape, files, { dtype, threads: threadCount(options.threads) });
+    const native = await addon().loadModel(shape, files, { dtype, threads: threadCount(options.threads), ...device });
     return new Model(dir, config, shape, tokenizer, dtype, native);
   }
 
   /** A model whose weights all live in a bank (`Bank.full`). */
   static empty(config: ModelConfig, tokenizer: Tokenizer, options: LoadOptions = {}): Model {
-    refuseCuda(options.device);
+    const device = chooseDevice(options.device);
     const dtype = options.dtype === 'bf16' ? 'bfloat16' : 'float32';
     const shape = nativeConfig(config);
-    const native = addon().emptyModel(shape, { dtype, threads: threadCount(options.threads) });
+    const native = addon().emptyModel(shape, { dtype, threads: threadCount(options.threads), ...device });
     return new Model(null, config, shape, tokenizer, dtype, native);
   }
 

@@ -7,6 +7,15 @@ import type { NativeMerge } from './merge.js';
 
 export type DType = 'float32' | 'bfloat16';
 
+/** What a model runs with. */
+export interface NativeRuntime {
+  dtype: DType;
+  threads: number;
+  /** A device library and the number of its device; absent: the CPU. */
+  library?: string;
+  ordinal?: number;
+}
+
 /** What the decoder needs to know of a model; made from `config.json` by `lib/model/config.ts`. */
 export interface NativeModelConfig {
   vocabSize: number;
@@ -163,14 +172,15 @@ export interface Addon extends NativeMerge, NativeGenerations {
   useErrorClass(type: new (code: string, message: string) => Error): void;
   cpu(): { isa: string; supported: string[]; unsupported: { name: string; why: string }[]; features: string[] };
 
+  /** JSON of what a device library finds. It may end the process where a driver is damaged; see `device.ts`. */
+  describeDevices(library: string): string;
+  /** Opens a device and throws why it cannot be had. */
+  tryDevice(library: string, ordinal: number): void;
+
   /** Opens, validates and (for float32: once) packs the weights. `files`: safetensors paths. Rejects with typed codes. */
-  loadModel(
-    config: NativeModelConfig,
-    files: string[],
-    options: { dtype: DType; threads: number },
-  ): Promise<NativeModel>;
+  loadModel(config: NativeModelConfig, files: string[], options: NativeRuntime): Promise<NativeModel>;
   /** A model without files: every weight comes from a bank's `weights` (pretraining from nothing). */
-  emptyModel(config: NativeModelConfig, options: { dtype: DType; threads: number }): NativeModel;
+  emptyModel(config: NativeModelConfig, options: NativeRuntime): NativeModel;
   /** Names and shapes [rows, cols] of the base weights a model of this configuration has. */
   weightShapes(config: NativeModelConfig): { name: string; rows: number; cols: number }[];
   createBank(layout: NativeBankLayout, parameters: Float32Array, gradients: Float32Array): NativeBank;

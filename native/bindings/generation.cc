@@ -139,7 +139,7 @@ class GenerationObject : public Napi::ObjectWrap<GenerationObject> {
         if (held->broken) throw_error("BAD_ARGUMENT", "this generation ended with an error; open another");
         held->broken = true;
         Model& model = *held->loaded->model;
-        Context& context = held->loaded->ready(executor);
+        Context& context = held->loaded->ready(executor).cpu("generation");
         if (!held->generation) held->generation = std::make_unique<Generation>(model.config(), context.kernels, held->limits, held->stop_tokens);
         for (int32_t id : gone) held->generation->remove(id);
         for (auto& [id, request] : *added) held->generation->add(id, std::move(request), bank ? bank->adapters() : 0);

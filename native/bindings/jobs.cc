@@ -1,5 +1,7 @@
 #include "jobs.h"
 
+#include "device/library.h"
+
 #include <stdexcept>
 
 namespace pluralign {
@@ -50,6 +52,12 @@ Napi::Promise Executor::submit(std::unique_ptr<Job> job) {
   }
   wake_.notify_one();
   return promise;
+}
+
+const Device& Executor::device(const std::string& library, int ordinal) {
+  const std::pair<std::string, int> key{library, ordinal};
+  if (const auto found = devices_.find(key); found != devices_.end()) return found->second;
+  return devices_.emplace(key, open_device(library, ordinal)).first->second;
 }
 
 Pool& Executor::pool(int threads) {

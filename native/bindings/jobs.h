@@ -17,6 +17,7 @@
 
 #include "base/cancel.h"
 #include "base/pool.h"
+#include "device/device.h"
 
 namespace pluralign {
 
@@ -48,6 +49,9 @@ class Executor {
   // A pool of that many threads, made on first use. Only from inside a job: jobs do not overlap, so pools are not shared.
   Pool& pool(int threads);
 
+  // A device of a library, opened once. Likewise only from inside a job.
+  const Device& device(const std::string& library, int ordinal);
+
   // Classes of this environment, for code that makes their objects. Main thread only.
   void keep_constructor(const char* name, Napi::Function constructor) { constructors_[name] = Napi::Persistent(constructor); }
   Napi::FunctionReference& constructor(const char* name) { return constructors_.at(name); }
@@ -66,6 +70,7 @@ class Executor {
   std::atomic<bool> closing_{false};
   int outstanding_ = 0;  // main thread only
   std::map<int, std::unique_ptr<Pool>> pools_;
+  std::map<std::pair<std::string, int>, Device> devices_;
   std::map<std::string, Napi::FunctionReference> constructors_;
 };
 

@@ -4,7 +4,10 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
+#include <string>
 
+#include "device/library.h"
 #include "jobs.h"
 #include "model/model.h"
 
@@ -15,12 +18,19 @@ struct Loaded {
   std::unique_ptr<Model> model;
   std::unique_ptr<Context> context;
   int threads = 1;
+  std::string library;  // of the device it runs on; empty: the CPU
+  int ordinal = 0;
+  std::optional<Device> device;
   // As of the last job's end: the main thread asks while the job thread changes what is counted.
   std::atomic<int64_t> weight_bytes{0}, activation_bytes{0};
 
-  Context& ready(Executor& executor) {
-    if (!context) context = std::make_unique<Context>(kernels_of(choose_isa()), executor.pool(threads));
-    return *context;
+  const Device& ready(Executor& executor) {
+    if (!device && !library.empty()) device = executor.device(library, ordinal);
+    if (!device) {
+      context = std::make_unique<Context>(kernels_of(choose_isa()), executor.pool(threads));
+      device = Device(*context);
+    }
+    return *device;
   }
   void measure() {
     weight_bytes = model->weights().bytes();

@@ -99,6 +99,13 @@ class BankObject : public Napi::ObjectWrap<BankObject> {
 
 // ---- models
 
+void choose_device(const Napi::Object& options, Loaded& loaded) {
+  const Napi::Value library = options.Get("library");
+  if (library.IsUndefined() || library.IsNull()) return;
+  loaded.library = library.ToString();
+  loaded.ordinal = int(integer(options, "ordinal", 0, 1023));
+}
+
 constexpr napi_type_tag kModelTag = {0x5e0b7c93d1f8246a, 0xb46d9f2e8a7130c5};
 
 class ModelObject : public Napi::ObjectWrap<ModelObject> {
@@ -166,7 +173,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
     return {tokens.data, tokens.size, starts.data, parents.data, adapters.data, grads.data, keys.data, s, rows.data, targets.data, rows.size};
   }
 
-  Napi::Value submit(const Napi::CallbackInfo& info, std::unique_ptr<Job> job, std::function<void(Model&, Context&, const Cancel&)> body) {
+  Napi::Value submit(const Napi::CallbackInfo& info, std::unique_ptr<Job> job, std::function<void(Model&, const Device&, const Cancel&)> body) {
     Executor& executor = Executor::of(info.Env());
     job->work = [loaded = loaded(), body = std::move(body), &executor](const Cancel& cancel) {
       struct Measured {
@@ -206,8 +213,8 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
         if (squares.size != pack.readouts) throw_error("BAD_ARGUMENT", "squares must have one element for each readout");
       }
       if (out.size != pack.readouts) throw_error("BAD_ARGUMENT", "out must have one element for each readout");
-      return submit(info, std::move(job), [=](Model& m, Context& context, const Cancel& cancel) {
-        m.score(context, pack, b.get(), request, out.data, squares.data, cancel);
+      return submit(info, std::move(job), [=](Model& m, const Device& device, const Cancel& cancel) {
+        m.score(device, pack, b.get(), request, out.data, squares.data, cancel);
       });
     });
   }
@@ -222,7 +229,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
       const auto gradient = array<float>(info[1], "gradient");
       job->keep(info[1]);
       if (info.Length() > 2) set_abort(*job, info[2]);
-      return submit(info, std::move(job), [=](Model& m, Context& context, const Cancel& cancel) { m.backward(context, *b, gradient.data, gradient.size, cancel); });
+      return submit(info, std::move(job), [=](Model& m, const Device& device, const Cancel& cancel) { m.backward(device, *b, gradient.data, gradient.size, cancel); });
     });
   }
 
@@ -237,7 +244,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
       job->keep(info[2]);
       if (info.Length() > 3) set_abort(*job, info[3]);
       if (out.size != pack.readouts * model->model->config().hidden) throw_error("BAD_ARGUMENT", "out must be [readouts x hiddenSize]");
-      return submit(info, std::move(job), [=](Model& m, Context& context, const Cancel& cancel) { m.hidden(context, pack, b.get(), out.data, cancel); });
+      return submit(info, std::move(job), [=](Model& m, const Device& device, const Cancel& cancel) { m.hidden(device, pack, b.get(), out.data, cancel); });
     });
   }
 
@@ -273,7 +280,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
         }
         return out;
       };
-      return submit(info, std::move(job), [=](Model& m, Context& context, const Cancel& cancel) { *texts = m.generate(context, prompts, b.get(), request, cancel); });
+      return submit(info, std::move(job), [=](Model& m, const Device& device, const Cancel& cancel) { *texts = m.generate(device.cpu("generation"), prompts, b.get(), request, cancel); });
     });
   }
 
@@ -334,6 +341,7 @@ Napi::Value load_model(const Napi::CallbackInfo& info) {
     const bool bfloat16 = dtype_from(options) == "bfloat16";
     auto loaded = std::make_shared<Loaded>();
     loaded->threads = int(integer(options, "threads", 1, 1024));
+    choose_device(options, *loaded);
     auto job = std::make_unique<Job>(info.Env());
     job->work = [=](const Cancel& cancel) {
       loaded->model = std::make_unique<Model>(config, Weights::load(config, files, bfloat16, cancel), bfloat16);
@@ -350,6 +358,7 @@ Napi::Value empty_model(const Napi::CallbackInfo& info) {
     const Napi::Object options = object(info[1], "options");
     auto loaded = std::make_shared<Loaded>();
     loaded->threads = int(integer(options, "threads", 1, 1024));
+    choose_device(options, *loaded);
     loaded->model = std::make_unique<Model>(config, Weights::none(config), dtype_from(options) == "bfloat16");
     return ModelObject::wrap(info.Env(), loaded);
   });

@@ -14,6 +14,7 @@ template <class Body>
 Status guarded(Context* context, Body&& body) noexcept {
   try {
     if (context->lost) throw cuda::Failure(Status::device_lost, "cuda:" + std::to_string(context->ordinal) + " failed before; the device can be used again by a new process");
+    context->check(cudaSetDevice(context->ordinal), "choosing the device");  // a setting of the calling thread
     body();
     return Status::ok;
   } catch (const cuda::Failure& e) {
