@@ -175,6 +175,8 @@ const Table& table() {
     t.reward = call<cuda::reward, RewardCall>;
     t.reward_backward = call<cuda::reward_backward, RewardCall>;
     t.adamw = call<cuda::adamw, AdamWCall>;
+    t.head = call<cuda::head, HeadCall>;
+    t.head_backward = call<cuda::head_backward, HeadCall>;
     t.attention = call<cuda::attention, AttentionCall>;
     t.attention_backward = call<cuda::attention_backward, AttentionBackwardCall>;
     return t;
