@@ -7,6 +7,7 @@ import { jointObjective } from '../lib/features/models/joint.js';
 import { SubspaceFit } from '../lib/features/models/low-rank.js';
 import { fitLinear, linearObjective } from '../lib/features/newton.js';
 import { fitRidge } from '../lib/features/ridge.js';
+import { withTies } from '../lib/features/ties.js';
 import type { Votes } from '../lib/features/votes.js';
 
 const random = new Random(7);
@@ -67,6 +68,19 @@ describe('gradients against finite differences', () => {
     const model = featureModel(name, d, 3);
     const x = Float64Array.from({ length: sizeOf(model.layout) + 4 * model.own }, () => 0.7 * random.normal());
     expect(worst((at, g) => jointObjective(model, table, votes, 0.6, at, g), x)).toBeLessThan(1e-7);
+  });
+
+  it.each(
+    featureModels.flatMap((name) => (['davidson', 'rao_kupper'] as const).map((type) => [name, type] as const)),
+  )('%s with ties, %s', (name, type) => {
+    // Every fourth pair is a tie.
+    const stages = votes.stages.map((s, v) => (votes.offsets[v + 1] - votes.offsets[v] === 2 && v % 4 === 1 ? 0 : s));
+    const margins = votes.margins.map((margin, v) => (stages[v] === 0 ? 0 : margin));
+    const tied = withTies({ ...votes, stages, margins }, { type, nu: 1.6 });
+    expect(stages.filter((s) => s === 0).length).toBeGreaterThan(3);
+    const model = featureModel(name, d, 3);
+    const x = Float64Array.from({ length: sizeOf(model.layout) + 4 * model.own }, () => 0.7 * random.normal());
+    expect(worst((at, g) => jointObjective(model, table, tied, 0.6, at, g), x)).toBeLessThan(1e-7);
   });
 
   it('the subspace of low-rank, every coordinate fitted', () => {

@@ -53,7 +53,7 @@ ${drawn.join('')}<polyline points="${law.join(' ')}" class="law"/>${labels.join(
 <text x="${left + across / 2}" y="18" text-anchor="middle" class="title">${title}</text></g>`;
   });
   const legend = [...lines, ['law', '#000', 'theory’s slope']].map(([name, colour, text], i) => {
-    const at = margin.left + i * 150;
+    const at = margin.left + [0, 120, 230, 320, 450, 650][i];
     const dash = name === 'excess' ? '5 3' : name === 'law' ? '1 3' : 'none';
     return `<path d="M${at} ${height - 17}h22" stroke="${colour}" stroke-dasharray="${dash}" stroke-width="2"/>
 <text x="${at + 27}" y="${height - 13}">${text}</text>`;

@@ -18,9 +18,8 @@ export function generator(seed) {
   return { uniform, normal, below: (n) => Math.floor(uniform() * n) };
 }
 
-/** Columns of a [d, k] matrix made orthonormal. */
-function orthonormal(random, d, k) {
-  const v = Float64Array.from({ length: d * k }, random.normal);
+/** Columns of a [d, k] matrix made orthonormal; random ones by default. */
+function orthonormal(random, d, k, v = Float64Array.from({ length: d * k }, random.normal)) {
   for (let c = 0; c < k; c++) {
     for (let pass = 0; pass < 2; pass++) {
       for (let p = 0; p < c; p++) {
@@ -169,6 +168,26 @@ export async function chosen(world, settings) {
     if (!best || value > best.value) best = { ...result, model, options, value };
   }
   return best;
+}
+
+/** What the best mean and `rank` directions for these voters, all known, leave of their rewards: Σ ‖w_u − ŵ_u‖² / Σ ‖w_u‖². */
+export function leftBy({ W, N, d }, rank, rounds = 60) {
+  const middle = Float64Array.from({ length: d }, (_, j) => mean(Array.from({ length: N }, (_, u) => W[u * d + j])));
+  const away = W.map((w, at) => w - middle[at % d]);
+  let v = orthonormal(generator(rank), d, rank);
+  for (let round = 0; round <= rounds; round++) {
+    const inside = new Float64Array(N * rank);
+    for (let u = 0; u < N; u++)
+      for (let j = 0; j < d; j++)
+        for (let c = 0; c < rank; c++) inside[u * rank + c] += away[u * d + j] * v[j * rank + c];
+    const square = (list) => list.reduce((sum, x) => sum + x * x, 0);
+    if (round === rounds) return (square(away) - square(inside)) / square(W);
+    const next = new Float64Array(d * rank);
+    for (let u = 0; u < N; u++)
+      for (let j = 0; j < d; j++)
+        for (let c = 0; c < rank; c++) next[j * rank + c] += away[u * d + j] * inside[u * rank + c];
+    v = orthonormal(null, d, rank, next);
+  }
 }
 
 /** ‖(I − V Vᵀ) V̂‖_F: the distance between two subspaces of one rank. */

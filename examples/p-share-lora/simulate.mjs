@@ -1,7 +1,18 @@
 // Voters whose rewards share a low-rank subspace: node examples/p-share-lora/simulate.mjs [compare|slope|edges|questions] [seeds]
 import { featureModel, nextQuestions, Population } from 'pluralign';
 import { votesFrom } from './people.mjs';
-import { bootstrap, chosen, errors, fit, generator, mean, oracle, plant, subspaceDistance } from './planted.mjs';
+import {
+  bootstrap,
+  chosen,
+  errors,
+  fit,
+  generator,
+  leftBy,
+  mean,
+  oracle,
+  plant,
+  subspaceDistance,
+} from './planted.mjs';
 
 const [what = 'compare', count] = process.argv.slice(2);
 const show = (value, digits = 3) => value.toFixed(digits);
@@ -95,10 +106,11 @@ async function edges(seeds) {
         name,
         mean(errors(world, weights)),
       ]);
-      runs.push({ ...Object.fromEntries(run), chose: both.model });
+      runs.push({ ...Object.fromEntries(run), chose: both.model, left: leftBy(world, Math.max(...ranks)) });
     }
     const share = runs.filter((run) => run.chose === 'mixed').length;
     console.log(`${title}: ${baseline} ${show(mean(runs.map((run) => run.base)))}`);
+    console.log(`  left by the best ${Math.max(...ranks)} directions: ${show(mean(runs.map((run) => run.left)))}`);
     for (const [name, text] of [
       ['low', 'low-rank alone'],
       ['both', `low-rank or mixed (mixed in ${share} of ${seeds})`],
