@@ -119,6 +119,24 @@ describe('a run', () => {
     });
   });
 
+  it('tells voters that it knows from others', async () => {
+    const both = folder.write(
+      'both.jsonl',
+      jsonl(
+        ...votes('u0', population[0].size, 7),
+        ...votes('new', 2, 5),
+        ...votes('x', 2, 4).map((row) => ({ ...row, annotator: undefined })),
+      ),
+    );
+    const stop = handleStopSignals(() => {});
+    const options = { run: output('low-rank'), adapters: [], data: [both], stop, ...runtime };
+    const { voters, overall, annotators } = await evalCommand(options);
+    stop.dispose();
+    expect(overall.rows).toBe(16);
+    expect([voters?.seen.rows, voters?.unseen.rows]).toEqual([7, 5]);
+    expect(voters?.seen.accuracy).toBe(annotators.u0.accuracy);
+  });
+
   it('is compared, voter by voter, with its generic reward and with another run', async () => {
     const stop = handleStopSignals(() => {});
     const options = { run: output('low-rank'), adapters: [], data: [held], stop, ...runtime };

@@ -30,10 +30,11 @@ export function outcomes(
   });
 }
 
-/** Overall, per annotator and per group, as `eval` prints it. */
+/** Overall, per annotator and per group, of voters seen and unseen, as `eval` prints it. */
 export function evaluateVotes(data: VoteData, known: number, scorer: Scorer, ties: Ties | null = null): Evaluation {
   const rows = outcomes(data, known, scorer, ties);
-  const evaluation = summarise(rows);
+  const seen = new Set(data.votes.annotators.slice(0, known));
+  const evaluation = summarise(rows, undefined, known > 0 ? seen : undefined);
   evaluation.overall.loss = -evaluation.overall.log_likelihood;
   return evaluation;
 }
