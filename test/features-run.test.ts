@@ -119,6 +119,42 @@ describe('a run', () => {
     });
   });
 
+  it('chooses model, rank and priors on votes held out of its own', async () => {
+    const notes: string[] = [];
+    const choose = {
+      model: ['global', 'low-rank', 'mixed'],
+      rank: [1, 3],
+      l2: [0.5, 50],
+      residual: [400],
+      held_out: 0.25,
+    };
+    const config = {
+      method: 'reward' as const,
+      model: 'features',
+      data: { train: rows, eval: held, items },
+      features: { choose: { ...choose, model: ['global' as const, 'low-rank' as const, 'mixed' as const] } },
+      output: output('chosen'),
+    };
+    const summary = await train(config, { quiet: true, onNote: (text) => notes.push(text) });
+    // global × l2, low-rank and mixed × rank × l2.
+    expect(summary.tried).toHaveLength(2 + 4 + 4);
+    const values = summary.tried!.map((setting) => setting.log_likelihood as number);
+    expect(values).toEqual([...values].sort((a, b) => b - a));
+    const [best] = summary.tried!;
+    expect(best).toMatchObject({ rank: 1, l2: 0.5 });
+    expect(best.model).not.toBe('global');
+    expect(notes.join()).toMatch(/is the likeliest of 10 settings on 7\d votes held out/);
+    const kept = Population.load(join(output('chosen'), 'features.safetensors'));
+    expect([kept.model.name, kept.rank, kept.l2]).toEqual([best.model, 1, 0.5]);
+    expect(summary.eval?.overall.accuracy).toBeGreaterThan(0.75);
+    // What is fitted in the end has all votes, as without a choice.
+    const { model, l2, residual } = best as { model: 'low-rank'; l2: number; residual: number | null };
+    const alone = await run(model, 'alone', { rank: 1, l2, residual });
+    expect(alone.eval?.overall.log_likelihood).toBe(summary.eval?.overall.log_likelihood);
+    const batches = run('low-rank', 'refused', { batch_size: 8, choose: { model: ['pal'] } });
+    await expect(batches).rejects.toThrow(/mini-batches are for model low-rank, but the model is pal/);
+  });
+
   it('tells voters that it knows from others', async () => {
     const both = folder.write(
       'both.jsonl',

@@ -101,16 +101,16 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
     if (config.features !== null) say(['features'], 'is for model: features, but the model is another');
     if (emMethods.includes(method)) wrong.push(...crossCheckTypes(config, source));
   }
-  if (config.features && config.features.columns > 1) {
-    if (config.features.model !== 'low-rank')
-      say(
-        ['features', 'columns'],
-        `features in columns are for model low-rank, but the model is ${config.features.model}`,
-      );
-    if (config.features.batch_size) say(['features', 'columns'], 'does not go with features.batch_size');
+  if (config.features) {
+    const { model, columns, batch_size, choose } = config.features;
+    const other = [model, ...(choose?.model ?? [])].find((name) => name !== 'low-rank');
+    if (columns > 1 && other)
+      say(['features', 'columns'], `features in columns are for model low-rank, but the model is ${other}`);
+    if (columns > 1 && batch_size) say(['features', 'columns'], 'does not go with features.batch_size');
+    if (batch_size && other)
+      say(['features', 'batch_size'], `mini-batches are for model low-rank, but the model is ${other}`);
+    if (choose && method !== 'reward') say(['features', 'choose'], `is for method reward, but the method is ${method}`);
   }
-  if (config.features?.batch_size && config.features.model !== 'low-rank')
-    say(['features', 'batch_size'], `mini-batches are for model low-rank, but the model is ${config.features.model}`);
   if (config.em !== null && !emMethods.includes(method))
     say(['em'], `belongs to method ${emMethods.join(', ')}, but the method is ${method}`);
   wrong.push(...checkRollouts(config, source), ...checkSoups(config, source));

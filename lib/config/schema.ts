@@ -306,6 +306,17 @@ export const featuresSchema = section({
   l2: notNegative().nullable().default(null),
   /** mixed: precision of the prior on what an annotator has beyond the shared directions; null: l2. */
   residual: positive().nullable().default(null),
+  /** Lists to choose from by the likelihood of held-out votes of the training rows; null: as given above. */
+  choose: section({
+    model: z.array(choice(featureModels)).min(1, { error: 'at least one model' }).nullable().default(null),
+    rank: z.array(wholeFrom(1)).min(1, { error: 'at least one rank' }).nullable().default(null),
+    l2: z.array(notNegative()).min(1, { error: 'at least one precision' }).nullable().default(null),
+    residual: z.array(positive()).min(1, { error: 'at least one precision' }).nullable().default(null),
+    /** Share of each annotator's votes that judges the settings. */
+    held_out: part().default(0.2),
+  })
+    .nullable()
+    .default(null),
   /** low-rank: train by mini-batches of this many votes; null: to convergence. */
   batch_size: wholeFrom(1).nullable().default(null),
   /** With `batch_size`: passes over the votes, and Adam's rate at their start. */

@@ -56,6 +56,8 @@ export interface TrainSummary {
   eval_generic?: Evaluation;
   /** ν of a likelihood that knows ties. */
   tie_nu?: number;
+  /** With `features.choose`: the settings, likeliest first. */
+  tried?: Record<string, unknown>[];
   data: Record<string, unknown>;
   paths: { run: string; adapter?: string; model?: string; population?: string };
 }
