@@ -56,30 +56,40 @@ INLINE void store_tail(float* p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, __m
 #endif
 
 INLINE vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+#if PLURALIGN_W == 16
+INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }  // as below: b where either is NaN
+#else
 INLINE vf vmax(vf a, vf b) { return select((vi)(a > b), a, b); }
+#endif
 
-// Lanes are added in pairs, always in the same order.
+// Lane i + S in the place of lane i.
+template <int S, int... L>
+INLINE vf lanes_from(vf v, std::integer_sequence<int, L...>) { return __builtin_shufflevector(v, v, ((L + S) % W)...); }
+
+// Lanes are added in pairs, always in the same order: halves, then halves of the sum.
+template <int S = W / 2>
 INLINE float sum(vf v) {
-  float lanes[W];
-  store(lanes, v);
-  for (int half = W / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+  const vf pairs = v + lanes_from<S>(v, std::make_integer_sequence<int, W>());
+  if constexpr (S > 1) return sum<S / 2>(pairs);
+  else return pairs[0];
 }
+template <int S = W / 2>
 INLINE float maximum(vf v) {
-  float lanes[W];
-  store(lanes, v);
-  float m = lanes[0];
-  for (int i = 1; i < W; ++i) m = lanes[i] > m ? lanes[i] : m;
-  return m;
+  const vf pairs = vmax(v, lanes_from<S>(v, std::make_integer_sequence<int, W>()));
+  if constexpr (S > 1) return maximum<S / 2>(pairs);
+  else return pairs[0];
 }
 
 // e^x to about 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor of e^r to degree 7 (remainder 5e-9), times 2^n.
 // Below -87.3 the result is exactly 0, so that a masked score adds nothing.
 INLINE vf vexp(vf x) {
   const vf lowest = splat(-87.3f), highest = splat(88.3f);
+#if PLURALIGN_W == 16
+  const vf c = (vf)_mm512_min_ps((__m512)highest, (__m512)x);  // x where that is NaN
+#else
   const vi tiny = (vi)(x < lowest);
   const vf c = select((vi)(x > highest), highest, select(tiny, lowest, x));
+#endif
   const vf magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
   const vf n = (c * splat(1.44269504088896341f) + magic) - magic;
   const vf r = (c - n * splat(0.693359375f)) - n * splat(-2.12194440e-4f);
@@ -91,7 +101,11 @@ INLINE vf vexp(vf x) {
   p = p * r + splat(0.5f);
   p = p * r + splat(1.f);
   p = p * r + splat(1.f);
+#if PLURALIGN_W == 16
+  return (vf)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)lowest, _CMP_NLT_UQ), (__m512)p, (__m512)n);
+#else
   const vi power = (__builtin_convertvector(n, vi) + 127) << 23;
   const vf y = p * (vf)power;
   return select((vi)(x != x), x, select(tiny, vf{}, y));
+#endif
 }
