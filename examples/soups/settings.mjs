@@ -39,10 +39,11 @@ export function writePrompts({ text, output, size }) {
   return { eval: write('eval.jsonl', prompts.slice(0, held)), train: write('train.jsonl', prompts.slice(held)) };
 }
 
+/** Rewards are cut at two deviations of the base: a policy that has reached them has nothing to gain from going further. */
 const wish = (name, dimension, reward, weight) => ({
   name,
   dimension,
-  rewards: [{ ...reward, weight }],
+  rewards: [{ ...reward, weight, bound: 2 }],
   prompt: ` (a ${name} story)`,
 });
 const mood = { type: 'sentiment' };
@@ -61,11 +62,11 @@ export const wishes = [
 export const training = ({ steps, batch }, seed) => ({
   adapter: { r: 8, alpha: 16 },
   rollout: { max_new_tokens: 48, reference_samples: 256 },
-  rloo: { group_size: 4, beta: 0.25 },
+  rloo: { group_size: 4, beta: 0.1 },
   train: {
     steps,
     batch_size: batch,
-    learning_rate: 0.002,
+    learning_rate: 0.004,
     schedule: 'constant',
     seed,
     threads: 1,

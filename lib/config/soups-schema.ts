@@ -29,6 +29,21 @@ const judgeSchema = section({
   price: section({ input: notNegative(), output: notNegative() }).nullable().default(null),
 });
 
+const searchSchema = section({
+  /** cma-es: weights of any sign and sum; grid: those of `grid` and `sums`. */
+  method: choice(['cma-es', 'grid']).default('cma-es'),
+  /** What the person wants of each wish of the front; null: all alike. */
+  target: z.record(z.string(), number(), { error: 'weights by wish' }).nullable().default(null),
+  /** Mixes that are tried by cma-es, at most but one. */
+  evaluations: wholeFrom(8).default(60),
+  /** Taken off for each unit of Σ |weight|. */
+  l1: notNegative().default(0),
+  /** Answers that a mix is judged by as it is searched, to training prompts. */
+  answers: wholeFrom(1).default(64),
+  /** Of the first candidates around the target. */
+  deviation: positive().default(0.3),
+});
+
 /** Experts for single wishes, mixed after training (Personalized Soups, arXiv 2310.11564). */
 export const soupsSchema = section({
   /** How policies are trained; its block (rloo …), rollout and train hold for each of them. */
@@ -78,6 +93,8 @@ export const soupsSchema = section({
   reference_point: number().default(-1),
   /** Compare policies on every combination of one wish of each dimension. */
   combinations: flag().default(false),
+  /** Search the experts' weights for a person, who wants the wishes of the front by some weights. */
+  search: searchSchema.nullable().default(null),
   /** A model behind an OpenAI-compatible endpoint that also judges the soup against each policy on the combinations. */
   judge: judgeSchema.nullable().default(null),
 });

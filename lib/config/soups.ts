@@ -31,6 +31,14 @@ export function checkSoups(config: ParsedConfig, source: Source): string[] {
     if (told && wish.prompt === null)
       say([...at, 'prompt'], `found nothing, expected how ${wish.name} is said in a prompt; baseline ${told} needs it`);
   });
+  for (const name of Object.keys(soups.search?.target ?? {}))
+    if (!(soups.front ?? names).includes(name))
+      say(
+        ['soups', 'search', 'target', name],
+        `is no wish of the front; expected ${(soups.front ?? names).join(', ')}`,
+      );
+  if (soups.search?.target && Object.values(soups.search.target).every((w) => w === 0))
+    say(['soups', 'search', 'target'], 'all are zero: nothing is wanted');
   if (soups.judge !== null) {
     if (!soups.combinations) say(['soups', 'judge'], 'judges combinations; set soups.combinations: true');
     const { key_from } = soups.judge;

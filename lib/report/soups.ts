@@ -68,6 +68,25 @@ from ${formatValue(result.reference_point)} on.</p><div class="legend wrap">${le
 <tbody>${result.fronts.map(row)}</tbody></table></div></section>`;
 }
 
+function searchSection({ search, front }: SoupsResult): Markup | null {
+  if (!search) return null;
+  const row = (name: string, weights: readonly number[], objectives: readonly number[]) => {
+    const worth = objectives.reduce((sum, value, k) => sum + search.target[k] * value, 0);
+    return html`<tr><th scope="row">${name}</th>${weights.map((w) => html`<td>${formatValue(w)}</td>`)}
+${objectives.map((value) => html`<td>${formatValue(value)}</td>`)}<td>${formatValue(worth)}</td></tr>`;
+  };
+  return html`<section><h2>Weights that were searched for</h2>
+<p class="caption">For somebody who wants ${front.map((name, k) => `${formatValue(search.target[k])} ${name}`).join(', ')}: the weights
+of the experts that were best on answers to training prompts (${search.method}, ${formatValue(search.evaluations)} mixes tried),
+beside those wants taken as weights. What they are worth is on prompts that were not searched on.</p>
+<div class="scroll"><table><thead><tr><th scope="col"></th>${front.map((name) => html`<th scope="col">weight of ${name}</th>`)}
+${front.map((name) => html`<th scope="col">${name}</th>`)}<th scope="col">worth</th></tr></thead><tbody>${row(
+    'the wants themselves',
+    search.target,
+    search.plain,
+  )}${row('found', search.weights, search.found)}</tbody></table></div></section>`;
+}
+
 function winsSection({ combinations }: SoupsResult): Markup | null {
   if (!combinations) return null;
   const { policies, matrix, objectives, judged } = combinations;
@@ -118,7 +137,7 @@ function movingSection({ samples }: SoupsResult): Markup | null {
 /** What a run of soups found; nothing for other runs. */
 export function soupsSections(result: SoupsResult | null): Markup | null {
   if (!result) return null;
-  return html`${frontsSection(result)}${winsSection(result)}${movingSection(result)}`;
+  return html`${frontsSection(result)}${searchSection(result)}${winsSection(result)}${movingSection(result)}`;
 }
 
 /** Lines and marks of the fronts. */

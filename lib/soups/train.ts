@@ -20,6 +20,7 @@ import type { Front } from './fronts.js';
 import { chordFront, frontOf } from './fronts.js';
 import { type Answerer, Kitchen } from './kitchen.js';
 import { type Evaluated, Points } from './points.js';
+import { type SearchResult, searchWeights } from './search.js';
 import { backboneWeights, combinationsOf, rewardsOf, weightsName } from './wishes.js';
 
 /** RUN/soups.json: what the report draws. */
@@ -33,6 +34,8 @@ export interface SoupsResult {
   experts: { name: string; objectives: number[]; kl: number | null; length: number }[];
   fronts: Front[];
   combinations: Combinations | null;
+  /** Weights that were searched for; null: nobody asked. */
+  search: SearchResult | null;
   /** Answers to the same prompts as weights move. */
   samples: { prompt: unknown; answers: { weights: string; text: string }[] }[];
 }
@@ -161,6 +164,7 @@ async function cook(kitchen: Kitchen, quiet: boolean): Promise<SoupsResult> {
     if (has('backbones'))
       await sweep('backbones', weights, (w) => kitchen.fromBackbones(chosen, w, backboneWeights(w, soups.mixing)));
     if (has('morl')) await sweep('morl', weights, (w) => kitchen.morl(chosen, w));
+    const search = soups.search ? await searchWeights(kitchen, chosen) : null;
     const shown = [0, Math.floor(weights.length / 2), weights.length - 1].map((i) => weights[i]);
     const mixed: { weights: string; evaluated: Evaluated }[] = [];
     for (const w of shown)
@@ -174,6 +178,7 @@ async function cook(kitchen: Kitchen, quiet: boolean): Promise<SoupsResult> {
         wanted[i] ? [{ name, objectives: experts[i].objectives, kl: experts[i].kl, length: experts[i].length }] : [],
       ),
       fronts,
+      search,
       combinations: combinations.length > 0 ? await compare(kitchen, combinations) : null,
       samples: points.shown.map((prompt, i) => ({
         prompt,
