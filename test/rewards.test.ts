@@ -111,6 +111,26 @@ describe('rewards of a configuration', () => {
     }
   });
 
+  it('a policy trained on preferences is worth its log-ratio to the base', async () => {
+    const f = fixture('mistral');
+    using model = await tinyModel('mistral', 1);
+    const rewards = await openRewards([term({ type: 'policy', adapter: f.adapter, normalise: false })], model, {
+      maxTokens: 9,
+    });
+    const samples = [sample('', [5, 6, 7]), sample('', [8]), sample('', [2, 9])];
+    const { raw } = await rewards.score(samples);
+    const bank = await Bank.fromPeft(model.shape, [{ name: 'x', dir: f.adapter }]);
+    for (const [i, one] of samples.entries()) {
+      const sums = [0, -1].map(async (adapter) => {
+        const p = pack([groupOf(one)], { policies: [{ adapter, grad: false }], read: 'logps' });
+        return (await model.score(p, bank, 'logps')).values.reduce((a, b) => a + b, 0);
+      });
+      const [own, base] = await Promise.all(sums);
+      expect(raw[0][i]).toBeCloseTo(own - base, 4);
+      expect(Math.abs(own - base)).toBeGreaterThan(1e-3);
+    }
+  });
+
   it('a voter’s reward model, where a run has one for each', async () => {
     const f = fixture('mistral');
     const run = join(mkdtempSync(join(tmpdir(), 'pluralign-voters-')), 'run');

@@ -189,6 +189,66 @@ describe('a run', () => {
   });
 });
 
+describe('wishes with pairs and no reward', () => {
+  const pairs = (name: string, reverse: boolean) =>
+    writeRows(
+      path(`${name}.jsonl`),
+      f.rows.map(({ prompt, chosen, rejected }) => ({
+        prompt,
+        chosen: reverse ? rejected : chosen,
+        rejected: reverse ? chosen : rejected,
+      })),
+    );
+  const own = (output: string): Config => ({
+    ...config(output, {
+      wishes: [
+        { name: 'this', pairs: pairs('this', false) },
+        { name: 'that', pairs: pairs('that', true) },
+      ],
+      merges: ['cat'],
+      sums: [1],
+      baselines: ['modpo'],
+    }),
+    loss: { beta: 0.2 },
+    train: { steps: 12, batch_size: 6, learning_rate: 0.02, dtype: 'float32', threads: 1 },
+  });
+
+  it('train experts by DPO, judge by what those think of an answer, and MODPO between them', async () => {
+    const given = own(next());
+    await quiet(given);
+    const { fronts, experts, base } = resultOf(given.output!);
+    expect(fronts.map((front) => front.name)).toEqual(['chord', 'cat', 'modpo']);
+    // Opposite pairs: an expert's own answers please it, and the other's please it less.
+    for (const [k, expert] of experts.entries()) {
+      expect(expert.objectives[k]).toBeGreaterThan(base[k]);
+      expect(expert.objectives[k]).toBeGreaterThan(experts[1 - k].objectives[k]);
+    }
+    for (const name of ['this', 'that']) {
+      const summary = JSON.parse(readFileSync(`${given.output}/experts/${name}/summary.json`, 'utf8'));
+      expect(summary).toMatchObject({ method: 'dpo', finished: true });
+    }
+    const middle = readFileSync(`${given.output}/modpo/this0.5-that0.5/config.yaml`, 'utf8');
+    expect(middle).toMatch(
+      /modpo:\n\s+weight: 0.5\n\s+rewards:\n\s+- adapter: .*experts\/that\/adapter\n\s+weight: 0.5/,
+    );
+    expect(middle).toMatch(/beta: 0.2/);
+  }, 60_000);
+
+  it('go on where they were stopped', async () => {
+    const [whole, parts] = [own(next()), own(next())];
+    await quiet(whole);
+    for (let wait = 40; ; wait += 40) {
+      try {
+        await quiet(parts, { stop: AbortSignal.timeout(wait), resume: true });
+        break;
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'ABORTED' });
+      }
+    }
+    expect(resultOf(parts.output!)).toEqual(resultOf(whole.output!));
+  }, 60_000);
+});
+
 describe('refusals before anything is trained', () => {
   const wish = (given: object) => ({ wishes: [{ ...wishes[0], ...given }, wishes[2]] });
   it.each([
@@ -202,6 +262,7 @@ describe('refusals before anything is trained', () => {
       wish({ rewards: [] }),
       /soups\.wishes\[0\]\.rewards: .*expected at least one reward/,
     ],
+    ['MODPO without pairs', { baselines: ['modpo'] }, /soups\.wishes\[0\]\.pairs: found nothing; baseline modpo/],
     ['one wish', { wishes: [wishes[0]] }, /soups\.wishes: .*at least two wishes/],
     ['two wishes of one name', { wishes: [wishes[0], { ...wishes[2], name: 'long' }] }, /two wishes are named long/],
     [

@@ -10,6 +10,7 @@ const rewardTypes = [
   'word_length',
   'pattern',
   'model',
+  'policy',
   'module',
   'function',
 ] as const;
@@ -32,7 +33,7 @@ export const rewardTermSchema = section({
   pattern: text('a regular expression').nullable().default(null),
   flags: z.string({ error: 'flags of a regular expression' }).default('iu'),
   count: flag().default(false),
-  /** model: an adapter with a reward head, or a run. */
+  /** model: an adapter with a reward head, or a run. policy: an adapter trained on preferences. */
   adapter: text('a path').nullable().default(null),
   /** model: an annotator of a run with an adapter for each, or of rewards on features; `adapter` is then the run's folder. */
   annotator: text('a name').nullable().default(null),

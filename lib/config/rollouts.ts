@@ -68,11 +68,13 @@ export function checkRewards(
     for (const [type, key] of [
       ['pattern', 'pattern'],
       ['model', 'adapter'],
+      ['policy', 'adapter'],
       ['module', 'module'],
     ] as const) {
+      const own = key === 'adapter' ? ['model', 'policy'] : [type];
       if (reward.type === type && reward[key] === null) say(key, `found nothing, expected what the ${type} is`);
-      if (reward.type !== type && reward[key] !== null)
-        say(key, `belongs to type ${type}, but the type is ${reward.type}`);
+      if (type === own[0] && !own.includes(reward.type) && reward[key] !== null)
+        say(key, `belongs to type ${own.join(' or ')}, but the type is ${reward.type}`);
     }
     if (reward.lower !== null && reward.type !== 'model') say('lower', 'belongs to type model');
     if (reward.per === 'annotator' && reward.type !== 'model') say('per', 'belongs to type model');

@@ -3,7 +3,7 @@ import { choice, flag, notNegative, number, positive, section, text, wholeFrom }
 import { type ResolvedRewardTerm, rewardTermSchema } from './rollout-schema.js';
 
 /** What the mixes are compared with, besides the base. */
-export const soupBaselines = ['prompting', 'sft', 'one_reward', 'p_morl', 'morl', 'backbones'] as const;
+export const soupBaselines = ['prompting', 'sft', 'one_reward', 'p_morl', 'morl', 'backbones', 'modpo'] as const;
 
 const share = () => {
   const error = 'a number above 0.5 and at most 1';
@@ -54,7 +54,19 @@ export const soupsSchema = section({
         name: text('a name'),
         /** Two wishes of one dimension exclude each other (cheerful, sad); null: a dimension of its own. */
         dimension: text('a name').nullable().default(null),
-        rewards: z.array(rewardTermSchema, { error: 'a list of rewards' }).min(1, { error: 'at least one reward' }),
+        /** What answers are worth to the wish; null: what the expert that `pairs` made thinks of them. */
+        rewards: z
+          .array(rewardTermSchema, { error: 'a list of rewards' })
+          .min(1, { error: 'at least one reward' })
+          .nullable()
+          .default(null),
+        /** Preferences by the wish, from which its expert is trained (dpo) in place of rewards. */
+        pairs: z
+          .union([text('a path').transform((path) => [path]), z.array(text('a path')).min(1)], {
+            error: 'a path or a list of paths',
+          })
+          .nullable()
+          .default(null),
         /** What is put behind a prompt to say the wish, for prompting, sft and p_morl. */
         prompt: text('a text').nullable().default(null),
         /** For an endpoint that judges: which of two answers …, such as "is more cheerful". */
@@ -102,6 +114,7 @@ export const soupsSchema = section({
 type ParsedSoups = z.output<typeof soupsSchema>;
 export type ResolvedWish = Omit<ParsedSoups['wishes'][number], 'rewards' | 'dimension'> & {
   dimension: string;
-  rewards: ResolvedRewardTerm[];
+  /** Null of a wish with pairs alone, before its expert is there. */
+  rewards: ResolvedRewardTerm[] | null;
 };
 export type ResolvedSoups = Omit<ParsedSoups, 'wishes' | 'front'> & { wishes: ResolvedWish[]; front: string[] };

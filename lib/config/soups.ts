@@ -26,7 +26,11 @@ export function checkSoups(config: ParsedConfig, source: Source): string[] {
     const at = ['soups', 'wishes', i];
     if (!/^[\w-]+$/.test(wish.name)) say([...at, 'name'], `found ${wish.name}, expected letters, digits, - and _`);
     if (names.indexOf(wish.name) !== i) say([...at, 'name'], `two wishes are named ${wish.name}`);
-    wrong.push(...checkRewards(wish.rewards, [...at, 'rewards'], source));
+    if (wish.rewards === null && wish.pairs === null)
+      say([...at, 'rewards'], 'found nothing, expected a list of rewards (or pairs: preferences by the wish)');
+    wrong.push(...checkRewards(wish.rewards ?? [], [...at, 'rewards'], source));
+    if (wish.pairs === null && soups.baselines.includes('modpo') && (soups.front ?? names).includes(wish.name))
+      say([...at, 'pairs'], `found nothing; baseline modpo trains on the pairs of every wish of the front`);
     const told = soups.baselines.find((name) => ['prompting', 'sft', 'p_morl'].includes(name));
     if (told && wish.prompt === null)
       say([...at, 'prompt'], `found nothing, expected how ${wish.name} is said in a prompt; baseline ${told} needs it`);
@@ -64,7 +68,8 @@ export function resolveSoups(soups: ParsedConfig['soups'], path: (given: string)
   const wishes = soups.wishes.map((wish) => ({
     ...wish,
     dimension: wish.dimension ?? wish.name,
-    rewards: resolveRewards(wish.rewards, path)!,
+    rewards: resolveRewards(wish.rewards, path),
+    pairs: wish.pairs?.map(path) ?? null,
   }));
   const dimensions = [...new Set(wishes.map((wish) => wish.dimension))];
   const firsts = dimensions.slice(0, 3).map((name) => wishes.find((wish) => wish.dimension === name)!.name);

@@ -5,8 +5,9 @@ import { AdapterPopulation } from '../adapters/population.js';
 import { genericAdapter } from '../adapters/voters.js';
 import { loadConfig, runConfigPath } from '../config/index.js';
 import type { ResolvedRewardTerm } from '../config/rollout-schema.js';
-import { splitByTokens } from '../data/pack.js';
+import { pack, splitByTokens } from '../data/pack.js';
 import type { Group } from '../data/types.js';
+import { sumTokens } from '../losses/index.js';
 import type { Model } from '../model/model.js';
 import { safetensorsInfo } from '../model/safetensors.js';
 import { PluralignError } from '../native/errors.js';
@@ -120,5 +121,25 @@ async function onFeatures(term: Term, model: Model, options: ModelOptions): Prom
     const of = rewardOf({ features, n: samples.length, d });
     const named = ({ annotator }: Sample) => (term.per === 'annotator' ? annotator : (term.annotator ?? undefined));
     return samples.map((sample, i) => of(population.index.get(named(sample) ?? '') ?? -1, i));
+  };
+}
+
+/**
+ * The implicit reward of a policy that was trained on preferences (Rafailov et al. 2023, eq. 5), without its β:
+ * Σ_t log π(y_t) − log π_base(y_t).
+ */
+export async function policyReward(dir: string, model: Model, options: ModelOptions): Promise<RewardFunction> {
+  const { bank } = await speakers(dir, { adapter: dir, annotator: null, per: 'all', lower: null }, model);
+  if (bank.adapters[0].head !== -1)
+    throw new PluralignError('BAD_CONFIG', `rewards: ${dir} is a reward model, not a policy; type: model takes it`);
+  return async (samples) => {
+    const out: number[] = [];
+    for (const run of splitByTokens(groupsOf(samples), 2, options.maxTokens)) {
+      const policies = [0, -1].map((adapter) => ({ adapter, grad: false }));
+      const p = pack(run, { policies, read: 'logps' });
+      const sums = sumTokens((await model.score(p, bank, 'logps', { abort: options.abort })).values, p.offsets);
+      for (let i = 0; i < run.length; i++) out.push(sums[i] - sums[run.length + i]);
+    }
+    return out;
   };
 }

@@ -5,7 +5,7 @@ import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { Rewards } from './compose.js';
 import { each, length, matches, readability, sentiment, wordLength } from './measures.js';
-import { modelReward } from './models.js';
+import { modelReward, policyReward } from './models.js';
 import type { RewardFunction } from './types.js';
 
 export interface RewardOptions {
@@ -63,6 +63,8 @@ async function functionOf(term: ResolvedRewardTerm, model: Model, options: Rewar
     }
     case 'module':
       return fromModule(term.module!, term.export);
+    case 'policy':
+      return policyReward(term.adapter!, model, options);
     case 'model':
       return modelReward(term, model, options);
   }

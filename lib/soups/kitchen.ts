@@ -15,7 +15,7 @@ import { type Prompt, withText } from '../rl/prompts.js';
 import { type SampleFunction, sampler, samplesOf } from '../rl/sampling.js';
 import type { TrainOptions } from '../training/train.js';
 import type { Evaluated, Points } from './points.js';
-import { expertSeed, mergedPolicy, trainedOnText, trainedPolicy, writeRows } from './policies.js';
+import { mergedPolicy, seedOf, trainedOnPairs, trainedOnText, trainedPolicy, writeRows } from './policies.js';
 import { backbone, combinationsOf, objectivesOf, promptFor, rewardsOf, weightsName } from './wishes.js';
 
 /** A policy's answers when somebody has these wishes. */
@@ -54,7 +54,8 @@ export class Kitchen {
   /** Policies to be trained and judged, about. */
   work(weights: readonly number[][], combinations: number): number {
     const { merges, sums, baselines, wishes } = this.soups;
-    const fronts = merges.length + sums.length - 1 + baselines.filter((b) => b === 'morl' || b === 'backbones').length;
+    const fronts =
+      merges.length + sums.length - 1 + baselines.filter((b) => ['morl', 'backbones', 'modpo'].includes(b)).length;
     return 1 + wishes.length + fronts * weights.length + combinations * (2 + baselines.length);
   }
 
@@ -80,7 +81,10 @@ export class Kitchen {
 
   /** The folder of a wish's expert. */
   expert(wish: number): Promise<string> {
-    const seed = this.soups.init === 'own' ? expertSeed(this.config.train.seed, wish) : this.config.train.seed;
+    const seed = seedOf(this.config, wish);
+    const { pairs } = this.soups.wishes[wish];
+    if (pairs)
+      return trainedOnPairs(this.config, { name: `experts/${this.names[wish]}`, pairs, seed }, this.trainOptions);
     return this.train(`experts/${this.names[wish]}`, this.spread([wish], [1]), { seed });
   }
 
@@ -138,6 +142,23 @@ export class Kitchen {
     );
     const make = () => this.train(`morl/${name}`, this.spread(chosen, weights));
     return this.judged(async () => this.points.of(`morl ${name}`, await make()));
+  }
+
+  /** One policy by the pairs of the weightiest wish, the others' experts standing for what is wanted besides (MODPO). */
+  async modpo(chosen: readonly number[], weights: readonly number[]): Promise<Evaluated> {
+    if (weights.includes(1)) return this.merged('cat', chosen, weights);
+    const main = weights.indexOf(Math.max(...weights));
+    const rewards: { adapter: string; weight: number }[] = [];
+    for (const [k, wish] of chosen.entries())
+      if (k !== main && weights[k] > 0) rewards.push({ adapter: await this.expert(wish), weight: weights[k] });
+    const name = weightsName(
+      chosen.map((wish) => this.names[wish]),
+      weights,
+    );
+    const { pairs } = this.soups.wishes[chosen[main]];
+    const policy = { name: `modpo/${name}`, pairs: pairs!, modpo: { weight: weights[main], rewards } };
+    const make = () => trainedOnPairs(this.config, policy, this.trainOptions);
+    return this.judged(async () => this.points.of(`modpo ${name}`, await make()));
   }
 
   /** Backbones trained on mixed rewards, merged so that their mixtures add up to the weights (Bone Soup). */

@@ -3,7 +3,8 @@ import { join } from 'node:path';
 import { writeFileAtomic } from '../base/files.js';
 import { mix32 } from '../base/random.js';
 import type { ResolvedConfig } from '../config/index.js';
-import type { ResolvedRewardTerm } from '../config/rollout-schema.js';
+import { boundOf, type ResolvedRewardTerm, rewardTermSchema } from '../config/rollout-schema.js';
+import type { ResolvedWish } from '../config/soups-schema.js';
 import { mergeExperts } from '../merge/index.js';
 import { PluralignError } from '../native/errors.js';
 import type { RewardFunction } from '../rewards/types.js';
@@ -29,6 +30,29 @@ function isFinished(run: string): boolean {
 /** A seed for the k-th expert's first A and samples; expert 0 has the run's own. */
 export const expertSeed = (seed: number, k: number): number => (k === 0 ? seed : mix32(seed + 0x50b5 * k));
 
+/** The seed of a wish's expert: its own, or that of all. */
+export const seedOf = ({ soups, train: { seed } }: ResolvedConfig, wish: number): number =>
+  soups!.init === 'own' ? expertSeed(seed, wish) : seed;
+
+/**
+ * Wishes whose rewards are all there: where one has pairs alone, its expert is trained, and what that thinks of an answer
+ * is the reward.
+ */
+export async function withRewards(config: ResolvedConfig, options: TrainOptions): Promise<ResolvedConfig> {
+  const wishes: ResolvedWish[] = [];
+  for (const [i, wish] of config.soups!.wishes.entries()) {
+    if (wish.rewards !== null) {
+      wishes.push(wish);
+      continue;
+    }
+    const policy = { name: `experts/${wish.name}`, pairs: wish.pairs!, seed: seedOf(config, i) };
+    const adapter = await trainedOnPairs(config, policy, options);
+    const term = rewardTermSchema.parse({ type: 'policy', adapter });
+    wishes.push({ ...wish, rewards: [{ ...term, name: 'policy', bound: boundOf(term) }] });
+  }
+  return { ...config, soups: { ...config.soups!, wishes } };
+}
+
 /** Trains a policy unless it is there already, going on where it was stopped; its adapter's folder. */
 export async function trainedPolicy(config: ResolvedConfig, policy: Trained, options: TrainOptions): Promise<string> {
   const output = join(config.output, policy.name);
@@ -48,6 +72,31 @@ export async function trainedPolicy(config: ResolvedConfig, policy: Trained, opt
   return join(output, 'adapter');
 }
 
+/** Trains a policy on preferences by a wish (dpo), with other wishes' policies as rewards (MODPO) where given. */
+export async function trainedOnPairs(
+  config: ResolvedConfig,
+  policy: { name: string; pairs: string[]; seed?: number; modpo?: ResolvedConfig['loss']['modpo'] },
+  options: TrainOptions,
+): Promise<string> {
+  const output = join(config.output, policy.name);
+  if (!isFinished(output)) {
+    const own: ResolvedConfig = {
+      ...config,
+      method: 'dpo',
+      ...unused,
+      loss: { ...config.loss, type: [{ type: 'sigmoid', weight: 1 }], modpo: policy.modpo ?? null },
+      data: { ...config.data, train: policy.pairs, eval: null, split: null },
+      train: { ...config.train, seed: policy.seed ?? config.train.seed },
+      output,
+    };
+    await finished(own, options);
+  }
+  return join(output, 'adapter');
+}
+
+/** Blocks that only policies on their own samples read. */
+const unused = { soups: null, rewards: null, rollout: null, rloo: null, grpo: null, reinforce: null, ppo: null };
+
 /** Supervised training on rows of the run's own making. */
 export async function trainedOnText(
   config: ResolvedConfig,
@@ -60,13 +109,7 @@ export async function trainedOnText(
     const own: ResolvedConfig = {
       ...config,
       method: 'sft',
-      soups: null,
-      rewards: null,
-      rollout: null,
-      rloo: null,
-      grpo: null,
-      reinforce: null,
-      ppo: null,
+      ...unused,
       data: { ...config.data, train: [rows], eval: null, split: null },
       output,
     };

@@ -20,6 +20,7 @@ import type { Front } from './fronts.js';
 import { chordFront, frontOf } from './fronts.js';
 import { type Answerer, Kitchen } from './kitchen.js';
 import { type Evaluated, Points } from './points.js';
+import { withRewards } from './policies.js';
 import { type SearchResult, searchWeights } from './search.js';
 import { backboneWeights, combinationsOf, rewardsOf, weightsName } from './wishes.js';
 
@@ -45,23 +46,30 @@ export interface SoupsResult {
  * 2310.11564). Every policy is a run of its own below the run folder, every judged policy a line of points.jsonl, so that a
  * stopped run goes on where it was. Throws as `train`.
  */
-export async function trainSoups(config: ResolvedConfig, options: TrainOptions = {}): Promise<TrainSummary> {
+export async function trainSoups(given: ResolvedConfig, options: TrainOptions = {}): Promise<TrainSummary> {
   const { quiet = false } = options;
   const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
   const stop = stopOf(options.stop);
-  const folder = await openRunFolder(config, { resume: options.resume });
+  const folder = await openRunFolder(given, { resume: options.resume });
   let begun = false;
   try {
     const started = performance.now();
-    using model = await openModel(config);
-    const soups = config.soups!;
-    const { wishes } = soups;
-    const unknown = soups.merges.find((name) => !methodNames.includes(name));
+    const unknown = given.soups!.merges.find((name) => !methodNames.includes(name));
     if (unknown !== undefined)
       throw new PluralignError(
         'BAD_CONFIG',
         `soups.merges: ${JSON.stringify(unknown)} is not known; expected ${methodNames.join(', ')}`,
       );
+    const hold = async () => {
+      // From here on the folder holds a run: other settings need another one.
+      await writeFileAtomic(folder.paths.metrics, `${JSON.stringify({ step: 0 })}\n`);
+      begun = true;
+    };
+    if (given.soups!.wishes.some((wish) => wish.rewards === null)) await hold();
+    const config = await withRewards(given, { ...options, quiet, onNote: note, stop });
+    using model = await openModel(config);
+    const soups = config.soups!;
+    const { wishes } = soups;
     const ones = wishes.map(() => 1);
     const rewards = await openRewards(rewardsOf(wishes, ones), model, {
       functions: options.rewards,
@@ -78,9 +86,7 @@ export async function trainSoups(config: ResolvedConfig, options: TrainOptions =
     );
     const answers = await sampler(base, config.rollout!, stop.flag)(asked, mix32(config.train.seed + 0x5ca1e));
     if (rewards.wantsScale) await rewards.fit(samplesOf(asked, answers, model));
-    // From here on the folder holds a run: other settings need another one.
-    await writeFileAtomic(folder.paths.metrics, `${JSON.stringify({ step: 0 })}\n`);
-    begun = true;
+    await hold();
     const judged = prompts.eval.flatMap((prompt) => Array.from({ length: soups.samples }, () => prompt));
     const points = await Points.open(
       join(folder.dir, 'points.jsonl'),
@@ -165,6 +171,7 @@ async function cook(kitchen: Kitchen, quiet: boolean): Promise<SoupsResult> {
       await sweep('backbones', weights, (w) => kitchen.fromBackbones(chosen, w, backboneWeights(w, soups.mixing)));
     if (has('morl')) await sweep('morl', weights, (w) => kitchen.morl(chosen, w));
     const search = soups.search ? await searchWeights(kitchen, chosen) : null;
+    if (has('modpo')) await sweep('modpo', weights, (w) => kitchen.modpo(chosen, w));
     const shown = [0, Math.floor(weights.length / 2), weights.length - 1].map((i) => weights[i]);
     const mixed: { weights: string; evaluated: Evaluated }[] = [];
     for (const w of shown)

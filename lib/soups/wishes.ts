@@ -4,14 +4,14 @@ import type { Scored } from '../rewards/compose.js';
 
 /** Name of a wish's reward among all wishes' rewards. */
 const termName = (wish: ResolvedWish, term: ResolvedRewardTerm): string =>
-  wish.rewards.length === 1 && term.name === term.type ? wish.name : `${wish.name}-${term.name}`;
+  wish.rewards!.length === 1 && term.name === term.type ? wish.name : `${wish.name}-${term.name}`;
 
 /** The rewards of some wishes, each wish's times its weight; wishes of weight 0 are left out. */
 export function rewardsOf(wishes: readonly ResolvedWish[], weights: readonly number[]): ResolvedRewardTerm[] {
   return wishes.flatMap((wish, i) =>
     weights[i] === 0
       ? []
-      : wish.rewards.map((term) => ({ ...term, name: termName(wish, term), weight: term.weight * weights[i] })),
+      : wish.rewards!.map((term) => ({ ...term, name: termName(wish, term), weight: term.weight * weights[i] })),
   );
 }
 
@@ -20,7 +20,7 @@ export function objectivesOf(wishes: readonly ResolvedWish[], scored: Scored): F
   let at = 0;
   return wishes.map((wish) => {
     const sum = new Float64Array(scored.total.length);
-    for (const term of wish.rewards) {
+    for (const term of wish.rewards!) {
       const part = scored.parts[at++];
       for (let i = 0; i < sum.length; i++) sum[i] += term.weight * part[i];
     }
