@@ -148,7 +148,7 @@ const pairs = write(
   })),
 );
 const dpo = { method: 'dpo', model: modelDir, data: { train: pairs }, loss: { beta: Number(values.beta) } };
-const dpoTraining = { ...training(size.dpo, 24), learning_rate: 0.001 };
+const dpoTraining = { ...training(size.dpo, 24), learning_rate: 0.004 };
 const one = { r: 8, alpha: 16 };
 const by = (name) => [{ type: 'function', name }];
 const policies = {
