@@ -147,6 +147,8 @@ describe('a run', () => {
     const kept = Population.load(join(output('chosen'), 'features.safetensors'));
     expect([kept.model.name, kept.rank, kept.l2]).toEqual([best.model, 1, 0.5]);
     expect(summary.eval?.overall.accuracy).toBeGreaterThan(0.75);
+    const page = readFileSync(join(output('chosen'), 'report.html'), 'utf8');
+    expect(page).toMatch(/Settings tried.*log_likelihood.*low-rank.*<td>50<\/td>/s);
     // What is fitted in the end has all votes, as without a choice.
     const { model, l2, residual } = best as { model: 'low-rank'; l2: number; residual: number | null };
     const alone = await run(model, 'alone', { rank: 1, l2, residual });

@@ -7,7 +7,15 @@ import { clientScript } from './client.js';
 import { html, Markup, scriptJson } from './html.js';
 import { mapSection, reliabilitySection } from './map.js';
 import type { RunData } from './read.js';
-import { configSection, dataSection, groupSections, metricsSection, samplesSection, tiles } from './sections.js';
+import {
+  configSection,
+  dataSection,
+  groupSections,
+  metricsSection,
+  samplesSection,
+  tiles,
+  triedSection,
+} from './sections.js';
 import { soupsSections } from './soups.js';
 import { style } from './style.js';
 import { typesSection } from './types.js';
@@ -65,7 +73,7 @@ ${types}
 ${annotatorSection(summary?.eval, summary?.eval_before)}${voterSection(summary?.eval, summary?.eval_generic, run.voters?.kind === 'items' ? 'reward' : 'adapter')}
 ${mapSection(run.voters, summary?.eval)}${reliabilitySection(summary?.eval)}
 ${groupSections(others, summary?.eval_before)}
-${aggregationSection(run.aggregation)}${soupsSections(run.soups)}${metricsSection(summary)}${samplesSection(summary)}
+${aggregationSection(run.aggregation)}${soupsSections(run.soups)}${metricsSection(summary)}${triedSection(summary)}${samplesSection(summary)}
 <div class="two">${dataSection(summary)}${configSection(run.config)}</div>${other}
 <footer>Written by pluralign ${version}. Charts: uPlot (MIT licence, in the page’s source).</footer></main>`;
   const script = `/*\n${library.licence.trim().replaceAll('*/', '* /')}\n*/\n${library.script}`;

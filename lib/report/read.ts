@@ -28,6 +28,8 @@ export interface Summary {
   eval_generic?: Evaluation;
   data?: Metrics;
   paths?: Metrics;
+  /** With `features.choose`: the settings, likeliest first. */
+  tried?: Metrics[];
   samples?: Record<string, unknown>[];
 }
 

@@ -113,6 +113,22 @@ ${hasOld && html`<th scope="col">accuracy before</th>`}</tr></thead><tbody>${row
   return sections;
 }
 
+/** The settings that `features.choose` chose from, likeliest first. */
+export function triedSection(summary: Summary | null): Markup | null {
+  const tried = (Array.isArray(summary?.tried) ? summary.tried : []).filter(isRecord);
+  if (tried.length === 0) return null;
+  const columns = [...new Set(tried.flatMap((setting) => Object.keys(setting)))];
+  const cell = (value: unknown) => (typeof value === 'number' ? formatValue(value) : (value ?? '–'));
+  const row = (setting: Metrics) => {
+    const [first, ...rest] = columns.map((key) => String(cell(setting[key])));
+    return html`<tr><th scope="row">${first}</th>${rest.map((text) => html`<td>${text}</td>`)}</tr>`;
+  };
+  return html`<section><h2>Settings tried</h2><p class="caption">By the mean likelihood of held-out votes of the training rows;
+the first was fitted to all of them.</p><div class="scroll"><table><thead><tr>${columns.map(
+    (key) => html`<th scope="col">${key}</th>`,
+  )}</tr></thead><tbody>${tried.slice(0, 50).map(row)}</tbody></table></div></section>`;
+}
+
 function flatten(value: Record<string, unknown>, prefix = ''): [string, unknown][] {
   return Object.entries(value).flatMap(([key, v]) =>
     isRecord(v) ? flatten(v, `${prefix}${key}.`) : [[prefix + key, v] as [string, unknown]],
