@@ -22,7 +22,7 @@ it('examples/p-share-lora finds the planted subspace, as fast in N as the theory
       .stdout;
   const ratio = /shared \/ better of local and global: (\S+)/.exec(await simulate('compare', '1'));
   expect(Number(ratio?.[1])).toBeLessThan(0.3);
-  const slope = /^slope (\S+)/m.exec(await simulate('slope', '3'));
+  const slope = /^slope (\S+)/m.exec(await simulate('slope', '2'));
   expect(Number(slope?.[1])).toBeGreaterThan(-0.6);
   expect(Number(slope?.[1])).toBeLessThan(-0.4);
-}, 60_000);
+}, 180_000);

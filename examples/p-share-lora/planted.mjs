@@ -181,7 +181,7 @@ export function leftBy({ W, N, d }, rank, rounds = 60) {
       for (let j = 0; j < d; j++)
         for (let c = 0; c < rank; c++) inside[u * rank + c] += away[u * d + j] * v[j * rank + c];
     const square = (list) => list.reduce((sum, x) => sum + x * x, 0);
-    if (round === rounds) return (square(away) - square(inside)) / square(W);
+    if (round === rounds) return Math.max(0, square(away) - square(inside)) / square(W);
     const next = new Float64Array(d * rank);
     for (let u = 0; u < N; u++)
       for (let j = 0; j < d; j++)
