@@ -21,7 +21,7 @@ __device__ inline void unpack_chunk(uint4 c, float (&v)[8]) {
 
 // n floats from S at `from`, zeros from `valid` on. `aligned`: n elements of S stand at a multiple of their size, up to 16 bytes.
 template <int n, class S>
-__device__ inline void load_floats(float (&v)[n], const S* from, int64_t valid, bool aligned) {
+__device__ inline void load_floats(float (&v)[n], const S* from, int valid, bool aligned) {
   if (aligned && valid >= n) {
     if constexpr (sizeof(S) == 4) {
       for (int i = 0; i < n; i += 4) {
@@ -45,10 +45,11 @@ __device__ inline void load_floats(float (&v)[n], const S* from, int64_t valid, 
 template <class T, class S>
 struct Source {
   const S* at;
-  int64_t ld, lines, length;
+  int64_t ld;
+  int lines, length;
   bool aligned;
   __device__ uint4 operator()(int line, int first) const {
-    const int64_t valid = line < lines ? length - first : 0;
+    const int valid = line < lines ? length - first : 0;
     const S* from = at + int64_t(line) * ld + first;
     if constexpr (sizeof(T) == sizeof(S)) {
       if (aligned && valid >= kChunk<T>) return *reinterpret_cast<const uint4*>(from);
@@ -66,7 +67,8 @@ __device__ inline bool chunks_aligned(const S* at, int64_t ld) {
 }
 template <class T, class S>
 __device__ inline Source<T, S> source(const S* at, int64_t ld, int64_t lines, int64_t length) {
-  return {at, ld, lines, length, chunks_aligned<T>(at, ld)};
+  constexpr int64_t kMost = 1 << 30;  // more than any tile has
+  return {at, ld, int(lines < kMost ? lines : kMost), int(length < kMost ? length : kMost), chunks_aligned<T>(at, ld)};
 }
 
 // An operand's tile in shared memory: `rows` of C's rows (or columns) by `depth` of k, as it stands in memory: lines of k, or
