@@ -126,6 +126,13 @@ async function writeRows(file, rows) {
   await rename(`${file}.part`, file);
 }
 
+/** Share of decided votes for the argument of more characters: what length alone gets right. */
+function longerPreferred(rows) {
+  const decided = rows.filter(({ row }) => !row.tie && row.chosen.length !== row.rejected.length);
+  const longer = decided.filter(({ row }) => row.chosen.length > row.rejected.length).length;
+  return Number((longer / decided.length).toFixed(3));
+}
+
 function summary(rows) {
   const counts = [...tally(rows, (r) => r.row.annotator).values()];
   return {
@@ -133,6 +140,7 @@ function summary(rows) {
     debates: new Set(rows.map((r) => r.debate)).size,
     annotators: counts.length,
     annotators_with_50_votes: counts.filter((n) => n >= 50).length,
+    longer_preferred: longerPreferred(rows),
   };
 }
 
