@@ -55,6 +55,16 @@ void direct(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const 
     }
 }
 
+void step_up_f32(int64_t rows, int64_t n, int64_t r, const float* h, const float* b, float* y, int64_t ldy, float alpha, bool accumulate) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < n; ++j) {  // panels are one column wide
+      double sum = 0;
+      for (int64_t p = 0; p < r; ++p) sum += double(h[i * r + p]) * double(b[j * r + p]);
+      float& to = y[i * ldy + j];
+      to = float(double(alpha) * sum + (accumulate ? double(to) : 0));
+    }
+}
+
 void dots(int64_t m, int64_t n, int64_t k, const void* a, DType a_type, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {
@@ -180,6 +190,7 @@ void fill(Kernels& k) {
   k.outer = outer;
   k.direct = direct;
   k.dots = dots;
+  k.step_up_f32 = step_up_f32;
   k.rmsnorm[kF32] = rmsnorm<float>;
   k.rmsnorm[kBf16] = rmsnorm<bf16>;
   k.rmsnorm_backward = rmsnorm_backward;

@@ -131,6 +131,13 @@ INLINE void dots_tile(int64_t k, const T* a, int64_t lda, const float* b, int64_
 template <class T>
 static void dots_typed(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
   constexpr int R = MR >= 8 ? 4 : 2, Q = 4;
+  if (m == 1 && n >= 2 * Q) {
+    const int64_t whole = n / (2 * Q) * (2 * Q);
+    for (int64_t j = 0; j < whole; j += 2 * Q) dots_tile<1, 2 * Q>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
+    b += whole * ldb;
+    c += whole;
+    n -= whole;
+  }
   for (int64_t first = 0; first < m; first += 2 * R) {
     const int64_t last = first + 2 * R < m ? first + 2 * R : m;
     for (int64_t j = 0; j < n; j += Q) {
@@ -150,7 +157,39 @@ static void dots_any(int64_t m, int64_t n, int64_t k, const void* a, DType a_typ
   else dots_typed(m, n, k, static_cast<const bf16*>(a), lda, b, ldb, c, ldc);
 }
 
+// R rows of h through panels of B (Kernels::pack_b): y (+)= alpha · h Bᵀ.
+template <int R>
+INLINE void step_panels(int64_t n, int64_t r, const float* h, const float* b, float* y, int64_t ldy, float alpha, bool accumulate) {
+  for (int64_t j = 0; j < n; j += NR, b += r * NR) {
+    vf acc[R][NV];
+    for (int i = 0; i < R; ++i)
+      for (int v = 0; v < NV; ++v) acc[i][v] = vf{};
+    for (int64_t p = 0; p < r; ++p)
+      for (int v = 0; v < NV; ++v) {
+        const vf bv = load(b + p * NR + v * W);
+        for (int i = 0; i < R; ++i) acc[i][v] += splat(h[i * r + p]) * bv;
+      }
+    for (int i = 0; i < R; ++i)
+      for (int v = 0; v < NV; ++v) {
+        const int64_t left = n - j - v * W;
+        if (left <= 0) break;
+        float* to = y + i * ldy + j + v * W;
+        const vf sums = acc[i][v] * splat(alpha);
+        if (accumulate) add_lanes(to, sums, left);
+        else if (left >= W) store(to, sums);
+        else store_tail(to, sums, left);
+      }
+  }
+}
+
+static void step_up_f32(int64_t rows, int64_t n, int64_t r, const float* h, const float* b, float* y, int64_t ldy, float alpha, bool accumulate) {
+  int64_t i = 0;
+  for (; i + 4 <= rows; i += 4) step_panels<4>(n, r, h + i * r, b, y + i * ldy, ldy, alpha, accumulate);
+  for (; i < rows; ++i) step_panels<1>(n, r, h + i * r, b, y + i * ldy, ldy, alpha, accumulate);
+}
+
 static void fill_lora(Kernels& k) {
+  k.step_up_f32 = step_up_f32;
   k.outer = outer_any;
   k.direct = direct_any;
   k.dots = dots_any;

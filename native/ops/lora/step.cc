@@ -70,9 +70,7 @@ void lora_step(Context& context, int storage, const void* x, int64_t in, const S
     if (storage == kF32) {
       kr.dots(t.rows, m.r, in, static_cast<const float*>(x) + t.row * in, DType::f32, in, static_cast<const float*>(t.module->a), in, h, m.r);
       fetch_next();
-      float* left = slot[2].as<float>((t.rows + kr.mr) * m.r);
-      kr.pack_a(left, through_core(kr, m, t.rows, h, cored), DType::f32, t.rows, m.r, m.r, 1);
-      return kr.panels(t.rows, t.out, m.r, left, kr.mr * m.r, static_cast<const float*>(t.module->b), kr.nr * m.r, t.y, DType::f32, t.ldy, m.scale, nullptr, accumulate);
+      return kr.step_up_f32(t.rows, t.out, m.r, through_core(kr, m, t.rows, h, cored), static_cast<const float*>(t.module->b), t.y, t.ldy, m.scale, accumulate);
     }
     kr.step_down(t.rows, m.r, in, static_cast<const bf16*>(x) + t.row * in, in, static_cast<const bf16*>(t.module->a), h);
     const float* from = through_core(kr, m, t.rows, h, cored);
