@@ -362,6 +362,7 @@ describe('adapt', () => {
       [[{ annotator: 'u1', group: 'a' }, { annotator: 'u2' }], /line 2: field "group": .* as rows before have one/],
     ] as const)
       await expect(of([...voters], { alpha: 0 })).rejects.toThrow(message);
+    await expect(of([{ annotator: 'u1' }], { alpha: 0, equalGroups: true })).rejects.toThrow(/no row has a "group"/);
   });
 
   it.each(['davidson', 'rao_kupper'] as const)('trains with ties: %s', async (ties) => {

@@ -88,15 +88,10 @@ describe('an endpoint as a judge', () => {
   });
 
   it('reads replies', () => {
-    expect(['A', 'b', 'Tie.', 'Answer B', '**A**', 'neither', ''].map(verdictOf)).toEqual([
-      1,
-      -1,
-      0,
-      -1,
-      1,
-      null,
-      null,
-    ]);
+    const of = (replies: string[]) => replies.map(verdictOf);
+    expect(of(['A', 'b', 'Tie.', 'Answer B', '**A**', 'a.', 'A\n'])).toEqual([1, -1, 0, -1, 1, 1, 1]);
+    expect(of(['neither', '', 'a hard one'])).toEqual([null, null, null]);
+    expect(of(['It is a tie', 'A tie.', 'This is a close call: B', 'A close call: B'])).toEqual([0, 0, -1, -1]);
   });
 
   it('tries again what may pass, and as late as it is told', async () => {

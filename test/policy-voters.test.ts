@@ -11,6 +11,7 @@ import { scoreFeatures } from '../lib/features/run.js';
 import { Model } from '../lib/model/model.js';
 import { openRewards } from '../lib/rewards/open.js';
 import type { RewardFunction, Sample } from '../lib/rewards/types.js';
+import { adaptVoters } from '../lib/training/adapt.js';
 import { type TrainOptions, train } from '../lib/training/train.js';
 import { fixture, scratch, writeRows } from './support/runs.js';
 
@@ -98,6 +99,30 @@ describe('a policy for each annotator', () => {
     }
     for (const file of ['population.safetensors', 'metrics.jsonl'])
       expect(readFileSync(`${parts.output}/${file}`).equals(readFileSync(`${whole.output}/${file}`)), file).toBe(true);
+  });
+
+  it('does not go on with prompts that others gave, nor take votes; draws a map', async () => {
+    const given = config();
+    const stop = new AbortController();
+    const swapped = writeRows(
+      path('swapped.jsonl'),
+      f.rows.flatMap(({ prompt }) => [...people].reverse().map((annotator) => ({ prompt, annotator }))),
+    );
+    let calls = 0;
+    const stopping: RewardFunction = (samples) => {
+      if (++calls === 4) stop.abort();
+      return taste(samples);
+    };
+    await quiet(given, { rewards: { taste: stopping }, stop: stop.signal });
+    await expect(quiet({ ...given, data: { ...given.data!, train: swapped } }, { resume: true })).rejects.toThrow(
+      /data|rows|prompts/,
+    );
+    expect((await quiet(given, { resume: true })).finished).toBe(true);
+    expect(JSON.parse(readFileSync(`${given.output}/voters.json`, 'utf8')).kind).toBe('adapters');
+    const votes = writeRows(path('votes.jsonl'), [{ ...f.rows[0], annotator: 'new' }]);
+    await expect(adaptVoters({ run: given.output!, votes: [votes], quiet: true })).rejects.toThrow(
+      /rloo learns from rewards/,
+    );
   });
 
   it('a step moves what is shared and those whose prompts were in it', async () => {

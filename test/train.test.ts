@@ -1,5 +1,5 @@
 // Whole runs on the parity fixtures: the golden numbers of PyTorch, every kind of row, loss and adapter.
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { loadPeft } from '../lib/adapters/peft.js';
@@ -171,6 +171,15 @@ describe('on the Mistral fixture', () => {
       expect(readFileSync(file, 'utf8').length).toBeGreaterThan(1.9 * kept.length);
       await run({ loss: { ...loss, reference: 'init_from' } });
       expect(readdirSync(join(cache, 'reference'))).toHaveLength(2);
+      // The same name with one weight changed is another model.
+      const changed = path('changed');
+      cpSync(f.model, changed, { recursive: true });
+      const weights = join(changed, 'model.safetensors');
+      const bytes = readFileSync(weights);
+      bytes[bytes.length - 2] ^= 1;
+      writeFileSync(weights, bytes);
+      await trained({ ...goldenConfig(f, next(), { loss }), model: changed });
+      expect(readdirSync(join(cache, 'reference'))).toHaveLength(3);
       vi.unstubAllEnvs();
     });
 

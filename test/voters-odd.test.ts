@@ -1,10 +1,12 @@
 // Voters that data really has: one vote, contradictions, nothing but ties, names spelt alike, fewer votes than rank.
 
 import { describe, expect, it } from 'vitest';
+import { Random } from '../lib/base/random.js';
 import { resolveConfig } from '../lib/config/index.js';
 import { voterReport } from '../lib/data/voters.js';
 import { pairedBootstrap, worstDecile } from '../lib/evaluation/bootstrap.js';
 import { compareEvaluations } from '../lib/evaluation/compare.js';
+import { sketch } from '../lib/evaluation/plane.js';
 import { tieNu } from '../lib/losses/index.js';
 import { train } from '../lib/training/train.js';
 import { randomGroups } from './support/engine.js';
@@ -238,6 +240,7 @@ describe('two models compared', () => {
     const fewer = judged({ a: metrics(3, 0.25, -0.9), b: metrics(40, 0.4, -0.6) });
     expect(() => compareEvaluations([[one, fewer]])).toThrow(/"a": found 4 decided rows against 3/);
     expect(() => compareEvaluations([[one, judged({ a: metrics(4, 1, 0) })]])).toThrow(/"b": found 40 .* against 0/);
+    expect(() => compareEvaluations([[judged({ a: metrics(4, 1, 0) }), one]])).toThrow(/"b": found 0 .* against 40/);
     expect(() => compareEvaluations([[judged({}), judged({})]])).toThrow(/no row names an annotator/);
   });
 });
@@ -250,3 +253,16 @@ function gaussians(n: number, seed: number): number[] {
   };
   return Array.from({ length: n }, () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()));
 }
+
+it('a sketch keeps distances, and short places as they are', () => {
+  const random = new Random(3);
+  const [a, b, c] = [0, 1, 2].map(() => Float64Array.from({ length: 20_000 }, () => random.normal()));
+  expect(sketch(a, 20_000)).toEqual(a);
+  const apart = (x: Float64Array, y: Float64Array) => Math.sqrt(x.reduce((sum, v, i) => sum + (v - y[i]) ** 2, 0));
+  for (const [x, y] of [
+    [a, b],
+    [b, c],
+    [a, c],
+  ])
+    expect(Math.abs(apart(sketch(x, 1024), sketch(y, 1024)) / apart(x, y) - 1)).toBeLessThan(0.1);
+});

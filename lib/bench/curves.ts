@@ -41,10 +41,10 @@ async function timePoint(
   shape: Shape,
   dtype: 'float32' | 'bf16',
   point: Point,
-  { stop, quick }: BenchOptions,
+  { stop, quick, chosen }: BenchOptions,
 ): Promise<BenchRecord> {
   const { pairs, prompt, completion, adapters, rank, threads } = point;
-  using model = await SyntheticModel.open(shape, { dtype, threads, flag: stop.flag });
+  using model = await SyntheticModel.open(shape, { dtype, threads, flag: stop.flag, chosen });
   const groups = randomPairs({ config: shape.config, pairs: Math.max(1, pairs), prompt, completion });
   const bank = model.bank(adapters, rank);
   const p = packTrees(
@@ -61,8 +61,8 @@ async function timePoint(
     await model.backward(bank, ones);
     const cpuC = process.cpuUsage(cpuA);
     if (run < 0) continue;
-    // One thread: the time it computed for, which other processes do not lengthen.
-    const own = threads === 1;
+    // One thread of the processor: the time it computed for, which other processes do not lengthen.
+    const own = threads === 1 && !chosen;
     const scored = cpuB.user + cpuB.system;
     forward.push(own ? scored : 1e3 * (b - a));
     back.push(own ? cpuC.user + cpuC.system - scored : 1e3 * (performance.now() - b));

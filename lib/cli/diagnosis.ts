@@ -1,11 +1,11 @@
 import { realpathSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
+import { packageVersion } from '../base/version.js';
 import type { Addon } from '../native/addon.js';
 import { type CudaDescription, describeCuda } from '../native/device.js';
 import { exitCode } from '../native/errors.js';
 import { addon, candidates } from '../native/loader.js';
-import { packageVersion } from './shared.js';
 
 /** What `doctor` found; the object of `doctor --json`. Memory in bytes. */
 export interface Diagnosis {

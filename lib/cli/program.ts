@@ -1,4 +1,5 @@
 import { Command, CommanderError } from 'commander';
+import { packageVersion } from '../base/version.js';
 import { adaptCommand } from './adapt.js';
 import { aggregateCommand } from './aggregate.js';
 import { assignCommand } from './assign.js';
@@ -13,7 +14,6 @@ import { mergeCommand } from './merge.js';
 import { reportError } from './output.js';
 import { reportCommand } from './report.js';
 import { scoreCommand } from './score.js';
-import { packageVersion } from './shared.js';
 import { trainCommand } from './train.js';
 
 /** Makes a command; each imports what it runs only when it runs. */

@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type DeviceName, isDeviceName } from '../native/device.js';
@@ -33,12 +32,6 @@ export class ExitStatus extends Error {
   constructor(readonly status: number) {
     super(`exit ${status}`);
   }
-}
-
-/** The version in package.json. */
-export function packageVersion(): string {
-  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
 }
 
 export function integer(minimum: number): (text: string) => number {

@@ -41,6 +41,11 @@ export function checkRollouts(config: ParsedConfig, source: Source): string[] {
     if (config.rewards !== null) say(['rewards'], 'belongs to each of soups.wishes');
   } else if (config.rewards === null)
     say(['rewards'], 'found nothing, expected a list of what answers are rewarded for');
+  for (const block of ['rloo', 'ppo'] as const) {
+    const { beta, target } = config[block] ?? { beta: undefined, target: null };
+    if (beta === 0 && target !== null && target !== undefined)
+      say([block, 'beta'], `found 0, which no target moves; expected more than 0, or ${block}.target: null`);
+  }
   wrong.push(...checkRewards(config.rewards ?? [], ['rewards'], source));
   if (config.train.early_stopping !== null) say(['train', 'early_stopping'], `is not for method ${method}`);
   if (config.adapter !== null && config.adapter !== 'full' && (config.adapter.dropout ?? 0) > 0)

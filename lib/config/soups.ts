@@ -45,9 +45,6 @@ export function checkSoups(config: ParsedConfig, source: Source): string[] {
     say(['soups', 'search', 'target'], 'all are zero: nothing is wanted');
   if (soups.judge !== null) {
     if (!soups.combinations) say(['soups', 'judge'], 'judges combinations; set soups.combinations: true');
-    const { key_from } = soups.judge;
-    if (key_from !== null && !process.env[key_from])
-      say(['soups', 'judge', 'key_from'], `the environment variable ${key_from} is not set`);
     const silent = soups.wishes.findIndex((wish) => wish.criterion === null);
     if (silent !== -1)
       say(

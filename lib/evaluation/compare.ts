@@ -22,7 +22,7 @@ export interface Comparison {
  */
 export function compareEvaluations(pairs: readonly (readonly [Evaluation, Evaluation])[]): Comparison {
   const seeds = pairs.map(([one, other]) => {
-    const names = Object.keys(one.annotators);
+    const names = [...new Set([...Object.keys(one.annotators), ...Object.keys(other.annotators)])];
     if (names.length === 0)
       throw new PluralignError('BAD_DATA', 'no row names an annotator, expected "annotator" to compare voter by voter');
     return names.map((name) => [one.annotators[name], other.annotators[name], name] as const);
@@ -30,8 +30,8 @@ export function compareEvaluations(pairs: readonly (readonly [Evaluation, Evalua
   const decided = ({ rows, ties = 0 }: PreferenceMetrics) => rows - ties;
   let alike = true;
   for (const [a, b, name] of seeds.flat()) {
-    if (!b || decided(a) !== decided(b)) {
-      const found = `${decided(a)} decided rows against ${b ? decided(b) : 0}`;
+    if (!a || !b || decided(a) !== decided(b)) {
+      const found = `${a ? decided(a) : 0} decided rows against ${b ? decided(b) : 0}`;
       throw new PluralignError('BAD_DATA', `${JSON.stringify(name)}: found ${found}, expected the same rows`);
     }
     if (a.rows !== b.rows) alike = false;

@@ -1,3 +1,5 @@
+import { mix32 } from '../base/random.js';
+
 /** A direction in which voters differ, and what is liked at its two ends. */
 export interface TasteAxis {
   /** Share of the spread of all rewards that it holds. */
@@ -37,7 +39,7 @@ export function principal(places: Float64Array[], before: Float64Array[]): Float
   for (let round = 0; round < 60; round++) {
     const next = new Float64Array(k);
     for (const place of places) {
-      const inside = place.reduce((sum, x, c) => sum + x * axis[c], 0);
+      const inside = along(place, axis);
       for (let c = 0; c < k; c++) next[c] += inside * place[c];
     }
     axis = next;
@@ -49,7 +51,23 @@ export function principal(places: Float64Array[], before: Float64Array[]): Float
 
 /** How far a place lies along an axis. */
 export function along(place: Float64Array, axis: Float64Array): number {
-  return place.reduce((sum, x, c) => sum + x * axis[c], 0);
+  let sum = 0;
+  for (let c = 0; c < place.length; c++) sum += place[c] * axis[c];
+  return sum;
+}
+
+/**
+ * Places of at most `most` numbers between which distances are about as before, within 1 / √most of them: every number is
+ * added to or taken from one of the new ones, drawn by its index (a count sketch, Charikar et al. 2002).
+ */
+export function sketch(place: ArrayLike<number>, most: number): Float64Array {
+  if (place.length <= most) return Float64Array.from(place);
+  const out = new Float64Array(most);
+  for (let c = 0; c < place.length; c++) {
+    const draw = mix32(c + 1);
+    out[(draw >>> 1) % most] += draw & 1 ? place[c] : -place[c];
+  }
+  return out;
 }
 
 /** Four digits: enough for a picture. */

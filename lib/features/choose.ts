@@ -1,6 +1,7 @@
 import { Random } from '../base/random.js';
 import type { ResolvedConfig } from '../config/index.js';
 import type { ResolvedFeatures } from '../config/schema.js';
+import { PluralignError } from '../native/errors.js';
 import type { FeatureData, VoteData } from './data.js';
 import { evaluateVotes } from './evaluate.js';
 import { fitPopulation } from './fit.js';
@@ -25,6 +26,11 @@ export async function likeliestSetting(
   const features = config.features as ResolvedFeatures;
   if (!features.choose) return null;
   const [rest, held] = heldOut(train, features.choose.held_out, config.train.seed);
+  if (held.votes.m === 0)
+    throw new PluralignError(
+      'BAD_DATA',
+      'features.choose: no annotator has a vote to hold out, expected one with two votes or more; name the setting instead',
+    );
   const tried: Tried[] = [];
   for (const setting of settingsOf(features)) {
     const trial = { ...config, features: { ...features, ...setting, choose: null } };

@@ -101,6 +101,11 @@ export async function scoreFeatures(
   if (lower !== undefined) scorers.lower = lowerConfidence(population, table, lower);
   if (alpha !== undefined) {
     const voices = voters && (await readVoices(voters, population.index));
+    if (equalGroups && !voices?.groups)
+      throw new PluralignError(
+        'BAD_DATA',
+        `${(voters ?? []).join(', ')}: no row has a "group", expected one to count by`,
+      );
     const everyone = aggregateScorer(population, table, { alpha, ...voices, equalGroups });
     scorers.everyone = (_, item) => everyone(item);
   }

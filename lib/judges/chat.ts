@@ -59,7 +59,9 @@ export async function askChat(messages: Asked, options: ChatOptions): Promise<Ch
           `${url}: ${error.message}, after ${retries + 1} attempts; what was judged is kept, go on with the same command`,
           { cause: error },
         );
-      await wait(error.after ?? pause * 2 ** attempt, undefined, { signal }).catch(() => {});
+      // An endpoint that asks for more than this is not coming back.
+      const most = 10 * options.timeout;
+      await wait(Math.min(error.after ?? pause * 2 ** attempt, most), undefined, { signal }).catch(() => {});
     }
   }
 }

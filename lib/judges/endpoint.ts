@@ -128,7 +128,9 @@ function question(criterion: string, prompt: Text, first: string, second: string
 
 /** 1 for A, −1 for B, 0 for a tie; null where the reply says none of them first. */
 export function verdictOf(reply: string): 1 | 0 | -1 | null {
-  const [word] = reply.match(/\b(?:a|b|tie)\b/i) ?? [];
+  // "a" within a sentence is an article.
+  const alone = /^\W*([ab])\W*$/i.exec(reply)?.[1];
+  const word = alone ?? reply.match(/\b(?:A(?!\s+(?:tie|draw|close)\b)|B|[Tt]ie|TIE)\b/)?.[0];
   switch (word?.toLowerCase()) {
     case 'a':
       return 1;

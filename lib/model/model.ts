@@ -3,7 +3,7 @@ import type { Bank } from '../adapters/bank.js';
 import { type Forest, toCompletions, toReadouts } from '../data/pack.js';
 import type { Sampling } from '../generation/request.js';
 import type { DType, NativeModel, NativeModelConfig } from '../native/addon.js';
-import { chooseDevice, type DeviceName } from '../native/device.js';
+import { chooseDevice, type DeviceName, deviceName } from '../native/device.js';
 import { PluralignError } from '../native/errors.js';
 import { addon } from '../native/loader.js';
 import { type ModelConfig, nativeConfig, readModelConfig, weightFiles } from './config.js';
@@ -60,6 +60,8 @@ export class Model implements Disposable {
     readonly tokenizer: Tokenizer,
     readonly dtype: DType,
     readonly native: NativeModel,
+    /** `cpu` or `cuda:N`. */
+    readonly device: string,
   ) {}
 
   /**
@@ -80,7 +82,7 @@ export class Model implements Disposable {
     const dtype = Model.dtypeOf(options.dtype ?? 'auto', config, files);
     const shape = nativeConfig(config);
     const native = await addon().loadModel(shape, files, { dtype, threads: threadCount(options.threads), ...device });
-    return new Model(dir, config, shape, tokenizer, dtype, native);
+    return new Model(dir, config, shape, tokenizer, dtype, native, deviceName(device));
   }
 
   /** A model whose weights all live in a bank (`Bank.full`). */
@@ -89,7 +91,7 @@ export class Model implements Disposable {
     const dtype = options.dtype === 'bf16' ? 'bfloat16' : 'float32';
     const shape = nativeConfig(config);
     const native = addon().emptyModel(shape, { dtype, threads: threadCount(options.threads), ...device });
-    return new Model(null, config, shape, tokenizer, dtype, native);
+    return new Model(null, config, shape, tokenizer, dtype, native, deviceName(device));
   }
 
   static dtypeOf(wanted: 'auto' | 'bf16' | 'float32', config: ModelConfig, files: readonly string[]): DType {

@@ -14,6 +14,9 @@ export interface ChosenDevice {
   ordinal: number;
 }
 
+/** `cpu`, or as a configuration names it. */
+export const deviceName = (chosen: ChosenDevice | null): string => (chosen ? `cuda:${chosen.ordinal}` : 'cpu');
+
 /** What the library says of this machine; see `describe` in native/cuda/library.cu. */
 export interface CudaDescription {
   /** CUDA version that the driver runs and that the library was built with, as 13000 for 13.0; 0: no driver. */

@@ -43,10 +43,11 @@ export function freshRlState(): RlState {
   };
 }
 
-/** SHA-256 over the prompts. */
+/** SHA-256 over the prompts, who gave them and what they weigh. */
 export function promptsFingerprint(prompts: readonly Prompt[]): string {
   const hash = createHash('sha256');
-  for (const { prompt } of prompts) hash.update(Int32Array.of(prompt.length)).update(prompt);
+  for (const { prompt, annotator, weight } of prompts)
+    hash.update(JSON.stringify([prompt.length, annotator ?? null, weight])).update(prompt);
   return hash.digest('hex');
 }
 

@@ -20,6 +20,7 @@ import { adapterName, makeBank, openModel, openReference, referenceOf } from '..
 import { stopOf } from '../training/signals.js';
 import { EventWriter } from '../training/tensorboard.js';
 import type { TrainOptions, TrainSummary } from '../training/train.js';
+import { writeAdapterMap } from '../training/voter-map.js';
 import { annotatorsOf, checkNamed, Voters } from '../training/voters.js';
 import { type Answered, evaluatePolicy, type PolicyScores } from './evaluate.js';
 import { type PreparedPrompts, type Prompt, preparePrompts } from './prompts.js';
@@ -338,6 +339,7 @@ async function finish(run: RlRun): Promise<TrainSummary> {
   const { config, state, folder, prompts } = run;
   const paths: TrainSummary['paths'] = { run: folder.dir };
   if (!run.stopped) Object.assign(paths, await saveResult(config, run.model, run.banks.policy, run.voters?.annotators));
+  if (run.voters && !run.stopped) await writeAdapterMap(folder.dir, run.banks.policy, run.voters.annotators, []);
   const seconds = Math.max(state.stepSeconds, 1e-9);
   const overall = ({ annotators = {}, ...scores }: PolicyScores) =>
     ({ overall: scores, annotators }) as unknown as TrainSummary['eval'];

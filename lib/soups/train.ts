@@ -4,7 +4,7 @@ import { mix32 } from '../base/random.js';
 import type { ResolvedConfig } from '../config/index.js';
 import { packTokens } from '../data/pack.js';
 import { simplexGrid } from '../evaluation/fronts.js';
-import { openJudge } from '../judges/index.js';
+import { checkJudge, openJudge } from '../judges/index.js';
 import { methodNames } from '../merge/index.js';
 import { PluralignError } from '../native/errors.js';
 import { openRewards } from '../rewards/open.js';
@@ -50,6 +50,7 @@ export async function trainSoups(given: ResolvedConfig, options: TrainOptions = 
   const { quiet = false } = options;
   const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
   const stop = stopOf(options.stop);
+  if (given.soups!.judge) checkJudge(given.soups!.judge);
   const folder = await openRunFolder(given, { resume: options.resume });
   let begun = false;
   try {

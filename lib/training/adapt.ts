@@ -73,6 +73,11 @@ export async function adaptVoters(options: AdaptVotersOptions): Promise<AdaptVot
   const path = populationPath(dir);
   if (config.adapter === 'full' || config.adapter.per !== 'annotator')
     throw new PluralignError('BAD_CONFIG', `${dir}: expected a run with adapter.per: annotator (or model: features)`);
+  if (config.rewards !== null)
+    throw new PluralignError(
+      'BAD_CONFIG',
+      `${dir}: ${config.method} learns from rewards, and adapt fits a voter to votes; fit the voter's reward and train with it`,
+    );
   if (!existsSync(path))
     throw new PluralignError('NOT_FOUND', `${path} is not there: the run is not finished; go on with train --resume`);
   const { signal, flag: abort } = stopOf(options.stop);

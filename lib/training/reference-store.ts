@@ -4,6 +4,7 @@ import { appendFile, mkdir, readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { errnoOf, ioError } from '../base/files.js';
+import { packageVersion } from '../base/version.js';
 import type { Group } from '../data/types.js';
 import { weightFiles } from '../model/config.js';
 import type { Model } from '../model/model.js';
@@ -21,7 +22,8 @@ async function addFile(hash: ReturnType<typeof createHash>, path: string): Promi
 
 /** What log-probabilities of a policy depend on: the contents of its files, the type it is computed in, the kernels. */
 async function identity(model: Model, adapter: string | null): Promise<string> {
-  const hash = createHash('sha256').update(`1 ${model.dtype} ${addon().cpu().isa}\n`);
+  const kernels = `${packageVersion()} ${process.arch} ${addon().cpu().isa} ${model.device}`;
+  const hash = createHash('sha256').update(`${model.dtype} ${kernels}\n`);
   const dir = model.dir!;
   const files = [join(dir, 'config.json'), ...weightFiles(dir)];
   if (adapter !== null)

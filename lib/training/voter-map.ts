@@ -3,11 +3,11 @@ import type { Bank } from '../adapters/bank.js';
 import { writeFileAtomic } from '../base/files.js';
 import type { Group } from '../data/types.js';
 import { orderedPairs } from '../data/voters.js';
-import { along, every, principal, round, type TasteAxis, type VoterMap } from '../evaluation/plane.js';
+import { along, every, principal, round, sketch, type TasteAxis, type VoterMap } from '../evaluation/plane.js';
 
 const mostVoters = 2000;
-/** Numbers that are held for a map, at most. */
-const mostNumbers = 2 ** 25;
+/** Numbers of a voter that a picture needs; more are sketched. */
+const mostNumbers = 1024;
 
 /**
  * Annotators on the plane that holds most of how what is theirs (of the factors) differs, and what the third of them at each
@@ -19,11 +19,12 @@ export function adapterMap(bank: Bank, annotators: readonly string[], groups: re
   const count = annotators.length;
   const width = count > 0 ? bank.ownValues(1).length : 0;
   if (count < 3 || width === 0) return null;
-  const shown = every(count, Math.max(3, Math.min(mostVoters, Math.floor(mostNumbers / width))));
-  const places = shown.map((u) => Float64Array.from(bank.ownValues(u + 1)));
-  const centre = new Float64Array(width);
-  for (const place of places) for (let c = 0; c < width; c++) centre[c] += place[c] / places.length;
-  for (const place of places) for (let c = 0; c < width; c++) place[c] -= centre[c];
+  const shown = every(count, mostVoters);
+  const places = shown.map((u) => sketch(bank.ownValues(u + 1), mostNumbers));
+  const size = places[0].length;
+  const centre = new Float64Array(size);
+  for (const place of places) for (let c = 0; c < size; c++) centre[c] += place[c] / places.length;
+  for (const place of places) for (let c = 0; c < size; c++) place[c] -= centre[c];
   const spread = places.reduce((sum, place) => sum + along(place, place), 0);
   if (!(spread > 1e-18)) return null;
   const first = principal(places, []);
