@@ -121,12 +121,12 @@ void adamw(Context&, const device::AdamWCall&);
 
 // ---- parts of operators
 
-// ops/lora/cuda.cu: what adapters add to part `index` of a linear layer, after (backward: beside) the dense product. Forward
-// writes part.h and adds to part.y; backward adds to dx (where not null: its rows are there already) and to da, db, dcore of
-// every module on rows of the plan, which may share factors. With storage kBf16 operands may be rounded to bfloat16; h and
+// ops/lora/cuda.cu: what adapters add to every part of a linear layer that has modules, after the dense products. Forward
+// writes the parts' h and adds to their y; backward adds to dx (where not null: its rows are there already) and to da, db, dcore
+// of every module on rows of the plan, which may share factors. With storage kBf16 operands may be rounded to bfloat16; h and
 // sums stay float32. Rows whose module has r = 0 are left alone. LoraModule: ops/lora/lora.h.
-void lora(Context&, const device::LinearCall&, int index);
-void lora_backward(Context&, const device::LinearCall&, int index);
+void lora(Context&, const device::LinearCall&);
+void lora_backward(Context&, const device::LinearCall&);
 
 // ops/gemm/cuda.cu: C[m × n] = alpha · op(A) op(B) + bias (of the columns) + C where `accumulate`. op(A) is [m × k], op(B)
 // [k × n]; a transposed operand is stored [k × m] or [n × k]. Products of two bfloat16 operands run on tensor cores, of two

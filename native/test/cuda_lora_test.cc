@@ -24,13 +24,11 @@ struct Shape {
   int64_t in, out, rank, wide;  // rank: of most adapters; wide: of the fourth
 };
 
-// Adapters: plain; a vector in the middle, with the first one's A; a matrix in the middle, with the first one's B; one of
-// another rank whose A is frozen; one that leaves the layer alone; one that shares the third one's A and core.
-struct Problem {
-  Problem(EmulatedDevice& gpu, Shape s, int storage, float dropout, bool residual, const std::vector<int>& parents, const std::vector<int64_t>& lengths, const std::vector<int>& adapters)
-      : gpu(gpu), shape(s), storage(storage), residual(residual), random(unsigned(s.in * 100 + s.out * 10 + s.rank)), plan(gpu, parents, lengths, adapters), rows(plan.arrays.rows),
-        ldy(s.out + (s.out % 2 ? 3 : 8)), stride(std::max(s.rank, s.wide) + 1), x(storage, random.normals(rows * s.in)), y(residual ? kF32 : storage, random.normals(rows * ldy)),
-        dy(random.normals(rows * ldy)), dx(random.normals(rows * s.in)), h(size_t(rows * stride), kNaN) {
+// One linear. Adapters: plain; a vector in the middle, with the first one's A; a matrix in the middle, with the first one's B; one
+// of another rank whose A is frozen; one that leaves the layer alone; one that shares the third one's A and core.
+struct Layer {
+  Layer(EmulatedDevice& gpu, Random& random, Shape s, int64_t rows, int y_storage, float dropout, uint64_t stream)
+      : out(s.out), ldy(s.out + (s.out % 2 ? 3 : 8)), stream(stream), y(y_storage, random.normals(rows * ldy)), dy(random.normals(rows * ldy)), on_y(gpu.take(y)), on_dy(gpu.take(dy)) {
     const auto factor = [&](int64_t n, bool trained = true) {
       weights.push_back(std::make_unique<Weights>(gpu, random, n, trained));
       return weights.back().get();
@@ -51,62 +49,72 @@ struct Problem {
     add(a, b, nullptr, 0, 0, 1.f);
     add(a2, b2, matrix, r, r, 0.7f);
   }
-
-  void run() {
-    const std::string where = gpu.name() + " " + std::to_string(shape.in) + " -> " + std::to_string(shape.rank) + "/" + std::to_string(shape.wide) + " -> " + std::to_string(shape.out) + " rows " +
-                              std::to_string(rows) + (storage == kF32 ? " float32" : " bfloat16") + (residual ? " residual" : "") + (host[0].dropout > 0 ? " dropout" : "");
-    const uint64_t stream = 11;
-    std::vector<LoraRange> ranges;
-    for (const device::PlanRun& run : plan.runs)
-      if (run.adapter >= 0 && host[size_t(run.adapter)].r > 0) ranges.push_back({run.row, run.rows, &host[size_t(run.adapter)], stream});
-    const LoraCall reference{ranges, shape.in, shape.out, storage, x.data(), h.data(), stride, plan.keys.data()};
-    const auto on_x = gpu.take(x), on_y = gpu.take(y), on_dy = gpu.take(dy), on_dx = gpu.take(dx), on_h = gpu.take(h), on_modules = gpu.take(modules);
-    Machine specification(Isa::reference, 1);
-    lora_forward(specification.context, reference, y.data(), ldy, residual || storage == kF32);
-    lora_backward(specification.context, reference, dy.data(), ldy, dx.data());
-
-    device::LinearCall call{};
-    call.plan = plan.get();
-    call.rows = rows;
-    call.in = shape.in;
-    call.h_stride = stride;
-    call.x = on_x.data();
-    call.storage = storage;
-    call.count = 2;  // the first part is another linear's
-    call.residual = residual;
-    call.adapters = int32_t(modules.size());
-    call.dx = on_dx.floats();
-    device::LinearPart& part = call.part[1];
-    part.out = shape.out;
-    part.modules = on_modules.as<LoraModule>();
-    part.host_modules = modules.data();
-    part.h = on_h.floats();
-    part.y = on_y.data();
-    part.dy = on_dy.floats();
-    part.ldy = ldy;
-    part.stream = stream;
-    cuda::lora(*gpu.context(), call, 1);
-    cuda::lora_backward(*gpu.context(), call, 1);
-    // Sums of up to in, out and rows products; in bfloat16, of operands rounded to it, in float32 of another order.
-    const double absolute = storage == kF32 ? 1e-5 : 0.02 * std::sqrt(double(std::max({shape.in, shape.out, rows}))), relative = storage == kF32 ? 1e-5 : 0.02;
-    CHECK_CLOSE(where + " h", on_h.values(), h, absolute, relative);
-    CHECK_CLOSE(where + " y", on_y.typed(int(y.type)).now(), y.now(), absolute, y.type == DType::f32 ? relative : 0.02);
-    CHECK_CLOSE(where + " dx", on_dx.values(), dx, absolute, relative);
-    for (size_t i = 0; i < weights.size(); ++i) CHECK_CLOSE(where + " gradient " + std::to_string(i), weights[i]->gradient.values(), weights[i]->expected, 2 * absolute, relative);
-  }
-
-  EmulatedDevice& gpu;
-  Shape shape;
-  int storage;
-  bool residual;
-  Random random;
-  TestPlan plan;
-  int64_t rows, ldy, stride;
-  Typed x, y;
-  std::vector<float> dy, dx, h;
+  int64_t out, ldy;
+  uint64_t stream;
+  Typed y;
+  std::vector<float> dy;
+  EmulatedDevice::Array on_y, on_dy;
   std::vector<std::unique_ptr<Weights>> weights;
   std::vector<LoraModule> host, modules;
 };
+
+// Two linears of different width that share x, and one without adapters between them.
+void compare(EmulatedDevice& gpu, Shape s, int storage, float dropout, bool residual, const std::vector<int>& parents, const std::vector<int64_t>& lengths, const std::vector<int>& adapters) {
+  const std::string where = gpu.name() + " " + std::to_string(s.in) + " -> " + std::to_string(s.rank) + "/" + std::to_string(s.wide) + " -> " + std::to_string(s.out) +
+                            (storage == kF32 ? " float32" : " bfloat16") + (residual ? " residual" : "") + (dropout > 0 ? " dropout" : "");
+  Random random(unsigned(s.in * 100 + s.out * 10 + s.rank));
+  TestPlan plan(gpu, parents, lengths, adapters);
+  const int64_t rows = plan.arrays.rows, stride = std::max(s.rank, s.wide) + 1;
+  const Typed x(storage, random.normals(rows * s.in));
+  std::vector<float> dx = random.normals(rows * s.in);
+  const std::vector<float> no_h(size_t(rows * stride), kNaN);
+  const int y_storage = residual ? kF32 : storage;
+  Layer first(gpu, random, s, rows, y_storage, dropout, 11), last(gpu, random, {s.in, s.out + 67, s.rank, s.wide}, rows, y_storage, dropout, 12);
+  const auto on_x = gpu.take(x), on_dx = gpu.take(dx), on_first = gpu.take(no_h), on_last = gpu.take(no_h), first_modules = gpu.take(first.modules), last_modules = gpu.take(last.modules);
+  device::LinearCall call{};
+  call.plan = plan.get();
+  call.rows = rows;
+  call.in = s.in;
+  call.h_stride = stride;
+  call.x = on_x.data();
+  call.storage = storage;
+  call.count = 3;
+  call.residual = residual;
+  call.adapters = int32_t(first.modules.size());
+  call.dx = on_dx.floats();
+  const auto describe = [&](device::LinearPart& part, Layer& l, const EmulatedDevice::Array& modules, const EmulatedDevice::Array& h) {
+    part.out = l.out;
+    part.modules = modules.as<LoraModule>();
+    part.host_modules = l.modules.data();
+    part.h = h.floats();
+    part.y = l.on_y.data();
+    part.dy = l.on_dy.floats();
+    part.ldy = l.ldy;
+    part.stream = l.stream;
+  };
+  describe(call.part[0], first, first_modules, on_first);
+  describe(call.part[2], last, last_modules, on_last);
+  cuda::lora(*gpu.context(), call);
+  cuda::lora_backward(*gpu.context(), call);
+
+  // Sums of up to in, out and rows products; in bfloat16, of operands rounded to it, in float32 of another order.
+  const double terms = double(std::max({s.in, s.out, rows})), absolute = storage == kF32 ? 1e-5 * std::max(1.0, std::sqrt(terms) / 10) : 0.02 * std::sqrt(terms), relative = storage == kF32 ? 1e-5 : 0.02;
+  Machine specification(Isa::reference, 1);
+  for (Layer* l : {&first, &last}) {
+    const std::string which = where + (l == &first ? " first" : " last");
+    std::vector<LoraRange> ranges;
+    for (const device::PlanRun& run : plan.runs)
+      if (run.adapter >= 0 && l->host[size_t(run.adapter)].r > 0) ranges.push_back({run.row, run.rows, &l->host[size_t(run.adapter)], l->stream});
+    std::vector<float> h = no_h;
+    const LoraCall reference{ranges, s.in, l->out, storage, x.data(), h.data(), stride, plan.keys.data()};
+    lora_forward(specification.context, reference, l->y.data(), l->ldy, residual || storage == kF32);
+    lora_backward(specification.context, reference, l->dy.data(), l->ldy, dx.data());
+    CHECK_CLOSE(which + " h", (l == &first ? on_first : on_last).values(), h, absolute, relative);
+    CHECK_CLOSE(which + " y", l->on_y.typed(y_storage).now(), l->y.now(), absolute, y_storage == kF32 ? relative : 0.02);
+    for (size_t i = 0; i < l->weights.size(); ++i) CHECK_CLOSE(which + " gradient " + std::to_string(i), l->weights[i]->gradient.values(), l->weights[i]->expected, 2 * absolute, relative);
+  }
+  CHECK_CLOSE(where + " dx", on_dx.values(), dx, 2 * absolute, relative);
+}
 
 const std::vector<int> kParents{-1, -1, -1, -1, -1, -1, -1, -1}, kAdapters{0, -1, 1, 2, 4, 3, 5, 0};
 
@@ -116,32 +124,32 @@ TEST(cuda_lora_matches_the_reference) {
   on_emulated_device([](EmulatedDevice& gpu) {
     for (int storage : {kF32, kBf16})
       for (bool residual : {true, false})
-        for (Shape s : {Shape{7, 5, 1, 3}, Shape{40, 72, 8, 16}, Shape{33, 70, 3, 20}}) Problem(gpu, s, storage, 0, residual, kParents, {5, 1, 7, 1, 3, 2, 4, 6}, kAdapters).run();
-    Problem(gpu, {24, 16, 4, 70}, kBf16, 0, false, kParents, {5, 1, 7, 1, 3, 2, 4, 6}, kAdapters).run();
+        for (Shape s : {Shape{7, 5, 1, 3}, Shape{40, 72, 8, 16}, Shape{33, 70, 3, 20}}) compare(gpu, s, storage, 0, residual, kParents, {5, 1, 7, 1, 3, 2, 4, 6}, kAdapters);
+    compare(gpu, {24, 16, 4, 70}, kBf16, 0, false, kParents, {5, 1, 7, 1, 3, 2, 4, 6}, kAdapters);
   });
 }
 
 TEST(cuda_lora_adds_up_long_runs_and_wide_layers) {
   on_emulated_device([](EmulatedDevice& gpu) {
     for (int storage : {kF32, kBf16}) {
-      Problem(gpu, {16, 8, 4, 4}, storage, 0, false, {-1, -1, -1}, {300, 70, 200}, {0, 1, 0}).run();  // windows of rows
-      Problem(gpu, {1100, 1040, 2, 2}, storage, 0, true, {-1, -1}, {2, 1}, {2, 3}).run();             // stretches of the width
+      compare(gpu, {16, 8, 4, 4}, storage, 0, false, {-1, -1, -1}, {300, 70, 200}, {0, 1, 0});  // windows of rows
+      compare(gpu, {1100, 1040, 2, 2}, storage, 0, true, {-1, -1}, {2, 1}, {2, 3});             // stretches of the width
     }
     std::vector<int> parents(150, -1), adapters;  // more runs than threads of a block look at together
     for (int i = 0; i < 150; ++i) adapters.push_back(i % 3);
-    Problem(gpu, {8, 8, 2, 2}, kF32, 0, false, parents, std::vector<int64_t>(150, 1), adapters).run();
+    compare(gpu, {8, 8, 2, 2}, kF32, 0, false, parents, std::vector<int64_t>(150, 1), adapters);
   });
 }
 
 TEST(cuda_lora_draws_the_masks_of_the_reference) {
   on_emulated_device([](EmulatedDevice& gpu) {
-    for (int storage : {kF32, kBf16}) Problem(gpu, {140, 17, 3, 5}, storage, 0.4f, false, kParents, {5, 1, 7, 1, 3, 2, 4, 6}, kAdapters).run();
+    for (int storage : {kF32, kBf16}) compare(gpu, {140, 17, 3, 5}, storage, 0.4f, false, kParents, {5, 1, 7, 1, 3, 2, 4, 6}, kAdapters);
   });
 }
 
 TEST(cuda_lora_does_nothing_where_there_is_nothing) {
   on_emulated_device([](EmulatedDevice& gpu) {
-    Problem(gpu, {8, 8, 2, 2}, kF32, 0, false, {-1, -1}, {3, 2}, {-1, 4}).run();
-    Problem(gpu, {8, 8, 2, 2}, kBf16, 0, false, {-1}, {1}, {1}).run();
+    compare(gpu, {8, 8, 2, 2}, kF32, 0, false, {-1, -1}, {3, 2}, {-1, 4});
+    compare(gpu, {8, 8, 2, 2}, kBf16, 0, false, {-1}, {1}, {1});
   });
 }

@@ -44,8 +44,8 @@ void linear(Context& context, const device::LinearCall& c) {
     const device::LinearPart& p = c.part[i];
     const Matrix w = as_operand(context, kSlotProductB, {p.weight.data, p.weight.type, p.weight.ld}, p.out, c.in, c.storage);
     product(context, {c.rows, p.out, c.in, c.x, w.data, type, w.type, c.residual ? DType::f32 : type, false, true, c.in, w.ld, p.ldy, p.y, 1.f, p.bias, c.residual != 0});
-    if (p.modules) lora(context, c, i);
   }
+  lora(context, c);
   context.check("linear");
 }
 
@@ -63,8 +63,8 @@ void linear_backward(Context& context, const device::LinearCall& c) {
         product(context, {c.rows, c.in, p.out, dy.data, w.data, dy.type, w.type, DType::f32, false, false, dy.ld, w.ld, c.in, c.dx, 1.f, nullptr, i > 0});
       }
     }
-    if (p.modules) lora_backward(context, c, i);
   }
+  lora_backward(context, c);
   context.check("linear");
 }
 

@@ -1,13 +1,38 @@
 // What the kernels of low-rank products share: rows by adapter, and dropout's masks.
 #pragma once
-#include "cuda/device.cuh"
-#include "device/operators.h"
+#include "cuda/context.h"
 #include "ops/gemm/tile.cuh"
 #include "ops/lora/lora.h"
 
 namespace pluralign::cuda {
 
 constexpr int kLoraThreads = 128, kTileRows = 64;
+
+// One linear layer of a call. What is summed over a width in several stretches stands in `sums`, [stretches × rows × ld], before
+// it is h or dc; with one stretch it stands there at once.
+struct LoraPart {
+  const LoraModule* modules;
+  int64_t out, ldy, stretches, ld;
+  uint64_t stream;
+  const float* dy;  // [rows × ldy]
+  void* y;
+  float* sums;
+  float* h;       // [rows × h_stride]: x Aᵀ
+  float* middle;  // [rows × stride]: core · h, of modules with a core
+  float* dc;      // [rows × stride]: scale · dy B
+  float* low;     // [rows × stride]: gradient of h, of modules with a core
+};
+
+// What all kernels of one call know.
+struct Lora {
+  const struct RowTile* tiles;
+  const device::PlanRun* runs;
+  const uint64_t* row_keys;
+  int64_t rows, run_count, in, h_stride, stride, stretch;  // stride: the largest rank, rounded up; stretch: of a width
+  const void* x;  // [rows × in]
+  int count;
+  LoraPart part[device::kMostParts];
+};
 
 // Up to kTileRows rows of one adapter.
 struct RowTile {
@@ -143,5 +168,14 @@ class SharingRows {
   int word_ = kWarps, adapter_ = 0;
   uint32_t bits_ = 0, *room_;
 };
+
+// Ranks of modules on rows of a plan, and what of them is trained.
+struct LoraRanks {
+  int64_t most = 0, core = 0;  // core: of those with one
+  bool factors = false, vector = false, matrix = false;
+};
+
+// cuda_factors.cu: adds to the gradients of A, B and cores, given dc, low and middle.
+void lora_factors(Context& context, const Lora& c, const LoraRanks& ranks, int storage);
 
 }  // namespace pluralign::cuda
