@@ -111,8 +111,10 @@ struct AttentionTiles : Plan::Schedule {
 };
 const AttentionTiles& attention_tiles(Context& context, const Plan& plan, int64_t group);
 
-// Throws where the kernels cannot do this call.
+// Throws where the kernels cannot do this call, or the device has no shared memory for it (99 KiB a block hold everything but
+// float32 gradients of heads of more than 64 numbers).
 void check_attention(const device::AttentionCall& call);
+void check_shared(Context& context, size_t bytes);
 
 // What both passes of a call know; qkv is packed into kSlotA.
 template <class T, int kD>

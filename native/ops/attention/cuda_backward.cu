@@ -1,5 +1,7 @@
 // Gradients of attention on the GPU (Dao et al. 2022, without atomic sums): one kernel takes queries along their path for dq, one
 // takes keys and every query that sees them, in the order of nodes, for dk and dv. Scores are computed again from lse.
+#include <algorithm>
+
 #include "ops/attention/cuda.cuh"
 
 namespace pluralign::cuda {
@@ -21,18 +23,18 @@ __global__ void __launch_bounds__(kAttentionThreads) dout_kernel(T* packed, floa
   if (threadIdx.x % kWarp == 0) delta[vector] = sum;
 }
 
-template <class T>
-constexpr int kQueryKeys = sizeof(T) == 2 ? 64 : 32;  // keys at a time
+template <class T, int kD>
+constexpr int kQueryKeys = kD > 64 ? (sizeof(T) == 2 ? 32 : 16) : sizeof(T) == 2 ? 64 : 32;  // keys at a time
 template <class T, int kD>
 constexpr size_t query_bytes() {
-  return 2 * SharedMemory::bytes<T>(Tile<T, kTileQueries, kD, false>::kSize) + 2 * SharedMemory::bytes<T>(2 * Tile<T, kQueryKeys<T>, kD, false>::kSize) +
-         SharedMemory::bytes<int64_t>(2 * kQueryKeys<T>);
+  return 2 * SharedMemory::bytes<T>(Tile<T, kTileQueries, kD, false>::kSize) + 2 * SharedMemory::bytes<T>(2 * Tile<T, kQueryKeys<T, kD>, kD, false>::kSize) +
+         SharedMemory::bytes<int64_t>(2 * kQueryKeys<T, kD>);
 }
 
 // dq of a tile of queries.
 template <class T, int kD>
 __global__ void __launch_bounds__(kAttentionThreads) query_gradient_kernel(Attention<T> c) {
-  constexpr int kN = kQueryKeys<T>;
+  constexpr int kN = kQueryKeys<T, kD>;
   using Scores = TileProduct<T, kTileQueries, kN, kD, false, false, 4, 1>;
   using Keys = typename Scores::B;
   const QueryTile tile = c.query_tiles[blockIdx.x];
@@ -117,7 +119,7 @@ __global__ void __launch_bounds__(kAttentionThreads) query_gradient_kernel(Atten
 }
 
 template <class T, int kD>
-constexpr int kKeyQueries = sizeof(T) == 2 && kD <= 64 ? 64 : 32;  // queries at a time
+constexpr int kKeyQueries = sizeof(T) == 4 && kD > 64 ? 16 : 32;  // queries at a time
 template <class T, int kD>
 constexpr size_t key_bytes() {
   return 2 * SharedMemory::bytes<T>(Tile<T, kTileKeys, kD, false>::kSize) + 2 * SharedMemory::bytes<T>(2 * Tile<T, kKeyQueries<T, kD>, kD, false>::kSize) +
@@ -235,6 +237,7 @@ void start(Context& context, const device::AttentionBackwardCall& call) {
   a.delta = delta;
   a.dqkv = call.dqkv;
   const unsigned heads = unsigned(f.kv_heads);
+  check_shared(context, std::max(query_bytes<T, kD>(), key_bytes<T, kD>()));
   allow_shared(context, query_gradient_kernel<T, kD>, query_bytes<T, kD>());
   PLURALIGN_LAUNCH((query_gradient_kernel<T, kD>), dim3(unsigned(tiles.query_count), heads), kAttentionThreads, (query_bytes<T, kD>()), context.stream, a);
   allow_shared(context, key_gradient_kernel<T, kD>, key_bytes<T, kD>());

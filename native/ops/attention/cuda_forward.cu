@@ -8,7 +8,7 @@ namespace {
 constexpr float kNone = -INFINITY;
 
 template <class T, int kD>
-constexpr int kKeys = sizeof(T) == 2 ? 64 : 32;
+constexpr int kKeys = sizeof(T) == 2 ? 64 : kD <= 64 ? 32 : 16;  // at a time
 
 template <class T, int kD>
 constexpr size_t forward_bytes() {
@@ -115,6 +115,7 @@ template <class T, int kD>
 void start(Context& context, const device::AttentionCall& call) {
   const Attention<T> a = prepare_attention<T, kD>(context, call);
   const int64_t tiles = attention_tiles(context, *call.plan, call.heads / call.kv_heads).query_count;
+  check_shared(context, forward_bytes<T, kD>());
   allow_shared(context, attention_kernel<T, kD>, forward_bytes<T, kD>());
   PLURALIGN_LAUNCH((attention_kernel<T, kD>), dim3(unsigned(tiles), unsigned(call.kv_heads)), kAttentionThreads, (forward_bytes<T, kD>()), context.stream, a, static_cast<T*>(call.out));
 }

@@ -93,6 +93,12 @@ void check_attention(const device::AttentionCall& c) {
   if (c.head_dim > 128) throw Failure(device::Status::unsupported, "attention on cuda takes heads of up to 128 numbers; these have " + std::to_string(c.head_dim));
 }
 
+void check_shared(Context& context, size_t bytes) {
+  if (bytes > context.most_shared)
+    throw Failure(device::Status::unsupported, "attention of such heads in this dtype needs " + std::to_string(bytes) + " bytes of shared memory a block, cuda:" + std::to_string(context.ordinal) +
+                                                   " has " + std::to_string(context.most_shared) + "; train in bfloat16");
+}
+
 template <class T, int kD>
 Attention<T> prepare_attention(Context& context, const device::AttentionCall& call) {
   const Plan& plan = *call.plan;

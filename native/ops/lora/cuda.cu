@@ -67,21 +67,19 @@ __global__ void __launch_bounds__(kLoraThreads) lora_finish_kernel(const __grid_
   const LoraModule& m = p.modules[t.adapter];
   const int64_t first = int64_t(blockIdx.y) * kFinishRows, rows = t.rows - first < kFinishRows ? t.rows - first : kFinishRows, row = t.row + first, r = m.r;
   if (r <= 0 || rows <= 0 || (p.stretches == 1 && m.core_rows == 0)) return;
-  SharedMemory shared;
-  float* sums = shared.take<float>(kFinishRows * c.stride);
   float* to = back ? p.dc : p.h;
   const int64_t ld = back ? c.stride : c.h_stride;
   for (int64_t e = threadIdx.x; e < rows * r; e += kLoraThreads) {
     const int64_t i = e / r, j = e % r;
     float sum = 0;
     for (int64_t s = 0; s < p.stretches; ++s) sum += p.sums[(s * c.rows + row + i) * p.ld + j];
-    to[(row + i) * ld + j] = sums[i * c.stride + j] = sum;
+    to[(row + i) * ld + j] = sum;
   }
   if (m.core_rows == 0) return;
-  __syncthreads();
+  __syncthreads();  // other threads read what was just written
   for (int64_t e = threadIdx.x; e < rows * r; e += kLoraThreads) {
     const int64_t i = e / r, j = e % r;
-    const float *h = p.h + (row + i) * c.h_stride, *mine = sums + i * c.stride;
+    const float *h = p.h + (row + i) * c.h_stride, *mine = to + (row + i) * ld;
     float up = 0, down = 0;
     if (m.core_rows == 1) {
       up = (back ? h : mine)[j] * m.core[j];
@@ -278,8 +276,7 @@ struct Launches {
       down_of<T, back, 16>(most);
     }
     if (most > 1 || ranks.core)
-      PLURALIGN_LAUNCH((lora_finish_kernel<back>), dim3(unsigned(tiles), kTileRows / kFinishRows, unsigned(c.count)), kLoraThreads, SharedMemory::bytes<float>(kFinishRows * c.stride),
-                       context.stream, c);
+      PLURALIGN_LAUNCH((lora_finish_kernel<back>), dim3(unsigned(tiles), kTileRows / kFinishRows, unsigned(c.count)), kLoraThreads, 0, context.stream, c);
   }
   template <class T, class Y>
   void up() {
