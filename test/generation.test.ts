@@ -85,6 +85,39 @@ describe.each(['llama-old', 'mistral', 'qwen3'])('a sequence of %s', (name) => {
   });
 });
 
+describe('in bfloat16', () => {
+  it('a sequence says the same whatever else is in the batch, on one thread and two', async () => {
+    using model = await tinyModel('llama-old', 2, 'bf16');
+    const bank = randomBank(model, ['x', 'y']);
+    const all = requests(18);
+    const together = await generate(model, bank, all);
+    for (const i of [0, 1, 2, 3, 4, 5, 9, 17]) expect((await generate(model, bank, [all[i]]))[0]).toEqual(together[i]);
+    expect(await generate(model, bank, all, { batch: 3 })).toEqual(together);
+    using single = await tinyModel('llama-old', 1, 'bf16');
+    expect(await generate(single, bank, all)).toEqual(together);
+  });
+
+  it('steps, which read adapters packed, find what scoring finds within what bfloat16 rounds', async () => {
+    using model = await tinyModel('llama-old', 2, 'bf16');
+    const bank = randomBank(model, ['x', 'y']);
+    const asked = requests(12).map((r) => ({ ...r, temperature: 1, policy: 1, maxNewTokens: 12 }));
+    const made = await generate(model, bank, asked);
+    let [apart, away, count] = [0, 0, 0];
+    for (const [i, { tokens, logps }] of made.entries()) {
+      const [own] = await scored(model, bank, 1, asked[i].prompt, [tokens]);
+      const [base] = await scored(model, bank, -1, asked[i].prompt, [tokens]);
+      own.forEach((logp, t) => {
+        apart += Math.abs(logp - logps[t]);
+        away += Math.abs(logp - base[t]);
+        count++;
+      });
+    }
+    // The adapters say something else than the base does, by far more than rounding.
+    expect(apart / count).toBeLessThan(0.02);
+    expect(away / count).toBeGreaterThan(0.2);
+  });
+});
+
 describe('the temperature', () => {
   it('divides the logits in log-probabilities too', async () => {
     using model = await tinyModel('llama-old');

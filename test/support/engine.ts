@@ -14,8 +14,8 @@ import { loadTokenizer } from '../../lib/model/tokenizer.js';
 export const fixtures = fileURLToPath(new URL('../fixtures', import.meta.url));
 
 /** The model of `test/fixtures/parity-NAME`. */
-export const tinyModel = (name: string, threads = 2) =>
-  Model.load(join(fixtures, `parity-${name}`, 'model'), { dtype: 'float32', threads });
+export const tinyModel = (name: string, threads = 2, dtype: 'float32' | 'bf16' = 'float32') =>
+  Model.load(join(fixtures, `parity-${name}`, 'model'), { dtype, threads });
 
 /** Pairs of random tokens below `vocabulary`. */
 export function randomGroups(count: number, vocabulary: number, seed = 1, longest = 9): Group[] {
