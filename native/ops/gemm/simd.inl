@@ -21,6 +21,32 @@ static void micro(int64_t k, const float* __restrict a, const float* __restrict 
     for (int j = 0; j < NV; ++j) store(out + i * NR + j * W, acc[i][j]);
 }
 
+// As micro, on two panels of b at a time: so few rows are a chain of additions that leaves the multipliers idle.
+constexpr int kFewRows = MR >= 14 ? 4 : 2;
+template <int R>
+static void micro_few(int64_t k, const float* __restrict a, const float* __restrict b, int64_t b_step, float* __restrict out) {
+  vf acc[R][2 * NV];
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < 2 * NV; ++j) acc[i][j] = vf{};
+  for (int64_t p = 0; p < k; ++p, a += MR, b += NR) {
+    vf bv[2 * NV];
+    for (int j = 0; j < NV; ++j) {
+      bv[j] = load(b + j * W);
+      bv[NV + j] = load(b + b_step + j * W);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < R; ++i) {
+      const vf av = splat(a[i]);
+      for (int j = 0; j < 2 * NV; ++j) acc[i][j] += av * bv[j];
+    }
+  }
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < NV; ++j) {
+      store(out + i * NR + j * W, acc[i][j]);
+      store(out + (R + i) * NR + j * W, acc[i][NV + j]);
+    }
+}
+
 template <int R>
 struct Micros {
   static void fill(void (**table)(int64_t, const float*, const float*, float*)) {
@@ -28,6 +54,15 @@ struct Micros {
     if constexpr (R > 1) Micros<R - 1>::fill(table);
   }
 };
+
+static void few(int64_t m, int64_t k, const float* a, const float* b, int64_t b_step, float* out) {
+  if constexpr (kFewRows == 4) {
+    if (m == 4) return micro_few<4>(k, a, b, b_step, out);
+    if (m == 3) return micro_few<3>(k, a, b, b_step, out);
+  }
+  if (m == 2) return micro_few<2>(k, a, b, b_step, out);
+  micro_few<1>(k, a, b, b_step, out);
+}
 
 struct MicroTable {
   void (*run[MR + 1])(int64_t, const float*, const float*, float*) = {};
@@ -58,15 +93,27 @@ static void panels(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_st
                    DType c_type, int64_t ldc, float alpha, const float* bias, bool accumulate) {
   static const MicroTable table;
   alignas(64) float tile[MR * NR];
-  for (int64_t j = 0; j < n; j += NR, b += b_step) {
+  static_assert(2 * kFewRows <= MR, "two panels of few rows fit the tile");
+  int64_t j = 0;
+  const auto write = [&](int64_t i, int64_t rows, int64_t cols, const float* from) {
+    const float* bj = bias ? bias + j : nullptr;
+    if (c_type == DType::f32) write_tile(static_cast<float*>(c) + i * ldc + j, ldc, from, rows, cols, alpha, bj, accumulate);
+    else write_tile(static_cast<bf16*>(c) + i * ldc + j, ldc, from, rows, cols, alpha, bj, accumulate);
+  };
+  if (m > 0 && m <= kFewRows)
+    for (; j + NR < n; j += NR, b += 2 * b_step) {
+      few(m, k, a, b, b_step, tile);
+      write(0, m, NR, tile);
+      j += NR;
+      write(0, m, n - j < NR ? n - j : NR, tile + m * NR);
+    }
+  for (; j < n; j += NR, b += b_step) {
     const int64_t cols = n - j < NR ? n - j : NR;
     const float* ap = a;
     for (int64_t i = 0; i < m; i += MR, ap += a_step) {
       const int64_t rows = m - i < MR ? m - i : MR;
       table.run[rows](k, ap, b, tile);
-      const float* bj = bias ? bias + j : nullptr;
-      if (c_type == DType::f32) write_tile(static_cast<float*>(c) + i * ldc + j, ldc, tile, rows, cols, alpha, bj, accumulate);
-      else write_tile(static_cast<bf16*>(c) + i * ldc + j, ldc, tile, rows, cols, alpha, bj, accumulate);
+      write(i, rows, cols, tile);
     }
   }
 }
