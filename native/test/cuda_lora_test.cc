@@ -153,3 +153,48 @@ TEST(cuda_lora_does_nothing_where_there_is_nothing) {
     compare(gpu, {8, 8, 2, 2}, kBf16, 0, false, {-1}, {1}, {1});
   });
 }
+
+TEST(cuda_lora_of_a_row_does_not_depend_on_company) {
+  EmulatedDevice gpu;
+  const int64_t in = 1100, out = 40, r = 4, alone = 3;
+  for (int storage : {kF32, kBf16}) {
+    Random random(9);
+    Weights a(gpu, random, r * in, true), b(gpu, random, out * r, true);
+    const std::vector<LoraModule> modules{{a.on.floats(), b.on.floats(), nullptr, nullptr, nullptr, nullptr, r, 0, 0.8f, 0.f}};
+    const auto on_modules = gpu.take(modules);
+    const std::vector<float> x = random.normals(73 * in), dy = random.normals(73 * out);
+    // The last `alone` rows, behind 70 others of the same adapter or by themselves.
+    const auto last_rows = [&](int64_t before) {
+      std::vector<int64_t> lengths{before, alone};
+      if (before == 0) lengths.erase(lengths.begin());
+      const int64_t rows = before + alone;
+      TestPlan plan(gpu, std::vector<int>(lengths.size(), -1), lengths, std::vector<int>(lengths.size(), 0));
+      const auto on_x = gpu.take(Typed(storage, std::vector<float>(x.end() - rows * in, x.end()))), y = gpu.take(Typed(storage, std::vector<float>(size_t(rows * out), 0.f)));
+      const auto on_dy = gpu.take(std::vector<float>(dy.end() - rows * out, dy.end())), dx = gpu.take(std::vector<float>(size_t(rows * in), 0.f)), h = gpu.room(rows * r);
+      device::LinearCall call{};
+      call.plan = plan.get();
+      call.rows = rows;
+      call.in = in;
+      call.h_stride = r;
+      call.x = on_x.data();
+      call.storage = storage;
+      call.count = call.adapters = 1;
+      call.dx = dx.floats();
+      device::LinearPart& part = call.part[0];
+      part.out = part.ldy = out;
+      part.modules = on_modules.as<LoraModule>();
+      part.host_modules = modules.data();
+      part.h = h.floats();
+      part.y = y.data();
+      part.dy = on_dy.floats();
+      cuda::lora(*gpu.context(), call);
+      cuda::lora_backward(*gpu.context(), call);
+      std::vector<double> result = y.typed(storage).now();
+      result.erase(result.begin(), result.end() - alone * out);
+      const std::vector<float> d = dx.values();
+      result.insert(result.end(), d.end() - alone * in, d.end());
+      return result;
+    };
+    CHECK_BITS(storage == kF32 ? "float32" : "bfloat16", last_rows(70), last_rows(0));
+  }
+}

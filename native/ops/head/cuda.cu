@@ -59,16 +59,20 @@ __global__ void __launch_bounds__(kThreads) logsumexp_kernel(const float* logits
   if (last && squares_out) squares_out[row] = float(total_squares / (total * total));
 }
 
+constexpr int kEach = 8;  // columns of a thread
 // gradient[v] = scale · dlogp ([v is the target] - e^(x - maximum) / sum); may take the logits' place.
 template <class T>
 __global__ void __launch_bounds__(kThreads) logits_gradient_kernel(T* gradient, const float* logits, int64_t n, int64_t first, const int32_t* targets, const float* dlogps, const double* partition,
                                                                    float scale) {
-  const int64_t row = blockIdx.y, i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= n) return;
-  const float d = dlogps[row] * scale, factor = float(-double(d) / partition[2 * row + 1]);
-  float g = factor * expf(logits[row * n + i] - float(partition[2 * row]));
-  if (targets[row] - first == i) g += d;
-  store(gradient + row * n + i, g);
+  const int64_t row = blockIdx.y, begin = int64_t(blockIdx.x) * kThreads * kEach + threadIdx.x, target = targets[row] - first;
+  const float d = dlogps[row] * scale, factor = float(-double(d) / partition[2 * row + 1]), top = float(partition[2 * row]);
+#pragma unroll
+  for (int e = 0; e < kEach; ++e) {
+    const int64_t i = begin + e * kThreads;
+    if (i >= n) return;
+    const float g = factor * expf(logits[row * n + i] - top);
+    store(gradient + row * n + i, i == target ? g + d : g);
+  }
 }
 
 struct Head {
@@ -137,7 +141,7 @@ void head_backward(Context& context, const device::HeadCall& call) {
   const void* gradient = rounded ? static_cast<void*>(rounded) : h.logits;
   const int32_t* targets = call.plan->on_device.targets;
   h.each([&](int64_t r0, int64_t m, int64_t v0, int64_t n, const void* w, int64_t ld) {
-    const dim3 grid(unsigned(ceil_div(n, kThreads)), unsigned(m));
+    const dim3 grid(unsigned(ceil_div(n, kThreads * kEach)), unsigned(m));
     if (rounded)
       PLURALIGN_LAUNCH(logits_gradient_kernel, grid, kThreads, 0, context.stream, rounded, h.logits, n, v0, targets + r0, call.dlogps + r0, call.partition + 2 * r0, call.scale);
     else PLURALIGN_LAUNCH(logits_gradient_kernel, grid, kThreads, 0, context.stream, h.logits, h.logits, n, v0, targets + r0, call.dlogps + r0, call.partition + 2 * r0, call.scale);
