@@ -198,6 +198,7 @@ void run_block(const char* name, const std::vector<unsigned>& turns) {
         moved = true;
       }
     if (!moved) {
+      if (!block.error.empty()) throw std::runtime_error(std::string(name) + ": " + block.error);  // the others wait for who left
       unsigned where = 0;
       while (block.fibers[where].finished) ++where;
       const Fiber& f = block.fibers[where];
@@ -287,7 +288,17 @@ const unsigned char* exchange(unsigned mask, const void* in, size_t bytes) {
 
 // ---- asynchronous copies
 
-void queue_copy(void* to, const void* from, size_t bytes) { current->fiber->copies.groups.back().push_back({to, from, bytes}); }
+namespace {
+void check_aligned(const void* at, const char* what) {
+  if (reinterpret_cast<uintptr_t>(at) % 16 != 0) throw std::runtime_error(std::string(what) + " at an address that is no multiple of 16");
+}
+}  // namespace
+
+void queue_copy(void* to, const void* from, size_t bytes) {
+  check_aligned(to, "a copy into shared memory");
+  check_aligned(from, "a copy from memory");
+  current->fiber->copies.groups.back().push_back({to, from, bytes});
+}
 void commit_copies() { current->fiber->copies.groups.emplace_back(); }
 void wait_copies(int pending) {
   CopyQueue& q = current->fiber->copies;
@@ -335,6 +346,7 @@ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
 }
 
 void load_matrices(uint32_t (&r)[4], const void* row, bool transposed) {
+  check_aligned(row, "a row of a matrix");
   struct Row {
     uint16_t at[8];
   } mine;
