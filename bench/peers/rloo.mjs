@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /**
  * RLOO beside TRL's RLOOTrainer on the CPU: same model, prompts, rank, batch, group and length, float32, same threads. The
- * two alternate; the line gives the median of the ratios of samples a second, and each side's median.
+ * two alternate; the line gives the median of the ratios of samples a second, and each side's median. The same by processor
+ * time stands beside it, which other work on the machine spoils less.
  *
  * usage: PLURALIGN_PYTHON=python node bench/peers/rloo.mjs --model DIR --rows prompts.jsonl [--rounds 3] [--threads 2]
  */
@@ -11,7 +12,6 @@ import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { stringify } from 'yaml';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const number = (value) => ({ type: 'string', default: value });
@@ -26,9 +26,14 @@ const { values } = parseArgs({
     tokens: number('48'),
     rank: number('8'),
     threads: number('2'),
+    config: { type: 'string' },
     python: { type: 'string', default: process.env.PLURALIGN_PYTHON ?? 'python3' },
   },
 });
+if (values.config) {
+  await measured(JSON.parse(readFileSync(values.config, 'utf8')));
+  process.exit();
+}
 if (!values.model || !values.rows) throw new Error('--model and --rows are needed');
 const count = (name) => Number(values[name]);
 const folder = mkdtempSync(join(tmpdir(), 'pluralign-rloo-'));
@@ -39,7 +44,33 @@ function run(program, args) {
   return JSON.parse(found.stdout.slice(found.stdout.indexOf('{')));
 }
 
-/** Steps behind the first, by the time between lines of the log. */
+/** Trains here, and says what the steps behind the first took: a run of one step is taken off. */
+async function measured(config) {
+  const { train } = await import('../../dist/index.js');
+  const spent = async (steps) => {
+    const before = process.cpuUsage();
+    const output = `${config.output}-${steps}`;
+    const summary = await train({ ...config, train: { ...config.train, steps }, output }, { quiet: true });
+    const { user, system } = process.cpuUsage(before);
+    return { summary, seconds: (user + system) / 1e6 };
+  };
+  const { steps, batch_size } = config.train;
+  const first = await spent(1);
+  const { summary, seconds } = await spent(steps);
+  const lines = readFileSync(join(`${config.output}-${steps}`, 'metrics.jsonl'), 'utf8')
+    .trim()
+    .split('\n')
+    .map(JSON.parse);
+  const samples = (steps - 1) * batch_size * config.rloo.group_size;
+  console.log(
+    JSON.stringify({
+      samples_per_s: summary.train.samples_per_second,
+      samples_per_cpu_s: samples / (seconds - first.seconds),
+      mean_tokens: lines.reduce((sum, line) => sum + line.completion_length, 0) / lines.length,
+    }),
+  );
+}
+
 function ours(round) {
   const output = join(folder, `run-${round}`);
   const config = {
@@ -62,17 +93,9 @@ function ours(round) {
     },
     output,
   };
-  const path = join(folder, 'rloo.yaml');
-  writeFileSync(path, stringify(config));
-  const summary = run(process.execPath, [join(here, '../../dist/cli/main.js'), 'train', path, '--json']);
-  const lines = readFileSync(join(output, 'metrics.jsonl'), 'utf8')
-    .trim()
-    .split('\n')
-    .map((line) => JSON.parse(line));
-  return {
-    samples_per_s: summary.train.samples_per_second,
-    mean_tokens: lines.reduce((sum, line) => sum + line.completion_length, 0) / lines.length,
-  };
+  const path = join(folder, `rloo-${round}.json`);
+  writeFileSync(path, JSON.stringify(config));
+  return run(process.execPath, [fileURLToPath(import.meta.url), '--config', path]);
 }
 
 function theirs() {
@@ -95,9 +118,11 @@ try {
 }
 const [mine, other] = [0, 1].map((side) => median(rounds.map((pair) => pair[side].samples_per_s)));
 const ratio = median(rounds.map(([a, b]) => a.samples_per_s / b.samples_per_s));
+const [cpu, otherCpu] = [0, 1].map((side) => median(rounds.map((pair) => pair[side].samples_per_cpu_s)));
+const byCpu = median(rounds.map(([a, b]) => a.samples_per_cpu_s / b.samples_per_cpu_s));
 const tokens = [0, 1].map((side) => median(rounds.map((pair) => pair[side].mean_tokens)).toFixed(1));
 console.log(
   `RLOO, ${values.batch} prompts × ${values.group}, at most ${values.tokens} tokens, rank ${values.rank}, ${values.threads} threads, ` +
     `${rounds.length} rounds: ${mine.toFixed(1)} samples/s against ${other.toFixed(1)}, ${ratio.toFixed(1)} times ` +
-    `(mean tokens of a sample: ${tokens.join(' and ')})`,
+    `(by processor time ${cpu.toFixed(1)} against ${otherCpu.toFixed(1)}, ${byCpu.toFixed(1)} times; mean tokens of a sample: ${tokens.join(' and ')})`,
 );

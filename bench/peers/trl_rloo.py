@@ -36,14 +36,15 @@ def main():
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
     from trl import RLOOConfig, RLOOTrainer
 
-    ends = []
+    ends, cpu = [], []
 
     class Stopwatch(TrainerCallback):
         def on_train_begin(self, *_, **__):
-            ends.append(time.perf_counter())
+            self.on_step_end()
 
         def on_step_end(self, *_, **__):
             ends.append(time.perf_counter())
+            cpu.append(time.process_time())
 
     lengths = []
 
@@ -76,7 +77,8 @@ def main():
     seconds = ends[-1] - ends[options.warmup]
     samples = options.steps * options.batch * options.group
     rewards = [entry['reward'] for entry in trainer.state.log_history if 'reward' in entry]
-    print(json.dumps(dict(samples_per_s=samples / seconds, mean_tokens=sum(lengths) / len(lengths), rewards=rewards)))
+    print(json.dumps(dict(samples_per_s=samples / seconds, samples_per_cpu_s=samples / (cpu[-1] - cpu[options.warmup]),
+                          mean_tokens=sum(lengths) / len(lengths), rewards=rewards)))
 
 
 if __name__ == '__main__':

@@ -56,6 +56,15 @@ for (const [a, b] of [
   const cells = [...kinds, null].map((votes) => interval(less(a, b, votes)).padEnd(22));
   lines.push(`${`${a} less ${b}`.padEnd(26)} ${cells.join('')}`);
 }
+const worse = (name, votes) =>
+  less(name, 'base', votes)
+    .map((by) => by.filter((v) => v < 0).length)
+    .reduce((a, b) => a + b, 0);
+lines.push('');
+for (const name of ['one for all', 'dpo', 'learned', 'pessimistic'])
+  lines.push(
+    `${`${name}: worse off than with the base`.padEnd(44)} ${kinds.map((votes) => `${worse(name, votes)} of ${less(name, 'base', votes).flat().length} with ${votes} votes`).join(', ')}`,
+  );
 lines.push('', 'of each voter (votes): short by learned, pessimistic, dpo, one for all');
 for (const [seed, run] of runs.entries())
   lines.push(

@@ -202,10 +202,13 @@ async function judge(model, run) {
 }
 
 const result = join(dir, 'worth.json');
-if (!existsSync(result)) {
+const worth = existsSync(result) ? JSON.parse(readFileSync(result, 'utf8')) : {};
+const left = Object.entries({ base: null, ...policies }).filter(([name]) => !(name in worth));
+if (left.length > 0) {
   const model = await Model.load(modelDir, { threads: 1 });
-  const worth = { base: await judge(model, null) };
-  for (const [name, run] of Object.entries(policies)) worth[name] = await judge(model, run);
+  for (const [name, run] of left) {
+    worth[name] = await judge(model, run);
+    writeFileSync(result, JSON.stringify(worth, null, 1));
+  }
   model.dispose();
-  writeFileSync(result, JSON.stringify(worth, null, 1));
 }
