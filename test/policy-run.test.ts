@@ -205,20 +205,28 @@ describe('details', () => {
     const rewards: Config['rewards'] = [{ type: 'function', name: 'look', normalise: false, bound: null }];
     const one = config(next(), {
       rewards,
-      rollout: { max_new_tokens: 6, missing_eos_penalty: 0 },
+      rollout: { max_new_tokens: 80, missing_eos_penalty: 0 },
       train: { steps: 1 },
     });
     const two = config(next(), {
       rewards,
-      rollout: { max_new_tokens: 6, missing_eos_penalty: 10 },
+      rollout: { max_new_tokens: 80, missing_eos_penalty: 10 },
       train: { steps: 1 },
     });
     await quiet(one, { rewards: { look } });
     await quiet(two, { rewards: { look } });
     const [a, b] = [lines(one.output!)[0], lines(two.output!)[0]];
+    // Some answers ended and some did not, or none of this says anything.
+    expect(a.ended).toBeGreaterThan(0);
+    expect(a.ended).toBeLessThan(1);
+    expect(b.ended).toBe(a.ended);
     expect(a.reward - b.reward).toBeCloseTo(10 * (1 - a.ended), 9);
     using model = await Model.load(f.model, { dtype: 'float32', threads: 1 });
     for (const { ended, last } of seen) expect(ended).toBe(model.config.eosIds.includes(last));
+    // Nothing of the closing token is in the text that is scored.
+    const eos = model.tokenizer.decode(Int32Array.from(model.config.eosIds));
+    expect(eos.length).toBeGreaterThan(0);
+    for (const { completion } of seen) expect(completion).not.toContain(eos);
   });
 
   it('starts the critic at 0 of everything', async () => {
@@ -303,6 +311,14 @@ describe('refusals before anything is trained', () => {
   it('prompts without room, and rows without a prompt', async () => {
     await expect(quiet(config(next(), { rollout: { max_new_tokens: 1000000 } }))).rejects.toThrow(
       /no prompt of 6 leaves room for rollout.max_new_tokens/,
+    );
+    const some = f.rows.map(({ prompt }, i) => ({ prompt: i === 3 ? prompt.repeat(400) : prompt }));
+    const data = { train: writeRows(path('long.jsonl'), some) };
+    const notes: string[] = [];
+    await quiet(config(next(), { data, train: { steps: 1 } }), { onNote: (note) => notes.push(note) });
+    expect(notes.join('\n')).toMatch(/1 of 6 prompts leave no room/);
+    await expect(quiet(config(next(), { data: { ...data, over_length: 'error' } }))).rejects.toThrow(
+      /long.jsonl:4: the prompt has \d+ tokens, expected at most \d+, which leaves room/,
     );
     const rows = writeRows(path('none.jsonl'), [{ text: 'x' }]);
     await expect(quiet(config(next(), { data: { train: rows } }))).rejects.toThrow(

@@ -3,7 +3,7 @@
  * Does a policy learn its wish within the KL it is allowed? RLOO and PPO, both with the adaptive coefficient of Ziegler et
  * al., on three wishes; prints reward and KL on prompts that were not trained on, over seeds. Stopped, it goes on.
  *
- * usage: node examples/soups/learn.mjs --model DIR --text stories.txt --output DIR [--seeds 3] [--steps 60] [--target 6] [--jobs 2]
+ * usage: node examples/soups/learn.mjs --model DIR --text stories.txt --output DIR [--seeds 3] [--steps 40] [--target 6] [--jobs 2]
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -18,7 +18,7 @@ const { values } = parseArgs({
   options: {
     ...options,
     output: { type: 'string', default: 'runs/learn' },
-    steps: { type: 'string', default: '60' },
+    steps: { type: 'string', default: '40' },
     target: { type: 'string', default: '6' },
     only: { type: 'string' },
   },
@@ -48,7 +48,7 @@ if (values.only === undefined) {
 async function learn(method, { name, rewards }, seed) {
   const dir = folder(method, name, seed);
   if (summary(dir)?.finished) return;
-  const { rloo, train: settings, ...rest } = training({ steps: Number(values.steps), batch: 16 }, seed);
+  const { rloo: _, train: settings, ...rest } = training({ steps: Number(values.steps), batch: 16 }, seed);
   const target = Number(values.target);
   await train(
     {
@@ -57,8 +57,8 @@ async function learn(method, { name, rewards }, seed) {
       model: resolve(values.model),
       data,
       rewards,
-      train: { ...settings, batch_size: method === 'ppo' ? 64 : 16, log_every: 1 },
-      ...(method === 'rloo' ? { rloo: { ...rloo, target } } : { ppo: { beta: rloo.beta, target } }),
+      train: { ...settings, learning_rate: 0.002, batch_size: method === 'ppo' ? 64 : 16, log_every: 1 },
+      ...(method === 'rloo' ? { rloo: { group_size: 4, beta: 0.25, target } } : { ppo: { beta: 0.25, target } }),
       output: dir,
     },
     { resume: true, quiet: true },

@@ -68,7 +68,7 @@ ${chartGrid(charts.other, all)}</details></section>`;
   const others = types ? { ...summary?.eval, types: undefined } : summary?.eval;
   const body = html`<main><header><h1>${name}</h1><p class="path">${run.dir}</p>
 ${run.notes.map((note) => html`<p class="note">${note}</p>`)}</header>${tiles(run)}
-<section><h2>Training</h2>${training}</section>${evaluation}
+${run.soups ? '' : html`<section><h2>Training</h2>${training}</section>${evaluation}`}
 ${types}
 ${annotatorSection(summary?.eval, summary?.eval_before)}${voterSection(summary?.eval, summary?.eval_generic, run.voters?.kind === 'items' ? 'reward' : 'adapter')}
 ${mapSection(run.voters, summary?.eval)}${reliabilitySection(summary?.eval)}

@@ -43,7 +43,14 @@ export function tiles(run: RunData): Markup {
   const was = isNumber(before) && `${formatMetric('accuracy', before)} before`;
   const parts: Content[] = [
     summary?.method !== undefined && tile('Method', String(summary.method)),
+    run.soups !== null &&
+      tile(
+        'Took',
+        formatDuration(summary?.seconds),
+        `${run.soups.experts.length} experts, ${run.soups.fronts.length} fronts`,
+      ),
     isNumber(steps) &&
+      run.soups === null &&
       tile('Steps', formatValue(steps), isNumber(summary?.seconds) ? formatDuration(summary.seconds) : ''),
     isNumber(loss) && tile('Final training loss', formatValue(loss)),
     isNumber(accuracy) && tile('Evaluation accuracy', formatMetric('accuracy', accuracy), was || ''),

@@ -6,7 +6,7 @@ import { html, type Markup } from './html.js';
 import { formatPercent, formatValue } from './numbers.js';
 
 const colours = 8;
-const [width, height, margin] = [420, 300, 36];
+const [width, height, margin] = [420, 300, 46];
 
 /** Fronts in the plane of two wishes: a dot for each mix, joined along the weights where they are on a line. */
 function plane(result: SoupsResult, x: number, y: number): Markup {
@@ -19,6 +19,14 @@ function plane(result: SoupsResult, x: number, y: number): Markup {
   };
   const across = scale(x, margin, width - 12);
   const up = scale(y, height - margin, 12);
+  const ticks = (k: number) => {
+    const values = places.map((p) => p[k]);
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const step = [0.1, 0.2, 0.5, 1, 2, 5, 10].find((s) => (high - low) / s <= 6) ?? (high - low) / 6;
+    const first = Math.ceil(low / step);
+    return Array.from({ length: Math.max(0, Math.floor(high / step) - first + 1) }, (_, i) => (first + i) * step);
+  };
+  const label = (value: number) => fixed(value, 1);
   const at = (p: readonly number[]) => [across(p[x]).toFixed(1), up(p[y]).toFixed(1)];
   const tip = (front: Front, p: FrontPoint) =>
     `${front.name}, weights ${p.weights.map((w) => formatValue(w)).join(', ')}: ${p.objectives.map(formatValue).join(', ')}`;
@@ -40,9 +48,21 @@ function plane(result: SoupsResult, x: number, y: number): Markup {
 <line class="axis" x1="${margin}" y1="${height - margin}" x2="${width - 12}" y2="${height - margin}"/>
 <line class="axis" x1="${margin}" y1="12" x2="${margin}" y2="${height - margin}"/>${drawn}
 <rect class="base-mark" x="${Number(bx) - 4}" y="${Number(by) - 4}" width="8" height="8"><title>base</title></rect>
+${ticks(x).map((v) => html`<text class="tick" x="${across(v).toFixed(1)}" y="${height - margin + 15}" text-anchor="middle">${label(v)}</text>`)}
+${ticks(y).map((v) => html`<text class="tick" x="${margin - 6}" y="${(up(v) + 4).toFixed(1)}" text-anchor="end">${label(v)}</text>`)}
 <text x="${(width + margin) / 2}" y="${height - 10}" text-anchor="middle">${names[0]}</text>
 <text x="12" y="${(height - margin) / 2}" text-anchor="middle" transform="rotate(-90 12 ${(height - margin) / 2})">${names[1]}</text></svg>`;
 }
+
+/** With so many digits behind the point; what rounds to 0 has no sign. */
+const fixed = (value: number, digits = 2) => {
+  const text = Math.abs(value).toFixed(digits);
+  return value < 0 && Number(text) !== 0 ? `−${text}` : text;
+};
+
+/** An interval of shares. */
+const between = ([from, to]: readonly [number, number]) =>
+  html`<span class="muted whole">${fixed(100 * from, 1)} – ${fixed(100 * to, 1)}</span>`;
 
 const sumOf = (values: readonly number[]) => values.reduce((a, b) => a + b, 0);
 
@@ -52,11 +72,11 @@ function frontsSection(result: SoupsResult): Markup {
   const legend = result.fronts.map(
     (front, f) => html`<span><i class="key type-key-${f % colours}"></i>${front.name}</span>`,
   );
-  const row = (front: Front) => html`<tr><th scope="row">${front.name}</th><td>${formatValue(front.hypervolume)}</td>
+  const row = (front: Front) => html`<tr><th scope="row">${front.name}</th><td>${fixed(front.hypervolume)}</td>
 <td>${formatPercent(best > 0 ? front.hypervolume / best : 0)}</td>
-<td>${front.chord_margin ? formatValue(front.chord_margin.mean) : '–'}</td>
-<td>${front.chord_margin ? formatValue(front.chord_margin.least) : '–'}</td>
-<td>${formatValue(front.controllability)}</td>
+<td>${front.chord_margin ? fixed(front.chord_margin.mean) : '–'}</td>
+<td>${front.chord_margin ? fixed(front.chord_margin.least) : '–'}</td>
+<td>${fixed(front.controllability)}</td>
 <td>${front.points.filter((p) => p.efficient).length} of ${front.points.length}</td></tr>`;
   return html`<section><h2>Fronts</h2>
 <p class="caption">What mixes are worth to ${result.front.join(' and ')}, in deviations of the base, which is the square. Faint
@@ -72,11 +92,11 @@ function searchSection({ search, front }: SoupsResult): Markup | null {
   if (!search) return null;
   const row = (name: string, weights: readonly number[], objectives: readonly number[]) => {
     const worth = objectives.reduce((sum, value, k) => sum + search.target[k] * value, 0);
-    return html`<tr><th scope="row">${name}</th>${weights.map((w) => html`<td>${formatValue(w)}</td>`)}
-${objectives.map((value) => html`<td>${formatValue(value)}</td>`)}<td>${formatValue(worth)}</td></tr>`;
+    return html`<tr><th scope="row">${name}</th>${weights.map((w) => html`<td>${fixed(w)}</td>`)}
+${objectives.map((value) => html`<td>${fixed(value)}</td>`)}<td>${fixed(worth)}</td></tr>`;
   };
   return html`<section><h2>Weights that were searched for</h2>
-<p class="caption">For somebody who wants ${front.map((name, k) => `${formatValue(search.target[k])} ${name}`).join(', ')}: the weights
+<p class="caption">For somebody who wants ${front.map((name, k) => `${fixed(search.target[k])} ${name}`).join(', ')}: the weights
 of the experts that were best on answers to training prompts (${search.method}, ${formatValue(search.evaluations)} mixes tried),
 beside those wants taken as weights. What they are worth is on prompts that were not searched on.</p>
 <div class="scroll"><table><thead><tr><th scope="col"></th>${front.map((name) => html`<th scope="col">weight of ${name}</th>`)}
@@ -95,7 +115,7 @@ function winsSection({ combinations }: SoupsResult): Markup | null {
     if (!found) return html`<td>–</td>`;
     const [from, to] = found.interval;
     const mark = from > 0.5 ? 'good' : to < 0.5 ? 'bad' : '';
-    return html`<td class="${mark}">${formatPercent(found.rate)}<br><span class="muted">${formatPercent(from)} – ${formatPercent(to)}</span></td>`;
+    return html`<td class="${mark}">${formatPercent(found.rate)}<br>${between(found.interval)}</td>`;
   };
   const means = policies.map((_, p) => sumOf(objectives.map((row) => row[p])) / objectives.length);
   return html`<section><h2>Who wins</h2>
@@ -106,14 +126,14 @@ column is the mean of what the chosen wishes make of the answers.</p>
 <th scope="col">worth</th></tr></thead>
 <tbody>${policies.map(
     (name, a) =>
-      html`<tr><th scope="row">${name}</th>${policies.map((_, b) => cell(a, b))}<td>${formatValue(means[a])}</td></tr>`,
+      html`<tr><th scope="row">${name}</th>${policies.map((_, b) => cell(a, b))}<td>${fixed(means[a])}</td></tr>`,
   )}</tbody></table></div>${judged && judgedTable(policies, judged)}</section>`;
 }
 
 function judgedTable(policies: readonly string[], { model, rates, cost }: NonNullable<Combinations['judged']>): Markup {
   const row = (name: string, rate: WinRate | null) =>
     rate &&
-    html`<tr><th scope="row">${name}</th><td>${formatPercent(rate.rate)}</td><td>${formatPercent(rate.interval[0])} – ${formatPercent(rate.interval[1])}</td>
+    html`<tr><th scope="row">${name}</th><td>${formatPercent(rate.rate)}</td><td>${between(rate.interval)}</td>
 <td>${formatPercent(rate.win)}</td><td>${formatPercent(rate.tie)}</td><td>${formatPercent(rate.lose)}</td></tr>`;
   return html`<p class="caption">${policies[0]} against each by ${model}, asked in both orders: ${formatValue(cost.asked)} questions
 (${formatValue(cost.cached)} known already), ${formatValue(cost.inputTokens)} tokens read and ${formatValue(cost.outputTokens)} written${
@@ -128,7 +148,7 @@ function movingSection({ samples }: SoupsResult): Markup | null {
   if (samples.length === 0) return null;
   const said = (value: unknown) => (typeof value === 'string' ? value : JSON.stringify(value));
   const sample = ({ prompt, answers }: SoupsResult['samples'][number]) => html`<div class="sample">
-<div class="label">prompt</div><div class="text">${said(prompt)}</div><div class="texts">${answers.map(
+<div class="label">prompt</div><div class="text">${said(prompt)}</div><div class="texts four">${answers.map(
     ({ weights, text }) => html`<div><div class="label">${weights}</div><div class="text">${text}</div></div>`,
   )}</div></div>`;
   return html`<section><h2>As the weights move</h2>${samples.map(sample)}</section>`;
@@ -144,6 +164,8 @@ export function soupsSections(result: SoupsResult | null): Markup | null {
 export const soupsStyle = (palette: readonly string[]): string => `
 .fronts { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 16px; margin: 8px 0 12px; }
 .front { width: 100%; max-width: 640px; height: auto; } .front text { fill: var(--muted); font-size: 12px; }
+.front .tick { font-size: 10px; } .whole { white-space: nowrap; }
+.sample .four { grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); }
 .front .axis { stroke: var(--edge); } .front polyline { fill: none; stroke-width: 1.5; }
 .front .base-mark { fill: none; stroke: var(--text); stroke-width: 1.5; } .legend.wrap { flex-wrap: wrap; }
 ${palette.map((c, k) => `.front-${k} { stroke: ${c}; }`).join('\n')}`;

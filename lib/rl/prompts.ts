@@ -26,12 +26,15 @@ export function withText(prompt: Text, text: string | null): Text {
   return [...prompt.slice(0, -1), { ...last, content: `${last.content}${text}` }];
 }
 
-/** Rows as prompts of token ids. Those without room for an answer of `room` tokens are left out and counted in `notes`. */
+/**
+ * Rows as prompts of token ids. Those without room for an answer of `room` tokens are left out and counted in `notes`, or
+ * with `over_length: error` refused. Throws `BAD_DATA`.
+ */
 export function encodePrompts(
   rows: readonly Row[],
   model: Model,
   room: number,
-  limit: number | null,
+  { max_length: limit, over_length }: Pick<ResolvedConfig['data'], 'max_length' | 'over_length'>,
   notes: string[],
 ): Prompt[] {
   const encode = encodePrompt(model.tokenizer);
@@ -48,6 +51,13 @@ export function encodePrompts(
       ...(row.annotator === undefined ? {} : { annotator: row.annotator }),
     }),
   );
+  const long = prompts.find(({ prompt }) => prompt.length > longest);
+  if (over_length === 'error' && long)
+    throw new PluralignError(
+      'BAD_DATA',
+      `${long.origin.file}:${long.origin.line}: the prompt has ${long.prompt.length} tokens, expected at most ${longest}, which ` +
+        `leaves room for rollout.max_new_tokens: ${room}; data.over_length: drop leaves such rows out`,
+    );
   const kept = prompts.filter(({ prompt }) => prompt.length <= longest);
   if (kept.length === 0)
     throw new PluralignError(
@@ -82,8 +92,8 @@ export async function preparePrompts(
     notes.push(...dataNotes(found.report));
   } else if (data.split) ({ train: rows, eval: held } = splitRows(rows, data.split));
   return {
-    train: encodePrompts(rows, model, room, data.max_length, notes),
-    eval: held.length > 0 ? encodePrompts(held, model, room, data.max_length, notes) : [],
+    train: encodePrompts(rows, model, room, data, notes),
+    eval: held.length > 0 ? encodePrompts(held, model, room, data, notes) : [],
     reports: { train: read.report, eval: report },
     notes,
   };

@@ -29,7 +29,7 @@ export interface Evaluated {
   answers: string[];
 }
 
-const shownAnswers = 4;
+const shownPrompts = 4;
 
 /** What is needed to judge a policy, and what was judged already: one line a policy in RUN/points.jsonl. */
 export class Points {
@@ -122,11 +122,14 @@ export class Points {
 
   /** Answers that are kept as texts: to be shown, and to be judged. */
   private get kept(): number {
-    return Math.max(shownAnswers, this.config.soups?.judge?.answers ?? 0);
+    const { samples, judge } = this.config.soups!;
+    return Math.max(shownPrompts * samples, judge?.answers ?? 0);
   }
 
-  /** The prompts whose answers are shown. */
-  get shown(): Text[] {
-    return this.prompts.slice(0, shownAnswers).map((prompt) => prompt.text);
+  /** The prompts whose first answers are shown, and where those stand. */
+  get shown(): { prompt: Text; at: number }[] {
+    const { samples } = this.config.soups!;
+    const count = Math.min(shownPrompts, Math.ceil(this.prompts.length / samples));
+    return Array.from({ length: count }, (_, i) => ({ prompt: this.prompts[i * samples].text, at: i * samples }));
   }
 }

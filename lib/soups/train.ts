@@ -188,11 +188,11 @@ async function cook(kitchen: Kitchen, quiet: boolean): Promise<SoupsResult> {
       fronts,
       search,
       combinations: combinations.length > 0 ? await compare(kitchen, combinations) : null,
-      samples: points.shown.map((prompt, i) => ({
+      samples: points.shown.map(({ prompt, at }) => ({
         prompt,
         answers: [
-          { weights: 'base', text: base.answers[i] },
-          ...mixed.map((entry) => ({ weights: entry.weights, text: entry.evaluated.answers[i] })),
+          { weights: 'base', text: base.answers[at] },
+          ...mixed.map((entry) => ({ weights: entry.weights, text: entry.evaluated.answers[at] })),
         ],
       })),
     };
