@@ -24,4 +24,5 @@ export async function runJobs(script, lists, atOnce) {
 }
 
 /** Options as they were given. */
-export const asArguments = (values) => Object.entries(values).flatMap(([key, value]) => [`--${key}`, value]);
+export const asArguments = (values) =>
+  Object.entries(values).flatMap(([key, value]) => (typeof value === 'string' ? [`--${key}`, value] : []));

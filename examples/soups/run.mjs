@@ -5,7 +5,8 @@
  * Stopped, the same command goes on where it was.
  *
  * usage: node examples/soups/run.mjs --model DIR --text stories.txt --output DIR
- *   [--seeds 3] [--size small|full] [--jobs 2 (seeds at a time, a thread each)] [--combinations 3 (seeds that compare all eight)]
+ *   [--seeds 3] [--size small|full] [--jobs 2 (seeds at a time, a thread each)] [--combinations 1 (seeds that compare all eight)]
+ *   [--print (what is finished so far)]
  */
 import { writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -19,7 +20,7 @@ const { values } = parseArgs({ options });
 sizeOf(values.size);
 writePrompts({ ...values, output: resolve(values.output) });
 const seeds = Array.from({ length: Number(values.seeds) }, (_, i) => [...asArguments(values), '--seed', String(i)]);
-await runJobs(fileURLToPath(new URL('seed.mjs', import.meta.url)), seeds, Number(values.jobs));
+if (!values.print) await runJobs(fileURLToPath(new URL('seed.mjs', import.meta.url)), seeds, Number(values.jobs));
 
 const text = table(values);
 console.log(text);

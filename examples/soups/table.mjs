@@ -1,5 +1,5 @@
 /** What the runs of all seeds came to, as text. */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { sizeOf } from './settings.mjs';
 
@@ -43,7 +43,10 @@ function oneHot(dir, wishes) {
 export function table(values) {
   const size = sizeOf(values.size);
   const output = resolve(values.output);
-  const seeds = Array.from({ length: Number(values.seeds) }, (_, i) => i);
+  const finished = (seed) =>
+    ['own', 'shared'].every((name) => existsSync(join(output, `${name}-${seed}`, 'soups.json')));
+  const seeds = Array.from({ length: Number(values.seeds) }, (_, i) => i).filter(finished);
+  if (seeds.length === 0) return 'no seed is finished yet';
   const runs = seeds.map((seed) => ({
     own: json(output, `own-${seed}`, 'soups.json'),
     shared: json(output, `shared-${seed}`, 'soups.json'),
@@ -108,7 +111,7 @@ export function table(values) {
   const minutes = seeds.map((seed) => json(output, `spent-${seed}.json`).seconds / 60);
   lines.push(
     '',
-    `${values.size}: ${size.steps} steps of ${size.batch} prompts × 4; ${fixed(mean(minutes), 1)} minutes of one core a seed`,
+    `${values.size}, seeds ${seeds.join(', ')}: ${size.steps} steps of ${size.batch} prompts × 4; ${fixed(mean(minutes), 1)} minutes of one core a seed`,
   );
   return lines.join('\n');
 }
