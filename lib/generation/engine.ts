@@ -53,6 +53,7 @@ interface Running {
 /**
  * Generates for all requests side by side and yields their text as it comes. Requests under different adapters share every
  * pass over the base; as sequences end, waiting ones take their place. What a request says does not depend on the others.
+ * The bank's factors must not change before the last has ended.
  *
  * Throws `BAD_ARGUMENT` for a request that is malformed or longer than the model's positions, `OUT_OF_MEMORY` where one
  * sequence's keys and values do not fit (saying what they need), `NON_FINITE` for damaged weights, `ABORTED`.
