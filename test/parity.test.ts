@@ -11,6 +11,7 @@ import { pack } from '../lib/data/pack.js';
 import { pairLoss, sftLoss, spreadGradient, sumTokens } from '../lib/losses/index.js';
 import { rewardLoss } from '../lib/losses/reward.js';
 import { Model } from '../lib/model/model.js';
+import { testDevice } from './support/engine.js';
 
 const fixtures = fileURLToPath(new URL('fixtures', import.meta.url));
 const shared = fileURLToPath(new URL('../../shared/reference/parity-llama', import.meta.url));
@@ -24,7 +25,7 @@ const folders = [
 
 async function open(dir: string, dtype: 'float32' | 'bf16' = 'float32', threads = 2) {
   const golden = JSON.parse(readFileSync(join(dir, 'golden.json'), 'utf8'));
-  const model = await Model.load(join(dir, 'model'), { dtype, threads });
+  const model = await Model.load(join(dir, 'model'), { dtype, threads, device: testDevice });
   const bank = await Bank.fromPeft(model.shape, [{ name: 'adapter', dir: join(dir, 'adapter') }]);
   const { rows } = await readRows(join(dir, 'prefs.jsonl'));
   const { groups } = await groupsOf(rows, model.tokenizer, { maxLength: 256 });
@@ -202,7 +203,8 @@ describe.each(folders.filter((d) => basename(d).includes('reward')))('%s', (dir)
   });
 });
 
-describe('generation', () => {
+// Generation runs on the CPU alone.
+describe.skipIf(testDevice !== 'cpu')('generation', () => {
   it.each(
     folders.filter((d) => JSON.parse(readFileSync(join(d, 'golden.json'), 'utf8')).greedy),
   )('%s: greedy as transformers', async (dir) => {

@@ -21,7 +21,7 @@ export async function bench(
 ): Promise<{ subject: 'ops' | 'train'; results: BenchRecord[] }> {
   if (subject === 'ops' && options.device.startsWith('cuda'))
     throw new PluralignError('UNSUPPORTED', 'bench ops times the CPU only; on a GPU: bench train');
-  const chosen = chooseDevice(options.device);
+  const chosen = await chooseDevice(options.device);
   const threads = options.threads === 'auto' ? availableParallelism() : options.threads;
   const start = performance.now();
   const run = subject === 'ops' ? benchOps : options.curves ? benchCurves : benchTrain;

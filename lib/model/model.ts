@@ -3,7 +3,7 @@ import type { Bank } from '../adapters/bank.js';
 import { type Forest, toCompletions, toReadouts } from '../data/pack.js';
 import type { Sampling } from '../generation/request.js';
 import type { DType, NativeModel, NativeModelConfig } from '../native/addon.js';
-import { chooseDevice, type DeviceName, deviceName } from '../native/device.js';
+import { chooseDevice, chooseDeviceNow, type DeviceName, deviceName } from '../native/device.js';
 import { PluralignError } from '../native/errors.js';
 import { addon } from '../native/loader.js';
 import { type ModelConfig, nativeConfig, readModelConfig, weightFiles } from './config.js';
@@ -69,7 +69,7 @@ export class Model implements Disposable {
    * `BAD_SHAPE`, `UNSUPPORTED` naming file and tensor or key.
    */
   static async load(spec: string, options: LoadOptions = {}): Promise<Model> {
-    const device = chooseDevice(options.device);
+    const device = await chooseDevice(options.device);
     const dir = await resolveModel(spec, { onProgress: options.onProgress });
     const config = readModelConfig(dir);
     const files = weightFiles(dir);
@@ -87,7 +87,7 @@ export class Model implements Disposable {
 
   /** A model whose weights all live in a bank (`Bank.full`). */
   static empty(config: ModelConfig, tokenizer: Tokenizer, options: LoadOptions = {}): Model {
-    const device = chooseDevice(options.device);
+    const device = chooseDeviceNow(options.device);
     const dtype = options.dtype === 'bf16' ? 'bfloat16' : 'float32';
     const shape = nativeConfig(config);
     const native = addon().emptyModel(shape, { dtype, threads: threadCount(options.threads), ...device });

@@ -1,4 +1,4 @@
-import { spawnSync } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
@@ -55,48 +55,88 @@ export function isDeviceName(name: string): name is DeviceName {
 
 type Answer = { description: CudaDescription } | { code: string; message: string };
 const answers = new Map<string, Answer>();
+const patience = { encoding: 'utf8', timeout: 60_000, windowsHide: true } as const;
+
+const keyOf = (library: string, ordinal: number | null) => `${library} ${ordinal}`;
+const probe = (library: string, ordinal: number | null) => [
+  join(root, 'dist/native/device-probe.js'),
+  library,
+  String(ordinal ?? ''),
+];
+
+function understand(library: string, ordinal: number | null, stdout: string, how: () => string): Answer {
+  let answer: Answer;
+  try {
+    answer = JSON.parse(stdout) as Answer;
+  } catch {
+    answer = { code: 'UNSUPPORTED', message: `${library} did not answer: ${how()}` };
+  }
+  answers.set(keyOf(library, ordinal), answer);
+  return answer;
+}
 
 /**
  * What the library says, and whether it opens the device (none: it is only asked what there is). In a process of its own: a
- * damaged driver may end it.
+ * damaged driver may end it. Asked once.
  */
-function ask(library: string, ordinal: number | null): Answer {
-  const key = `${library} ${ordinal}`;
-  const known = answers.get(key);
+function askNow(library: string, ordinal: number | null): Answer {
+  const known = answers.get(keyOf(library, ordinal));
   if (known) return known;
-  const probe = join(root, 'dist/native/device-probe.js');
-  const run = spawnSync(process.execPath, [probe, library, String(ordinal ?? '')], {
-    encoding: 'utf8',
-    timeout: 60_000,
-    windowsHide: true,
+  const run = spawnSync(process.execPath, probe(library, ordinal), patience);
+  const how = () => run.error?.message ?? (run.signal ? `it was ended by ${run.signal}` : `exit status ${run.status}`);
+  return understand(library, ordinal, run.stdout, how);
+}
+
+async function ask(library: string, ordinal: number | null): Promise<Answer> {
+  const known = answers.get(keyOf(library, ordinal));
+  if (known) return known;
+  return new Promise((resolve) => {
+    execFile(process.execPath, probe(library, ordinal), patience, (error, stdout) => {
+      resolve(understand(library, ordinal, stdout, () => error?.message ?? 'it said nothing'));
+    });
   });
-  let answer: Answer;
-  try {
-    answer = JSON.parse(run.stdout) as Answer;
-  } catch {
-    const how = run.error?.message ?? (run.signal ? `it was ended by ${run.signal}` : `exit status ${run.status}`);
-    answer = { code: 'UNSUPPORTED', message: `${library} did not answer: ${how}` };
-  }
-  answers.set(key, answer);
-  return answer;
 }
 
 /** The library there is and what it says of this machine, or why there is none. Never throws. */
 export function describeCuda(): { library: string | null; description: CudaDescription | null; reason: string } {
   const library = cudaLibraries().find((path) => existsSync(path));
   if (!library) return { library: null, description: null, reason: `no CUDA library: ${missing()}` };
-  const answer = ask(library, null);
+  const answer = askNow(library, null);
   if ('message' in answer) return { library, description: null, reason: answer.message };
   const { description } = answer;
-  return { library, description, reason: description.devices.length > 0 ? '' : noDevice(description) };
+  return { library, description, reason: noDevice(description) };
 }
 
 const missing = () =>
   `${cudaLibraries().join(' and ')} ${cudaLibraries().length > 1 ? 'are' : 'is'} not there. Install ${platformPackage}, or build it with: node native/cuda/build.mjs`;
 
-function noDevice({ driver, obstacle }: CudaDescription): string {
+/** Why no device can be used; empty where one can. */
+function noDevice({ driver, obstacle, devices }: CudaDescription): string {
+  if (devices.some(({ capability }) => Number(capability) >= 8)) return '';
   if (driver === 0) return 'there is no NVIDIA driver';
-  return `there is no CUDA device (${obstacle || 'none was found'})`;
+  if (devices.length === 0) return `there is no CUDA device (${obstacle || 'none was found'})`;
+  return `${devices.map((d) => `${d.name} has compute capability ${d.capability}`).join(', ')}; 8.0 or newer is needed`;
+}
+
+function refuse(name: DeviceName, code: string, why: string): never {
+  throw new PluralignError(code, `device: ${name} cannot be had: ${why}; use device: cpu (or auto)`);
+}
+
+/** The device of a name and a library for it, not yet asked; null: the CPU. */
+function wanted(name: DeviceName): ChosenDevice | null {
+  if (name === 'auto' || name === 'cpu') return null;
+  const match = parse.exec(name);
+  if (!match)
+    throw new PluralignError('BAD_ARGUMENT', `device must be auto, cpu, cuda or cuda:N, found ${JSON.stringify(name)}`);
+  const library = cudaLibraries().find((path) => existsSync(path));
+  return library
+    ? { library, ordinal: Number(match[1] ?? 0) }
+    : refuse(name, 'UNSUPPORTED', `no CUDA library: ${missing()}`);
+}
+
+function judged(name: DeviceName, device: ChosenDevice, answer: Answer): ChosenDevice {
+  if ('message' in answer) refuse(name, answer.code, answer.message);
+  return device;
 }
 
 /**
@@ -104,18 +144,13 @@ function noDevice({ driver, obstacle }: CudaDescription): string {
  * `BAD_ARGUMENT` for another name and `UNSUPPORTED` with the reason where a CUDA device cannot be had: no library, one of
  * another version, no driver, one that is too old, no device.
  */
-export function chooseDevice(name: DeviceName = 'auto'): ChosenDevice | null {
-  if (name === 'auto' || name === 'cpu') return null;
-  const match = parse.exec(name);
-  if (!match)
-    throw new PluralignError('BAD_ARGUMENT', `device must be auto, cpu, cuda or cuda:N, found ${JSON.stringify(name)}`);
-  const library = cudaLibraries().find((path) => existsSync(path));
-  const refuse = (code: string, why: string) => {
-    throw new PluralignError(code, `device: ${name} cannot be had: ${why}; use device: cpu (or auto)`);
-  };
-  if (!library) return refuse('UNSUPPORTED', `no CUDA library: ${missing()}`) as never;
-  const ordinal = Number(match[1] ?? 0);
-  const answer = ask(library, ordinal);
-  if ('message' in answer) refuse(answer.code, answer.message);
-  return { library, ordinal };
+export async function chooseDevice(name: DeviceName = 'auto'): Promise<ChosenDevice | null> {
+  const device = wanted(name);
+  return device && judged(name, device, await ask(device.library, device.ordinal));
+}
+
+/** Likewise, waiting: the first time in a process takes as long as a driver takes to start. */
+export function chooseDeviceNow(name: DeviceName = 'auto'): ChosenDevice | null {
+  const device = wanted(name);
+  return device && judged(name, device, askNow(device.library, device.ordinal));
 }

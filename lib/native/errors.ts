@@ -1,7 +1,7 @@
 /**
  * Every failure a caller can act on. `code` is stable:
  * `BAD_ARGUMENT`, `BAD_CONFIG`, `BAD_DATA`, `BAD_FILE`, `BAD_SHAPE`, `NOT_FOUND`, `IO`, `UNSUPPORTED`, `NON_FINITE`,
- * `OUT_OF_MEMORY`, `ABORTED`, `DISPOSED`, `BUSY`, `NO_BINARY`, `INTERNAL`.
+ * `OUT_OF_MEMORY`, `DEVICE_LOST`, `ABORTED`, `DISPOSED`, `BUSY`, `NO_BINARY`, `INTERNAL`.
  */
 export class PluralignError extends Error {
   readonly code: string;

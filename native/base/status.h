@@ -8,7 +8,7 @@
 namespace pluralign {
 
 // Codes in use: BAD_ARGUMENT, BAD_SHAPE, BAD_FILE (malformed or hostile), NOT_FOUND, IO, UNSUPPORTED,
-// NON_FINITE, OUT_OF_MEMORY, ABORTED, DISPOSED.
+// NON_FINITE, OUT_OF_MEMORY, DEVICE_LOST (its process must end), INTERNAL, ABORTED, DISPOSED.
 class Error : public std::runtime_error {
  public:
   Error(const char* code, const std::string& message) : std::runtime_error(message), code_(code) {}

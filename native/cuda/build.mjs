@@ -1,8 +1,9 @@
 // Builds the CUDA library with CMake and nvcc into build/cuda; says what every kernel takes (registers, spilled bytes, shared
 // memory), and fails where one spills. `--emulated` builds the same sources as C++ over the emulator of native/test/cuda, into
-// build/cuda-emulated: a device for tests where there is no GPU. `--report` prints the table of docs/cuda.md.
+// build/cuda-emulated: a device for tests where there is no GPU. `--report` prints the table of docs/cuda.md,
+// `--package` writes the platform's package into build/cuda/package.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { root } from '../compile.mjs';
@@ -87,12 +88,29 @@ export function resourceTable(resources) {
   return lines.join('\n');
 }
 
-if (process.argv[1]?.endsWith('build.mjs')) {
+/** The package of this platform, ready for `npm pack`: the library and what says whose it is. */
+function writePackage(library) {
+  const { version, license } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  const folder = join(root, 'build/cuda/package');
+  mkdirSync(folder, { recursive: true });
+  const name = `pluralign-cuda-${process.platform}-${process.arch}`;
+  const description = `The CUDA library of pluralign ${version} for ${process.platform}-${process.arch}`;
+  const files = ['libpluralign_cuda.so', 'LICENSE'];
+  const own = { name, version, description, license, os: [process.platform], cpu: [process.arch], files };
+  writeFileSync(join(folder, 'package.json'), `${JSON.stringify(own, null, 2)}\n`);
+  copyFileSync(library, join(folder, files[0]));
+  copyFileSync(join(root, 'LICENSE'), join(folder, files[1]));
+  return folder;
+}
+
+if (process.argv[1]?.endsWith('cuda/build.mjs')) {
   const emulated = process.argv.includes('--emulated');
   const start = Date.now();
   try {
     const { path, resources } = buildCuda(emulated);
-    if (process.argv.includes('--report')) console.log(resourceTable(resources));
+    if (process.argv.includes('--package'))
+      console.log(`native: ${writePackage(path).slice(root.length)} holds the package`);
+    else if (process.argv.includes('--report')) console.log(resourceTable(resources));
     else console.log(`native: built ${path.slice(root.length)} in ${((Date.now() - start) / 1000).toFixed(0)} s`);
     const spilling = resources.filter((r) => r[3] > 0);
     for (const [name, sm, , bytes] of spilling) console.error(`${name} spills ${bytes} bytes on ${sm}`);

@@ -25,7 +25,8 @@ constexpr size_t kStaging = size_t(4) << 20;  // pinned memory that uploads pass
 // Errors after which every call of the process fails.
 bool sticky(cudaError_t error) {
   return error != cudaSuccess && error != cudaErrorMemoryAllocation && error != cudaErrorInvalidValue && error != cudaErrorInvalidConfiguration &&
-         error != cudaErrorNoDevice && error != cudaErrorInvalidDevice && error != cudaErrorInsufficientDriver;
+         error != cudaErrorNoDevice && error != cudaErrorInvalidDevice && error != cudaErrorInsufficientDriver && error != cudaErrorNoKernelImageForDevice &&
+         error != cudaErrorInvalidDeviceFunction && error != cudaErrorLaunchOutOfResources && error != cudaErrorInvalidResourceHandle && error != cudaErrorNotSupported;
 }
 
 }  // namespace
@@ -49,16 +50,25 @@ Context::Context(int ordinal_, int64_t limit) : ordinal(ordinal_), limit_(limit)
   multiprocessors = properties.multiProcessorCount;
   most_shared = properties.sharedMemPerBlockOptin;
   if (capability < 80) fail(Status::unsupported, "%s has compute capability %d.%d; 8.0 or newer is needed", properties.name, properties.major, properties.minor);
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
-  check(cudaMallocHost(&staging_, kStaging), "pinning memory");
-  products = std::make_unique<cuda::Products>();
+  try {
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
+    check(cudaMallocHost(&staging_, kStaging), "pinning memory");
+    products = std::make_unique<cuda::Products>();
+  } catch (...) {
+    close();
+    throw;
+  }
 }
 
 Context::~Context() {
   cudaSetDevice(ordinal);
   products.reset();
   for (const auto& [at, bytes] : held_) cudaFree(at);
-  cudaFreeHost(staging_);
+  close();
+}
+
+void Context::close() {
+  if (staging_) cudaFreeHost(staging_);
   if (stream) cudaStreamDestroy(stream);
 }
 
@@ -79,6 +89,7 @@ void* Context::allocate(size_t bytes, const char* purpose) {
   if (lost) fail(Status::device_lost, "cuda:%d failed before; the device can be used again by a new process", ordinal);
   const size_t wanted = std::max<size_t>(bytes, 256);
   void* at = nullptr;
+  const std::lock_guard<std::mutex> lock(mutex_);
   const bool within = limit_ <= 0 || total_ + int64_t(wanted) <= limit_;
   const cudaError_t error = within ? cudaMalloc(&at, wanted) : cudaErrorMemoryAllocation;
   if (error == cudaErrorMemoryAllocation) {
@@ -95,6 +106,7 @@ void* Context::allocate(size_t bytes, const char* purpose) {
 }
 
 void Context::release(void* at) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = held_.find(at);
   if (found == held_.end()) return;
   total_ -= int64_t(found->second);

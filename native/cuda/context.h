@@ -4,6 +4,7 @@
 #pragma once
 #include <map>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -57,11 +58,13 @@ struct Context {
   bool lost = false;
 
  private:
+  void close();
   struct Scratch {
     void* at = nullptr;
     size_t bytes = 0;
   };
   Scratch scratch_[cuda::kSlots];
+  std::mutex mutex_;  // of what is held: memory is released on any thread
   std::map<void*, size_t> held_;
   int64_t limit_ = 0, total_ = 0;
   void* staging_ = nullptr;

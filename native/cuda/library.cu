@@ -6,6 +6,7 @@
 
 #include "cuda/context.h"
 #include "cuda/products.h"
+#include "ops/lora/lora.h"
 
 namespace pluralign::device {
 namespace {
@@ -53,7 +54,7 @@ const char* message(Context* context) { return context->message.c_str(); }
 Status allocate(Context* context, size_t bytes, const char* purpose, void** out) {
   return guarded(context, [&] { *out = context->allocate(bytes, purpose); });
 }
-void release(Context* context, void* at) { context->release(at); }
+void release(Context* context, void* at) { context->release(at); }  // on any thread
 Status upload(Context* context, void* to, const void* host, size_t bytes) {
   return guarded(context, [&] { context->upload(to, host, bytes); });
 }
@@ -146,6 +147,7 @@ const Table& table() {
     Table t{};
     t.version = kVersion;
     t.bytes = sizeof(Table);
+    t.module_bytes = sizeof(LoraModule);
     t.open = open;
     t.close = close;
     t.message = message;

@@ -261,6 +261,7 @@ const device::Table& cpu_table() {
     device::Table t{};
     t.version = device::kVersion;
     t.bytes = sizeof t;
+    t.module_bytes = sizeof(LoraModule);
     t.message = [](Handle) { return ""; };
     t.allocate = allocate;
     t.release = release;

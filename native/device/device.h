@@ -24,6 +24,7 @@ class Device {
 
   template <class Call>
   void run(device::Status (*device::Table::*entry)(device::Context*, const Call*), const Call& call) const {
+    if (!(table_->*entry)) throw_error("UNSUPPORTED", "the device's library lacks an operator that this needs");
     check((table_->*entry)(context_, &call));
   }
   void* allocate(size_t bytes, const char* purpose) const {
@@ -55,6 +56,7 @@ class Device {
                        : status == device::Status::device_lost  ? "DEVICE_LOST"
                        : status == device::Status::bad_argument ? "BAD_ARGUMENT"
                        : status == device::Status::non_finite   ? "NON_FINITE"
+                       : status == device::Status::failed       ? "INTERNAL"
                                                                 : "UNSUPPORTED";
     throw Error(code, table_->message(context_));
   }

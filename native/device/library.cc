@@ -11,6 +11,8 @@
 #include <map>
 #include <mutex>
 
+#include "ops/lora/lora.h"
+
 namespace pluralign {
 namespace {
 
@@ -42,9 +44,9 @@ const device::Table& load_device_library(const std::string& path) {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) throw_error("NOT_FOUND", "%s is not there", path.c_str());
   const device::Table* found = entry_of(path)();
-  if (found->version != device::kVersion || found->bytes != sizeof(device::Table))
-    throw_error("UNSUPPORTED", "%s speaks version %u (%u bytes) of the operators, this addon version %u (%zu bytes): install the two of one release", path.c_str(), found->version,
-                found->bytes, device::kVersion, sizeof(device::Table));
+  if (found->version != device::kVersion || found->bytes != sizeof(device::Table) || found->module_bytes != sizeof(LoraModule))
+    throw_error("UNSUPPORTED", "%s speaks version %u.%u.%u of the operators, this addon version %u.%zu.%zu: install or build the two of one release", path.c_str(), found->version,
+                found->bytes, found->module_bytes, device::kVersion, sizeof(device::Table), sizeof(LoraModule));
   return *(table = found);
 }
 

@@ -225,6 +225,7 @@ struct Memory {
 struct Table {
   uint32_t version;  // kVersion of the headers it was built with; the rest means something only where it is ours
   uint32_t bytes;    // sizeof(Table)
+  uint32_t module_bytes;  // sizeof(LoraModule) as it was built with
 
   // Contexts. `open` puts its message into `text` where it fails.
   Status (*open)(const Options* options, Context** out, char* text, size_t size);

@@ -10,12 +10,16 @@ import { pairLoss, spreadGradient, sumTokens } from '../../lib/losses/index.js';
 import { newConfig, parseModelConfig } from '../../lib/model/config.js';
 import { Model, type ScoreOptions } from '../../lib/model/model.js';
 import { loadTokenizer } from '../../lib/model/tokenizer.js';
+import type { DeviceName } from '../../lib/native/device.js';
 
 export const fixtures = fileURLToPath(new URL('../fixtures', import.meta.url));
 
+/** The device that engine tests run on: PLURALIGN_TEST_DEVICE, else the CPU. */
+export const testDevice = (process.env.PLURALIGN_TEST_DEVICE ?? 'cpu') as DeviceName;
+
 /** The model of `test/fixtures/parity-NAME`. */
 export const tinyModel = (name: string, threads = 2, dtype: 'float32' | 'bf16' = 'float32') =>
-  Model.load(join(fixtures, `parity-${name}`, 'model'), { dtype, threads });
+  Model.load(join(fixtures, `parity-${name}`, 'model'), { dtype, threads, device: testDevice });
 
 /** Pairs of random tokens below `vocabulary`. */
 export function randomGroups(count: number, vocabulary: number, seed = 1, longest = 9): Group[] {

@@ -17,6 +17,7 @@ Thread* current = nullptr;
 uint3 block_index{};
 dim3 block_size, grid_size;
 Order order = Order::forward;
+const void* cublaslt = nullptr;
 
 // ---- fibers: a stack and a saved stack pointer each
 

@@ -36,6 +36,9 @@ extern dim3 block_size, grid_size;
 enum class Order { forward, backward, shuffled };
 extern Order order;
 
+// Functions that stand for cuBLASLt's (cuda/cublaslt.h) in contexts opened from now on; null: there is none.
+extern const void* cublaslt;
+
 // Runs body() once for each thread of each block. Throws std::runtime_error naming the kernel where threads deadlock or
 // write beyond their shared memory.
 void launch(const char* name, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);

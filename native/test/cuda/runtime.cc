@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <utility>
 
 namespace {
 
@@ -14,6 +15,7 @@ struct Device {
   std::map<void*, size_t> blocks;
   cudaError_t last = cudaSuccess, sticky = cudaSuccess;
   int breaks_after = -1;
+  size_t most_shared = 227 * 1024, allowed = 0;
   int64_t launched = 0;
   std::mutex mutex;
   Device() {
@@ -63,7 +65,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int i) {
   *p = {};
   std::snprintf(p->name, sizeof p->name, "emulated device %d", i);
   p->totalGlobalMem = device().total;
-  p->sharedMemPerBlockOptin = 227 * 1024;
+  p->sharedMemPerBlockOptin = device().most_shared;
   p->major = 9;
   p->multiProcessorCount = 4;
   return cudaSuccess;
@@ -126,7 +128,7 @@ bool may_launch(dim3 grid, dim3 block, size_t shared) {
   Device& d = device();
   if (d.sticky != cudaSuccess) return false;
   const uint64_t threads = uint64_t(block.x) * block.y * block.z;
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 || threads == 0 || threads > 1024 || shared > 227 * 1024) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535 || threads == 0 || threads > 1024 || shared > std::max<size_t>(48 * 1024, std::exchange(d.allowed, 0))) {
     fail(cudaErrorInvalidConfiguration);
     return false;
   }
@@ -137,6 +139,12 @@ bool may_launch(dim3 grid, dim3 block, size_t shared) {
   }
   return true;
 }
+cudaError_t allow_shared(size_t bytes) {
+  if (bytes > device().most_shared) return fail(cudaErrorInvalidValue);
+  device().allowed = bytes;
+  return cudaSuccess;
+}
+void limit_shared(size_t bytes) { device().most_shared = bytes; }
 void break_after(int launches) { device().breaks_after = launches; }
 void mend() {
   device().sticky = device().last = cudaSuccess;
