@@ -3,7 +3,7 @@
  * Does a policy learn its wish within the KL it is allowed? RLOO and PPO, both with the adaptive coefficient of Ziegler et
  * al., on three wishes; prints reward and KL on prompts that were not trained on, over seeds. Stopped, it goes on.
  *
- * usage: node examples/soups/learn.mjs --model DIR --text stories.txt --output DIR [--seeds 3] [--steps 40] [--target 6] [--jobs 2]
+ * usage: node examples/soups/learn.mjs --model DIR --text stories.txt --output DIR [--seeds 3] [--steps 40] [--target 6] [--methods rloo,ppo] [--jobs 2]
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -20,12 +20,13 @@ const { values } = parseArgs({
     output: { type: 'string', default: 'runs/learn' },
     steps: { type: 'string', default: '40' },
     target: { type: 'string', default: '6' },
+    methods: { type: 'string', default: 'rloo,ppo' },
     only: { type: 'string' },
   },
 });
 const output = resolve(values.output);
 const data = writePrompts({ ...values, output });
-const methods = ['rloo', 'ppo'];
+const methods = values.methods.split(',');
 const named = wishes.filter(({ name }) => ['cheerful', 'short', 'rich'].includes(name));
 const seeds = Array.from({ length: Number(values.seeds) }, (_, i) => i);
 const folder = (method, name, seed) => join(output, `${method}-${name}-${seed}`);
