@@ -1,4 +1,4 @@
-// Everything about the CUDA library on one machine: builds it, says what it takes, runs the operators, the parity fixtures and
+// Everything about the CUDA library on one machine: builds it, says what it takes, runs the parity fixtures and
 // the timings, and stops where a device is needed and there is none. For a bare machine with nvcc, CMake and Node: it needs
 // dist/, build/Release/pluralign.node and the package's own dependencies in node_modules, and no registry.
 //   node test/cuda.mjs              all of it; without a GPU up to the first launch
@@ -64,7 +64,7 @@ const { describeCuda } = await import('../dist/native/device.js');
 const { reason } = describeCuda();
 if (reason) {
   console.log(`Here it ends: the next step starts kernels, and ${reason}.`);
-  console.log('Not run: operators against the CPU, parity, compute-sanitizer, timings.');
+  console.log('Not run: parity with PyTorch and the CPU, compute-sanitizer, timings.');
   end();
 }
 
