@@ -41,6 +41,12 @@ extern int __lxstat64(int version, const char* path, struct stat64* result);
 int fstat64(int file, struct stat64* result) { return __fxstat64(STAT_VERSION, file, result); }
 int stat64(const char* path, struct stat64* result) { return __xstat64(STAT_VERSION, path, result); }
 int lstat64(const char* path, struct stat64* result) { return __lxstat64(STAT_VERSION, path, result); }
+extern int __fxstat(int version, int file, struct stat* result);
+extern int __xstat(int version, const char* path, struct stat* result);
+extern int __lxstat(int version, const char* path, struct stat* result);
+int fstat(int file, struct stat* result) { return __fxstat(STAT_VERSION, file, result); }
+int lstat(const char* path, struct stat* result) { return __lxstat(STAT_VERSION, path, result); }
+int stat(const char* path, struct stat* result) { return __xstat(STAT_VERSION, path, result); }
 #endif
 
 #if __GLIBC_PREREQ(2, 35)
