@@ -2,7 +2,7 @@
 
 #include "check.h"
 
-// pluralign_tests [PART_OF_A_NAME]... ; --list prints the names. Exit status 1 where a test failed or none was chosen.
+// pluralign_tests [PART | ^START]...: tests whose names hold a PART and begin with no START; --list prints the names. Exit
 int main(int argc, char** argv) {
   using namespace pluralign::test;
   if (argc > 1 && std::strcmp(argv[1], "--list") == 0) {
@@ -11,9 +11,12 @@ int main(int argc, char** argv) {
   }
   int passed = 0, failed = 0;
   for (const Test& t : tests()) {
-    bool chosen = argc < 2;
-    for (int i = 1; i < argc; ++i) chosen = chosen || std::strstr(t.name, argv[i]);
-    if (!chosen) continue;
+    bool parts = false, holds = false, left_out = false;
+    for (int i = 1; i < argc; ++i) {
+      if (argv[i][0] == '^') left_out = left_out || std::strncmp(t.name, argv[i] + 1, std::strlen(argv[i] + 1)) == 0;
+      else parts = true, holds = holds || std::strstr(t.name, argv[i]);
+    }
+    if (left_out || (parts && !holds)) continue;
     failures() = 0;
     try {
       t.body();
