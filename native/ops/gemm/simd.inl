@@ -23,6 +23,12 @@ static void micro(int64_t k, const float* __restrict a, const float* __restrict 
 
 // As micro, on two panels of b at a time: so few rows are a chain of additions that leaves the multipliers idle.
 constexpr int kFewRows = MR >= 14 ? 4 : 2;
+// Elsewhere the compiler fuses the sums of the two loops differently, and a row's bits would depend on its company.
+#if defined(__x86_64__) || defined(_M_X64)
+constexpr bool kTwoPanels = true;
+#else
+constexpr bool kTwoPanels = false;
+#endif
 template <int R>
 static void micro_few(int64_t k, const float* __restrict a, const float* __restrict b, int64_t b_step, float* __restrict out) {
   vf acc[R][2 * NV];
@@ -55,7 +61,7 @@ struct Micros {
   }
 };
 
-static void few(int64_t m, int64_t k, const float* a, const float* b, int64_t b_step, float* out) {
+[[maybe_unused]] static void few(int64_t m, int64_t k, const float* a, const float* b, int64_t b_step, float* out) {
   if constexpr (kFewRows == 4) {
     if (m == 4) return micro_few<4>(k, a, b, b_step, out);
     if (m == 3) return micro_few<3>(k, a, b, b_step, out);
@@ -100,7 +106,7 @@ static void panels(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_st
     if (c_type == DType::f32) write_tile(static_cast<float*>(c) + i * ldc + j, ldc, from, rows, cols, alpha, bj, accumulate);
     else write_tile(static_cast<bf16*>(c) + i * ldc + j, ldc, from, rows, cols, alpha, bj, accumulate);
   };
-  if (m > 0 && m <= kFewRows)
+  if (kTwoPanels && m > 0 && m <= kFewRows)
     for (; j + NR < n; j += NR, b += 2 * b_step) {
       few(m, k, a, b, b_step, tile);
       write(0, m, NR, tile);
