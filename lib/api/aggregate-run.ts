@@ -8,6 +8,7 @@ import { drawPrompts, type Sampled, sampleLogRatios } from '../aggregation/sampl
 import { type Regrets, type SampleRule, type SideBySide, sideBySide } from '../aggregation/side-by-side.js';
 import { ioError, writeFileAtomic } from '../base/files.js';
 import { loadConfig, resolveLoss, runConfigPath } from '../config/index.js';
+import { tokensAPass } from '../data/pack.js';
 import { readResponsibilities, responsibilitiesPath } from '../em/files.js';
 import { objectiveOf } from '../methods/index.js';
 import { PluralignError } from '../native/errors.js';
@@ -177,7 +178,7 @@ async function sample(
 ): Promise<Sampled> {
   const { flag: abort } = stopOf(options.stop);
   const { maxNewTokens = 128, temperature = 1, seed = 0 } = options;
-  using against = await openReference(reference, model, 8192, false, options);
+  using against = await openReference(reference, model, tokensAPass, false, options);
   const objective = objectiveOf({ method: 'dpo', loss: resolveLoss({}, 'dpo') });
   const bar = progress((types.length + others.length) * prompts.length * (options.samples ?? 1), 'sample', options);
   try {

@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import { existsSync, statSync } from 'node:fs';
 import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
 import type * as HubLibrary from '@huggingface/hub';
+import { cacheFolder } from '../base/cache.js';
 import { ioError, temporaryName, writeFileAtomic } from '../base/files.js';
 import { PluralignError } from '../native/errors.js';
 
@@ -64,7 +64,7 @@ const wanted = new Set([
 export async function resolveModel(spec: string, options: ResolveOptions = {}): Promise<string> {
   if (!spec.startsWith('hf:')) return localModel(spec);
   const { name, revision } = parseSpec(spec);
-  const cache = options.cacheDir ?? process.env.PLURALIGN_CACHE ?? join(homedir(), '.cache', 'pluralign');
+  const cache = options.cacheDir ?? cacheFolder();
   const folder = join(cache, 'models', name.replace('/', '--'));
   const pinned = /^[0-9a-f]{40}$/.test(revision);
   const atRevision = pinned ? revision : await readText(refPath(folder, revision));

@@ -1,19 +1,14 @@
 import { createHash } from 'node:crypto';
 import { createReadStream, existsSync } from 'node:fs';
 import { appendFile, mkdir, readFile } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { cacheFolder } from '../base/cache.js';
 import { errnoOf, ioError } from '../base/files.js';
 import { packageVersion } from '../base/version.js';
 import type { Group } from '../data/types.js';
 import { weightFiles } from '../model/config.js';
 import type { Model } from '../model/model.js';
 import { addon } from '../native/loader.js';
-
-/** Where references are kept: `PLURALIGN_CACHE`, else ~/.cache/pluralign. */
-export function referenceFolder(): string {
-  return join(process.env.PLURALIGN_CACHE ?? join(homedir(), '.cache', 'pluralign'), 'reference');
-}
 
 async function addFile(hash: ReturnType<typeof createHash>, path: string): Promise<void> {
   if (!existsSync(path)) return;
@@ -45,7 +40,7 @@ export class ReferenceStore {
   /** Null where the model is in no folder: it has no contents to go by. */
   static async open(model: Model, adapter: string | null): Promise<ReferenceStore | null> {
     if (model.dir === null) return null;
-    const store = new ReferenceStore(join(referenceFolder(), `${await identity(model, adapter)}.txt`));
+    const store = new ReferenceStore(join(cacheFolder(), 'reference', `${await identity(model, adapter)}.txt`));
     await store.#read();
     return store;
   }
