@@ -1,7 +1,5 @@
 import { createHash } from 'node:crypto';
-import { appendFile, mkdir, readFile } from 'node:fs/promises';
-import { dirname } from 'node:path';
-import { errnoOf, ioError } from '../base/files.js';
+import { RecordLog } from '../base/record-log.js';
 import type { Text } from '../data/types.js';
 import type { Judge } from '../evaluation/pairwise.js';
 import { PluralignError } from '../native/errors.js';
@@ -38,27 +36,17 @@ interface Kept extends ChatReply {
 export class EndpointJudge {
   readonly #known = new Map<string, ChatReply>();
   readonly #cost: JudgeCost = { asked: 0, cached: 0, inputTokens: 0, outputTokens: 0, money: null, unclear: 0 };
-  /** Appends to the cache one after another. */
-  #writing: Promise<void> = Promise.resolve();
 
-  private constructor(readonly options: EndpointOptions) {}
+  private constructor(
+    readonly options: EndpointOptions,
+    private readonly log: RecordLog<Kept>,
+  ) {
+    for (const { key, ...reply } of log.records) this.#known.set(key, reply);
+  }
 
   /** Throws `IO` where the cache cannot be read. */
   static async open(options: EndpointOptions): Promise<EndpointJudge> {
-    const judge = new EndpointJudge(options);
-    const text = await readFile(options.cache, 'utf8').catch((error: unknown) => {
-      if (errnoOf(error) === 'ENOENT') return '';
-      throw ioError('read', options.cache, error);
-    });
-    for (const line of text.split('\n')) {
-      try {
-        const { key, ...reply } = JSON.parse(line) as Kept;
-        judge.#known.set(key, reply);
-      } catch {
-        // An unfinished line of a process that ended.
-      }
-    }
-    return judge;
+    return new EndpointJudge(options, await RecordLog.open(options.cache));
   }
 
   get cost(): JudgeCost {
@@ -91,20 +79,8 @@ export class EndpointJudge {
     this.#cost.inputTokens += reply.input;
     this.#cost.outputTokens += reply.output;
     this.#known.set(key, reply);
-    const write = () => this.#append({ key, ...reply });
-    this.#writing = this.#writing.then(write, write);
-    await this.#writing;
+    await this.log.append({ key, ...reply });
     return reply;
-  }
-
-  async #append(kept: Kept): Promise<void> {
-    const { cache } = this.options;
-    try {
-      await mkdir(dirname(cache), { recursive: true });
-      await appendFile(cache, `${JSON.stringify(kept)}\n`);
-    } catch (error) {
-      throw ioError('write', cache, error);
-    }
   }
 }
 

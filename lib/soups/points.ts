@@ -1,8 +1,6 @@
-import { appendFile, mkdir, readFile } from 'node:fs/promises';
-import { dirname } from 'node:path';
 import { Bank } from '../adapters/bank.js';
-import { errnoOf, ioError } from '../base/files.js';
 import { mix32 } from '../base/random.js';
+import { RecordLog } from '../base/record-log.js';
 import type { ResolvedConfig } from '../config/index.js';
 import type { ResolvedWish } from '../config/soups-schema.js';
 import { packTokens } from '../data/pack.js';
@@ -36,7 +34,7 @@ export class Points {
   readonly #known = new Map<string, Evaluated>();
 
   private constructor(
-    readonly path: string,
+    private readonly log: RecordLog<Evaluated>,
     readonly config: ResolvedConfig,
     readonly model: Model,
     readonly rewards: Rewards,
@@ -44,26 +42,15 @@ export class Points {
     /** Evaluation prompts, each as often as it is answered. */
     readonly prompts: readonly Prompt[],
     readonly abort: Int32Array,
-  ) {}
+  ) {
+    for (const found of log.records) this.#known.set(found.id, found);
+  }
 
   static async open(
     path: string,
     ...rest: [ResolvedConfig, Model, Rewards, readonly ResolvedWish[], readonly Prompt[], Int32Array]
   ): Promise<Points> {
-    const points = new Points(path, ...rest);
-    const text = await readFile(path, 'utf8').catch((error: unknown) => {
-      if (errnoOf(error) === 'ENOENT') return '';
-      throw ioError('read', path, error);
-    });
-    for (const line of text.split('\n')) {
-      try {
-        const found = JSON.parse(line) as Evaluated;
-        points.#known.set(found.id, found);
-      } catch {
-        // An unfinished line of a process that ended.
-      }
-    }
-    return points;
+    return new Points(await RecordLog.open(path), ...rest);
   }
 
   /** A policy's answers: an adapter's folder (null: the base), with other prompts where given. */
@@ -112,10 +99,7 @@ export class Points {
       ended: scores.ended,
       answers: samples.slice(0, this.kept).map((sample) => sample.completion),
     };
-    await mkdir(dirname(this.path), { recursive: true });
-    await appendFile(this.path, `${JSON.stringify(found)}\n`).catch((error: unknown) => {
-      throw ioError('write', this.path, error);
-    });
+    await this.log.append(found);
     this.#known.set(id, found);
     return found;
   }

@@ -1,8 +1,7 @@
-import { appendFile, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
-import { errnoOf, ioError } from '../base/files.js';
 import { mix32 } from '../base/random.js';
+import { RecordLog } from '../base/record-log.js';
 import { simplexGrid } from '../evaluation/fronts.js';
 import { PluralignError } from '../native/errors.js';
 import { sampler, samplesOf } from '../rl/sampling.js';
@@ -90,37 +89,24 @@ export async function searchWeights(kitchen: Kitchen, chosen: readonly number[])
   };
 }
 
-/** Values of candidates, a line each in a file, so that a stopped search goes on. */
+/** Values of candidates, kept in a file, so that a stopped search goes on. */
 class Kept {
   readonly #known = new Map<string, number>();
 
-  private constructor(readonly path: string) {}
+  private constructor(private readonly log: RecordLog<{ weights: number[]; value: number }>) {
+    for (const { weights, value } of log.records) this.#known.set(JSON.stringify(weights), value);
+  }
 
   static async open(path: string): Promise<Kept> {
-    const kept = new Kept(path);
-    const text = await readFile(path, 'utf8').catch((error: unknown) => {
-      if (errnoOf(error) === 'ENOENT') return '';
-      throw ioError('read', path, error);
-    });
-    for (const line of text.split('\n')) {
-      try {
-        const { weights, value } = JSON.parse(line) as { weights: number[]; value: number };
-        kept.#known.set(JSON.stringify(weights), value);
-      } catch {
-        // An unfinished line of a process that ended.
-      }
-    }
-    return kept;
+    return new Kept(await RecordLog.open(path));
   }
 
   value(weights: readonly number[]): number | undefined {
     return this.#known.get(JSON.stringify(weights));
   }
 
-  async add(weights: readonly number[], value: number): Promise<void> {
+  async add(weights: number[], value: number): Promise<void> {
     this.#known.set(JSON.stringify(weights), value);
-    await appendFile(this.path, `${JSON.stringify({ weights, value })}\n`).catch((error: unknown) => {
-      throw ioError('write', this.path, error);
-    });
+    await this.log.append({ weights, value });
   }
 }
