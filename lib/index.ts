@@ -36,6 +36,7 @@ export {
 } from './generation/engine.js';
 export { logpsUnder } from './generation/reference.js';
 export type { LogitMixture, Sampling, SequenceRequest } from './generation/request.js';
+export { completionText } from './generation/text.js';
 export { EndpointJudge, type EndpointOptions, type JudgeCost } from './judges/index.js';
 export * from './losses/index.js';
 export { type MergeOptions, type MergeReport, mergeExperts } from './merge/index.js';

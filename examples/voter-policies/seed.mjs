@@ -3,7 +3,16 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { AdapterPopulation, Bank, Model, Population, pessimistic, readItems, train } from '../../dist/index.js';
+import {
+  AdapterPopulation,
+  Bank,
+  completionText,
+  Model,
+  Population,
+  pessimistic,
+  readItems,
+  train,
+} from '../../dist/index.js';
 import { tokenScores } from '../../dist/rl/rollout.js';
 import { writePrompts } from '../soups/settings.mjs';
 import { featuresBy, nameOf, plant, voteOn, votesOf } from './planted.mjs';
@@ -49,7 +58,7 @@ async function sampleItems() {
     const rows = said.map((ids, i) => ({
       id: `i${i}`,
       prompt: asked[i],
-      completion: model.tokenizer.decode(ids, { skipSpecial: true }),
+      completion: completionText(model, ids),
     }));
     write(
       'items.jsonl',
@@ -189,7 +198,7 @@ async function judge(model, run) {
       maxNewTokens: rollout.max_new_tokens,
       seed: 77 + seed,
     });
-    const worth = said.map((ids) => reward(u, model.tokenizer.decode(ids, { skipSpecial: true })));
+    const worth = said.map((ids) => reward(u, completionText(model, ids)));
     const groups = said.map((ids, i) => ({ index: i, kind: 'text', prompt: texts[i], completions: [ids], weight: 1 }));
     const score = async (speaker) =>
       (await tokenScores(groups, speaker, 'logps', { temperature: 1, maxTokens: 8192 })).reduce((a, b) => a + b, 0);

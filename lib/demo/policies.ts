@@ -1,6 +1,7 @@
 import type { Bank } from '../adapters/bank.js';
 import { pack, splitByTokens, tokensAPass } from '../data/pack.js';
 import type { Group } from '../data/types.js';
+import { Wording } from '../generation/text.js';
 import { sumTokens } from '../losses/index.js';
 import type { Model } from '../model/model.js';
 import { type Taste, utility } from './tastes.js';
@@ -27,6 +28,7 @@ export async function sampleEndings(
   options: SampleOptions,
 ): Promise<(string | null)[]> {
   const { tokenizer } = model;
+  const wording = new Wording(model);
   const start = tokenizer.bosId === null ? [] : [tokenizer.bosId];
   const endings: (string | null)[] = [];
   for (let from = 0; from < prompts.length; from += batch) {
@@ -39,8 +41,8 @@ export async function sampleEndings(
       abort: options.abort,
     });
     for (const tokens of sampled) {
-      const finished = tokens.at(-1) === tokenizer.eosId;
-      endings.push(finished ? tokenizer.decode(tokens, { skipSpecial: true }) : null);
+      const finished = wording.ended(tokens);
+      endings.push(finished ? wording.text(tokens) : null);
     }
     options.onProgress?.(endings.length);
   }

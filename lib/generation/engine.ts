@@ -6,6 +6,7 @@ import type { NativeGeneration, NativeSequence } from '../native/generation.js';
 import { addon } from '../native/loader.js';
 import { nativeSequence, type SequenceRequest } from './request.js';
 import { TextWatch } from './stop.js';
+import { Wording } from './text.js';
 
 export interface EngineOptions {
   /** Sequences that run at a time (each policy of a mixture counts); default 128. */
@@ -26,7 +27,7 @@ export interface Generated {
   tokens: Int32Array;
   /** Of each token: log softmax(logits / temperature), natural, before penalty and cuts (temperature 1 where greedy). */
   logps: Float32Array;
-  /** Without special tokens and stop string. */
+  /** Without special tokens, the ending (see `Wording`) and stop string. */
   text: string;
   reason: 'eos' | 'stop' | 'length';
 }
@@ -76,9 +77,10 @@ export async function* stream(
       );
     return sequence;
   });
-  const decode = (ids: ArrayLike<number>) => model.tokenizer.decode(ids, { skipSpecial: true });
+  const wording = new Wording(model);
+  const decode = (ids: ArrayLike<number>) => wording.said(ids);
   const { stop = [], text: texts = 'parts' } = options;
-  const running = requests.map((): Running => ({ ids: [], logps: [], watch: new TextWatch(decode, stop) }));
+  const running = requests.map((): Running => ({ ids: [], logps: [], watch: new TextWatch(decode, stop, wording) }));
   // Without stop strings and readers nobody needs the text before the end.
   const follow = stop.length > 0 || texts === 'parts';
   const generation: NativeGeneration = addon().createGeneration(model.native, {
@@ -129,13 +131,13 @@ export async function* stream(
       const ended = stopped || last;
       const text = texts === 'parts' ? sequence.watch.show(ended) : '';
       if (!ended && text === '') continue;
-      yield { index, text, tokens: sequence.ids.length, done: ended ? finish(sequence, eosIds) : null };
+      yield { index, text, tokens: sequence.ids.length, done: ended ? finish(sequence, wording) : null };
     }
   }
 }
 
-function finish({ ids, logps, watch }: Running, eosIds: readonly number[]): Generated {
-  const reason = watch.stopped ? 'stop' : eosIds.includes(ids[ids.length - 1]) ? 'eos' : 'length';
+function finish({ ids, logps, watch }: Running, wording: Wording): Generated {
+  const reason = watch.stopped ? 'stop' : wording.ended(ids) ? 'eos' : 'length';
   return { tokens: Int32Array.from(ids), logps: Float32Array.from(logps), text: watch.text, reason };
 }
 

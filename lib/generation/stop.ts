@@ -2,6 +2,12 @@ import { PluralignError } from '../native/errors.js';
 
 export type Decode = (ids: ArrayLike<number>) => string;
 
+/** What of a text goes once the sequence has ended, and all that this may be. */
+export interface Ending {
+  spellings: readonly string[];
+  text(ids: ArrayLike<number>, said: string): string;
+}
+
 /** What a decoder writes for bytes that are no whole character (yet). */
 const incomplete = '\uFFFD';
 
@@ -9,14 +15,20 @@ const incomplete = '\uFFFD';
 export class TextWatch {
   readonly #stops: readonly string[];
   readonly #decode: Decode;
+  readonly #ending: Ending;
   #text = '';
   #shown = 0;
   #stopped = false;
 
-  constructor(decode: Decode, stops: readonly string[] = []) {
+  constructor(
+    decode: Decode,
+    stops: readonly string[] = [],
+    ending: Ending = { spellings: [], text: (_, said) => said },
+  ) {
     if (stops.some((stop) => stop === '')) throw new PluralignError('BAD_ARGUMENT', 'a stop string is empty');
     this.#decode = decode;
     this.#stops = stops;
+    this.#ending = ending;
   }
 
   /** The text so far, without a stop string and what came behind it. */
@@ -35,8 +47,11 @@ export class TextWatch {
    */
   take(ids: readonly number[], known: number): number {
     if (this.#stopped) return known;
-    this.#text = this.#decode(ids);
-    if (this.#first(this.#text) === -1) return ids.length;
+    const said = this.#decode(ids);
+    if (this.#first(said) === -1) {
+      this.#text = this.#ending.text(ids, said);
+      return ids.length;
+    }
     let count = known + 1;
     while (count < ids.length && this.#first(this.#decode(ids.slice(0, count))) === -1) count++;
     this.#text = this.#decode(ids.slice(0, count));
@@ -47,15 +62,17 @@ export class TextWatch {
 
   /**
    * Text that was not shown yet and will not change: without a character that lacks bytes, and without what may become a
-   * stop string. With `last` all that is left.
+   * stop string or a spelled-out ending. With `last` all that is left.
    */
   show(last: boolean): string {
     let end = this.#text.length;
     if (!last && !this.#stopped) {
       while (end > 0 && this.#text[end - 1] === incomplete) end--;
-      for (const stop of this.#stops)
-        for (let n = Math.min(stop.length - 1, end); n > 0; n--) {
-          if (!this.#text.slice(0, end).endsWith(stop.slice(0, n))) continue;
+      // Whole stop strings were cut already; a whole ending goes only if the sequence ends with it.
+      const held = [...this.#stops.map((stop) => stop.slice(0, -1)), ...this.#ending.spellings];
+      for (const text of held)
+        for (let n = Math.min(text.length, end); n > 0; n--) {
+          if (!this.#text.slice(0, end).endsWith(text.slice(0, n))) continue;
           end -= n;
           break;
         }

@@ -3,7 +3,7 @@ import type { Text } from '../data/types.js';
 /** An answer to a prompt, as rewards see it. */
 export interface Sample {
   prompt: Text;
-  /** Without special tokens: what a reader reads, cut at the first EOS. */
+  /** What a reader reads: without special tokens and the ending (see `Wording` in generation/text.ts). */
   completion: string;
   /** Token ids; the completion's with its closing EOS where it has one. */
   promptIds: Int32Array;

@@ -2,6 +2,7 @@ import type { Bank } from '../adapters/bank.js';
 import type { ResolvedRollout } from '../config/rollout-schema.js';
 import { generate } from '../generation/engine.js';
 import type { SequenceRequest } from '../generation/request.js';
+import { Wording } from '../generation/text.js';
 import type { Model } from '../model/model.js';
 import type { Sample } from '../rewards/types.js';
 import type { AdapterChoice } from '../training/scorer.js';
@@ -48,13 +49,13 @@ export function sampler(
 
 /** Answers as rewards see them. Generation stops behind the first EOS, so nothing follows it. */
 export function samplesOf(prompts: readonly Prompt[], answers: readonly Int32Array[], model: Model): Sample[] {
-  const ends = new Set(model.config.eosIds);
+  const wording = new Wording(model);
   return answers.map((ids, i) => ({
     prompt: prompts[i].text,
-    completion: model.tokenizer.decode(ids, { skipSpecial: true }),
+    completion: wording.text(ids),
     promptIds: prompts[i].prompt,
     ids,
-    ended: ends.has(ids[ids.length - 1]),
+    ended: wording.ended(ids),
     ...(prompts[i].annotator !== undefined && { annotator: prompts[i].annotator }),
   }));
 }
