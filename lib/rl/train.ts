@@ -6,19 +6,16 @@ import { packTokens } from '../data/pack.js';
 import { policyMethod } from '../methods/policies.js';
 import type { PolicyMethod } from '../methods/policy.js';
 import type { Model } from '../model/model.js';
-import { PluralignError } from '../native/errors.js';
 import type { Rewards } from '../rewards/compose.js';
 import { openRewards } from '../rewards/open.js';
 import { loadLatestCheckpoint, pruneCheckpoints } from '../training/checkpoint.js';
-import { MetricsWriter } from '../training/metrics.js';
-import { DataOrder, totalSteps } from '../training/order.js';
-import { progress } from '../training/progress.js';
+import { evaluationLine, runSteps, type SteppedRun } from '../training/loop.js';
+import { totalSteps } from '../training/order.js';
 import { openRunFolder, type RunFolder } from '../training/run-folder.js';
 import { saveResult } from '../training/save.js';
 import { learningRateFactor } from '../training/schedule.js';
 import { adapterName, makeBank, openModel, openReference, referenceOf } from '../training/setup.js';
 import { stopOf } from '../training/signals.js';
-import { EventWriter } from '../training/tensorboard.js';
 import type { TrainOptions, TrainSummary } from '../training/train.js';
 import { writeAdapterMap } from '../training/voter-map.js';
 import { annotatorsOf, checkNamed, Voters } from '../training/voters.js';
@@ -33,7 +30,7 @@ import { updateOn } from './update.js';
 const shown = 6;
 
 /** A run in flight. */
-class RlRun {
+class RlRun implements SteppedRun {
   state: RlState = freshRlState();
   stopped = false;
   before: Answered | null = null;
@@ -54,6 +51,7 @@ class RlRun {
     readonly scorers: Scorers,
     annotators: readonly string[] | null,
     readonly quiet: boolean,
+    readonly stop: Readonly<ReturnType<typeof stopOf>>,
     readonly note: (text: string) => void,
   ) {
     this.fingerprint = promptsFingerprint(prompts.train);
@@ -67,6 +65,10 @@ class RlRun {
             this.steps,
           )
         : null;
+  }
+
+  get items(): number {
+    return this.prompts.train.length;
   }
 
   get steps(): number {
@@ -114,7 +116,8 @@ class RlRun {
   }
 
   /** One rollout and its updates. A step that fails or is stopped before its first update leaves the run as it was. */
-  async step(prompts: readonly Prompt[]): Promise<Record<string, number>> {
+  async step(at: readonly number[]): Promise<Record<string, number>> {
+    const prompts = at.map((i) => this.prompts.train[i]);
     const { train, rollout } = this.config;
     const { step } = this.state;
     const before = this.method.state();
@@ -159,9 +162,13 @@ class RlRun {
       this.state.samples += rolled.samples.length;
       this.state.tokens += rolled.rollout.old.length;
       this.state.stepSeconds += (performance.now() - started) / 1000;
-      const metrics = { ...updated, ...rolloutMetrics(rolled, this.rewards), ...estimate.metrics };
+      const metrics: Record<string, number> = {
+        ...updated,
+        ...rolloutMetrics(rolled, this.rewards),
+        ...estimate.metrics,
+      };
       this.state.means.addAll(metrics);
-      return metrics;
+      return { reward: metrics.reward, kl: metrics.kl };
     } catch (error) {
       this.method.restore(before);
       throw error;
@@ -182,6 +189,15 @@ class RlRun {
     return bank.step({ ...options, active: new Set(adapters) });
   }
 
+  async look(): Promise<{ values: Record<string, number> | null }> {
+    this.after = await this.evaluate();
+    return { values: this.after && evaluationLine(this.after.scores) };
+  }
+
+  async complete(): Promise<void> {
+    this.after ??= await this.evaluate();
+  }
+
   learningRate(step: number): number {
     const { learning_rate, schedule: kind, warmup, min_learning_rate_ratio: minRatio } = this.config.train;
     const [at, of] = this.voters?.schedule(step, this.steps) ?? [step, this.steps];
@@ -196,67 +212,6 @@ class RlRun {
     const state = { ...this.state, seconds: this.seconds() };
     await saveRlState(this.folder.dir, state, this.banks, this.method, this.fingerprint);
     await pruneCheckpoints(this.folder.dir, this.config.train.keep_checkpoints, []);
-  }
-}
-
-const evaluation = ({ rows: _, annotators: __, ...scores }: PolicyScores): Record<string, number> =>
-  Object.fromEntries(Object.entries(scores).map(([name, value]) => [`eval_${name}`, value as number]));
-
-async function loop(run: RlRun, stop: AbortSignal): Promise<void> {
-  const { config, state, folder, prompts } = run;
-  const { train } = config;
-  const resumeAt = folder.resumed ? state.step : undefined;
-  const metrics = await MetricsWriter.open(folder.paths.metrics, { resumeAt, records: state.records });
-  const events = await EventWriter.open(folder.dir, { resumeAt });
-  const order = new DataOrder(prompts.train.length, {
-    batchSize: train.batch_size,
-    seed: train.seed,
-    shuffle: train.shuffle,
-  });
-  const bar = progress(run.steps, config.method, { quiet: run.quiet, done: state.step });
-  const startTokens = state.tokens;
-  const log = async (values: Record<string, number>) => {
-    await metrics.write({ step: state.step, epoch: order.epochAt(state.step), ...values });
-    await events.scalars(state.step, values);
-    state.records++;
-  };
-  const due = () => {
-    const end = state.step === run.steps;
-    const save = end || (train.save_every !== null && state.step % train.save_every === 0);
-    return { save, look: end || (train.eval_every !== null ? state.step % train.eval_every === 0 : save) };
-  };
-  const settle = async () => {
-    const { save, look } = due();
-    if (look) {
-      run.after = await run.evaluate();
-      if (run.after) await log(evaluation(run.after.scores));
-      state.evaluated = state.step;
-    }
-    if (save) await run.save();
-  };
-  try {
-    // A run that was stopped in an evaluation owes it.
-    if (state.step > 0 && due().look && state.evaluated !== state.step) await settle();
-    while (state.step < run.steps) {
-      if (stop.aborted) throw new PluralignError('ABORTED', 'stopped on request');
-      const last = await run.step([...order.batch(state.step)].map((i) => prompts.train[i]));
-      bar.update(state.step, { reward: last.reward, kl: last.kl, tokens: state.tokens - startTokens });
-      if (state.step % train.log_every === 0 || state.step === run.steps) {
-        state.last = { ...state.means.take(), learning_rate: run.learningRate(state.step - 1) };
-        await log(state.last);
-      }
-      await settle();
-    }
-    run.after ??= await run.evaluate();
-  } catch (error) {
-    if ((error as { code?: unknown }).code !== 'ABORTED') throw error;
-    run.stopped = true;
-    if (state.step > 0) await run.save();
-    run.note(`stopped after step ${state.step}; the run is saved, go on with --resume`);
-  } finally {
-    bar.stop();
-    await metrics.close();
-    await events.close();
   }
 }
 
@@ -303,7 +258,20 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
       abort: stop.flag,
     };
     const banks = { policy, ...(critic && { critic }) } as Banks & { policy: Bank };
-    const run = new RlRun(config, folder, model, banks, method, prompts, rewards, scorers, annotators, quiet, note);
+    const run = new RlRun(
+      config,
+      folder,
+      model,
+      banks,
+      method,
+      prompts,
+      rewards,
+      scorers,
+      annotators,
+      quiet,
+      stop,
+      note,
+    );
     const resumed = await run.resume();
     if (!resumed) {
       if (options.rewardScale && rewards.takeScale(options.rewardScale)) run.state.scale = rewards.scale;
@@ -312,7 +280,7 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
       run.state.evalBefore = run.before?.scores ?? null;
     }
     begun = true;
-    await loop(run, stop.signal);
+    await runSteps(run);
     const summary = await finish(run);
     policy.dispose();
     critic?.dispose();

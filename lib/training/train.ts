@@ -11,8 +11,8 @@ import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import type { RewardFunction } from '../rewards/types.js';
 import { loadLatestCheckpoint, openCheckpoint, pruneCheckpoints } from './checkpoint.js';
-import { MetricsWriter } from './metrics.js';
-import { DataOrder, totalSteps } from './order.js';
+import { evaluationLine, runSteps, type SteppedRun } from './loop.js';
+import { totalSteps } from './order.js';
 import { progress } from './progress.js';
 import { openRunFolder, type RunFolder } from './run-folder.js';
 import { saveResult } from './save.js';
@@ -22,7 +22,6 @@ import { adapterName, makeBank, makeReference, openModel, type PreparedData, pre
 import { type Stop, stopOf } from './signals.js';
 import { fingerprint, freshState, loadState, type RunState, saveState } from './state.js';
 import { evaluateGroups, lossStep, namedRows } from './step.js';
-import { EventWriter } from './tensorboard.js';
 import { withTieNu } from './ties.js';
 import { writeAdapterMap } from './voter-map.js';
 import { annotatorsOf, checkNamed, Voters } from './voters.js';
@@ -63,7 +62,7 @@ export interface TrainSummary {
 }
 
 /** A run in flight: what the parts of the loop share. */
-class Run {
+class Run implements SteppedRun {
   readonly objective: MethodObjective;
   reference: (Reference & Disposable) | null = null;
   readonly tieNu: number | null;
@@ -71,6 +70,11 @@ class Run {
   readonly voters: Voters | null;
   state: RunState = freshState();
   stopped = false;
+  /** As the parameters stand, and all rows under the generic adapter. */
+  evaluation: Evaluation | null = null;
+  generic: Evaluation | null = null;
+  /** The step that `evaluation` is of. */
+  private looked = -1;
   private started = performance.now();
   private readonly rows: string;
 
@@ -103,6 +107,10 @@ class Run {
 
   get abort(): Int32Array {
     return this.stop.flag;
+  }
+
+  get items(): number {
+    return this.data.train.length;
   }
 
   get steps(): number {
@@ -140,11 +148,12 @@ class Run {
     }
   }
 
-  /** One optimizer step on the given groups; its metrics. A step that fails or is stopped leaves the run as it was. */
-  async step(groups: readonly Group[]): Promise<{ loss: number }> {
+  /** A step that fails or is stopped leaves the run as it was. */
+  async step(at: readonly number[]): Promise<{ loss: number }> {
     const running = this.objective.state();
     try {
-      return await this.tryStep(groups);
+      const { loss } = await this.tryStep(at.map((i) => this.data.train[i]));
+      return { loss };
     } catch (error) {
       this.objective.restore(running);
       throw error;
@@ -189,7 +198,24 @@ class Run {
     return metrics;
   }
 
-  /** Of the step after `step` steps. */
+  async look(): Promise<{ values: Record<string, number> | null; save: boolean }> {
+    const evaluation = await this.evaluate();
+    this.evaluation = evaluation;
+    this.looked = this.state.step;
+    if (evaluation) this.judge(evaluation);
+    return {
+      values: evaluation && evaluationLine(evaluation.overall),
+      save: this.state.best?.step === this.state.step,
+    };
+  }
+
+  async complete(): Promise<void> {
+    const { step, best } = this.state;
+    await this.restoreBest();
+    if (this.looked !== step || (best && best.step !== step)) this.evaluation = await this.evaluate();
+    if (this.voters) this.generic = await this.evaluate(0);
+  }
+
   learningRate(step: number): number {
     const { learning_rate, schedule: kind, warmup, min_learning_rate_ratio: minRatio } = this.config.train;
     const [at, of] = this.voters?.schedule(step, this.steps) ?? [step, this.steps];
@@ -254,89 +280,6 @@ class Run {
   }
 }
 
-async function loop(run: Run): Promise<{ own: Evaluation | null; generic: Evaluation | null }> {
-  const { config, state, folder, data } = run;
-  const { train } = config;
-  const resumeAt = folder.resumed ? state.step : undefined;
-  const metrics = await MetricsWriter.open(folder.paths.metrics, { resumeAt, records: state.records });
-  const events = await EventWriter.open(folder.dir, { resumeAt });
-  const order = new DataOrder(data.train.length, {
-    batchSize: train.batch_size,
-    seed: train.seed,
-    shuffle: train.shuffle,
-  });
-  const bar = progress(run.steps, config.method, { quiet: run.quiet, done: state.step });
-  const startTokens = state.tokens;
-  let evaluation: Evaluation | null = null;
-  let generic: Evaluation | null = null;
-  let evaluated = -1;
-  let trained = false;
-  const log = async (values: Record<string, number>) => {
-    await metrics.write({ step: state.step, epoch: order.epochAt(state.step), ...values });
-    await events.scalars(state.step, values);
-    state.records++;
-  };
-  const logMeans = async () => {
-    state.last = { ...state.means.take(), learning_rate: run.learningRate(state.step - 1) };
-    await log(state.last);
-  };
-  const due = () => {
-    const end = state.step === run.steps;
-    const save = end || (train.save_every !== null && state.step % train.save_every === 0);
-    return { save, look: end || (train.eval_every !== null ? state.step % train.eval_every === 0 : save) };
-  };
-  /** What follows a step. */
-  const settle = async () => {
-    const { save, look } = due();
-    if (look) {
-      evaluation = await run.evaluate();
-      if (evaluation) {
-        await log(prefixed(evaluation.overall as unknown as Record<string, number>));
-        run.judge(evaluation);
-      }
-      evaluated = state.evaluated = state.step;
-    }
-    if (save || (look && state.best?.step === state.step)) await run.save();
-  };
-  run.startClock();
-  try {
-    // A run that was stopped in an evaluation owes it.
-    if (state.step > 0 && due().look && state.evaluated !== state.step) await settle();
-    while (state.step < run.steps && !run.exhausted) {
-      if (run.stop.signal.aborted) throw new PluralignError('ABORTED', 'stopped on request');
-      const groups = [...order.batch(state.step)].map((i) => data.train[i]);
-      const last = await run.step(groups);
-      bar.update(state.step, { loss: last.loss, tokens: state.tokens - startTokens });
-      if (state.step % train.log_every === 0 || state.step === run.steps) await logMeans();
-      await settle();
-    }
-    trained = true;
-    if (!state.means.empty) await logMeans();
-    await run.restoreBest();
-    if (evaluated !== state.step || (state.best && state.best.step !== state.step)) evaluation = await run.evaluate();
-    if (run.voters) generic = await run.evaluate(0);
-  } catch (error) {
-    if ((error as { code?: unknown }).code !== 'ABORTED') throw error;
-    run.stopped = true;
-    // After the last step the parameters may be the best ones' already; the checkpoint that is there is the right one.
-    if (!trained) await run.save();
-    run.note(`stopped after step ${state.step}; the run is saved, go on with --resume`);
-  } finally {
-    bar.stop();
-    await metrics.close();
-    await events.close();
-  }
-  return { own: evaluation, generic };
-}
-
-function prefixed(values: Record<string, number>): Record<string, number> {
-  return Object.fromEntries(
-    Object.entries(values)
-      .filter(([name, value]) => name !== 'rows' && typeof value === 'number')
-      .map(([name, value]) => [`eval_${name}`, value]),
-  );
-}
-
 /**
  * Runs a configuration: `pretrain`, `sft`, `dpo` or `reward`. Writes the run folder (config.yaml, metrics.jsonl, event
  * file, checkpoints, adapter or model, summary.json, report.html) and returns the summary.
@@ -385,8 +328,9 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
       run.state.evalBefore = before;
     }
     begun = true;
-    const evaluation = await loop(run);
-    const summary = await finish(run, evaluation);
+    run.startClock();
+    await runSteps(run);
+    const summary = await finish(run);
     bank.dispose();
     return summary;
   } catch (error) {
@@ -397,8 +341,8 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
   }
 }
 
-async function finish(run: Run, { own: evaluation, generic }: Awaited<ReturnType<typeof loop>>): Promise<TrainSummary> {
-  const { config, state, folder, data } = run;
+async function finish(run: Run): Promise<TrainSummary> {
+  const { config, state, folder, data, evaluation, generic } = run;
   const seconds = run.seconds();
   const paths: TrainSummary['paths'] = { run: folder.dir };
   if (!run.stopped) Object.assign(paths, await saveResult(config, run.model, run.bank, run.voters?.annotators));
