@@ -48,3 +48,4 @@ export { type RewardScale, Rewards, type RewardTerm, type Scored } from './rewar
 export type { RewardFunction, Sample } from './rewards/types.js';
 export { type AdaptVotersOptions, type AdaptVotersResult, adaptVoters } from './training/adapt.js';
 export { type TrainOptions, type TrainSummary, train } from './training/train.js';
+export type * from './types.js';

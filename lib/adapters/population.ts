@@ -59,7 +59,8 @@ async function writeRows(path: string, { annotators, layout, shared, rows, confi
   });
 }
 
-interface Place {
+/** Where a tensor of the file lies. */
+export interface Place {
   shape: number[];
   /** First byte in the file. */
   at: number;

@@ -23,7 +23,7 @@ export function checkMatrix(what: string, matrix: Matrix): number {
 /**
  * Rewards of each type under each policy, [K, J]: β L.
  *
- * `L` [K, J]: L_kk' = E_{y∼π_k'}[log π_k(y|x) / π_ref(y|x)]. Throws `BAD_DATA`, `BAD_ARGUMENT` for β ≤ 0.
+ * `L` [K, J]: `L_kk' = E_{y∼π_k'}[log π_k(y|x) / π_ref(y|x)]`. Throws `BAD_DATA`, `BAD_ARGUMENT` for β ≤ 0.
  */
 export function rewardMatrix(L: Matrix, beta = 1): number[][] {
   checkMatrix('L', L);

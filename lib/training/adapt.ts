@@ -36,7 +36,8 @@ export interface AdaptVotersOptions {
   note?: (text: string) => void;
 }
 
-type Metrics = Omit<PreferenceMetrics, 'rows'>;
+/** Of a new annotator’s votes. */
+export type AdaptedMetrics = Omit<PreferenceMetrics, 'rows'>;
 
 export interface AdaptVotersResult {
   run: string;
@@ -45,7 +46,7 @@ export interface AdaptVotersResult {
   /** By new annotator: how the fit describes the votes it was made of, and how the generic adapter does. */
   annotators: Record<
     string,
-    { votes: number; steps: number; milliseconds: number; generic_accuracy: number } & Metrics
+    { votes: number; steps: number; milliseconds: number; generic_accuracy: number } & AdaptedMetrics
   >;
   paths: { run: string; model: string };
 }
