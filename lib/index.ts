@@ -39,7 +39,7 @@ export type { LogitMixture, Sampling, SequenceRequest } from './generation/reque
 export { completionText } from './generation/text.js';
 export { EndpointJudge, type EndpointOptions, type JudgeCost } from './judges/index.js';
 export * from './losses/index.js';
-export { type MergeOptions, type MergeReport, mergeExperts } from './merge/index.js';
+export { type LayerWeights, type MergeOptions, type MergeReport, mergeExperts } from './merge/index.js';
 export { type GenerateOptions, type LoadOptions, Model, type ScoreOptions } from './model/model.js';
 export { loadTokenizer, type Tokenizer } from './model/tokenizer.js';
 export { exitCode, PluralignError } from './native/errors.js';

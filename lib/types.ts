@@ -1,7 +1,7 @@
 /** Types that the signatures of the library name; `index.ts` hands them on, so that a program can name them too. */
 export type { Target } from './adapters/config.js';
 export type { BankAdapter, Factor, Role } from './adapters/factors.js';
-export type { AdapterMix } from './adapters/mix.js';
+export type { AdapterMix, LayerBlock } from './adapters/mix.js';
 export type { TaskType } from './adapters/peft-config.js';
 export type { Place } from './adapters/population.js';
 export type { HedgeOptions } from './aggregation/game.js';

@@ -109,6 +109,31 @@ describe('posteriors', () => {
     expect((population.posterior(-1) as Posterior).sd(delta)).toBeCloseTo(size / Math.sqrt(l2), 12);
   });
 
+  it('of a voter alone (local) are kept too, and a new voter is fitted as the others were', async () => {
+    const model = featureModel('local', d, 1);
+    const { parameters } = await model.fit(table, votes, { model: 'local', rank: 1, l2, seed: 0 });
+    const local = new Population(model, 1, l2, votes.annotators, parameters).withPosteriors(table, votes);
+    const by = votesByAnnotator(votes);
+    const side = model.items(table, parameters.shared);
+    for (let u = 0; u < N; u++) {
+      const which = by.votes.subarray(by.offsets[u], by.offsets[u + 1]);
+      const [gradient, hessian] = [new Float64Array(d), new Float64Array(d * d)];
+      linearObjective({ votes, which, ...side, k: d, l2 }, local.own(u), gradient, hessian);
+      const { factor } = local.posterior(u) as Posterior;
+      for (let i = 0; i < d; i++)
+        for (let j = 0; j <= i; j++) {
+          let sum = 0;
+          for (let q = 0; q < d; q++) sum += factor[i * d + q] * factor[j * d + q];
+          expect(sum).toBeCloseTo(hessian[i * d + j], 5);
+        }
+      const again = local.fitOwn(table, votes, which);
+      again.own.forEach((w, i) => {
+        expect(w).toBeCloseTo(local.own(u)[i], 5);
+      });
+      expect(again.factor).toHaveLength(d * d);
+    }
+  });
+
   it('are kept by the file, and made for a new voter', async () => {
     const few = { ...votes, annotators: ['new'], annotator: new Int32Array(votes.m) };
     const { own, factor } = population.fitOwn(table, few, Int32Array.of(0, 1, 2));

@@ -179,6 +179,23 @@ describe('mixes', () => {
       (await generate(model, cat, [{ ...draw, policy: 0 }]))[0],
     ];
     expect(mine.tokens).toEqual(merged.tokens);
+    // The same with weights of a layer's own, in one mix beside another.
+    const layers = [{ layers: [0, 0], weights: { x: 1.2, y: -0.5 } }] as const;
+    const given = { experts, weights: { x: 0.3, y: 0.7 }, layerWeights: layers };
+    await mergeExperts({ ...given, method: 'cat', output: path('layers') });
+    const byLayer = await Bank.fromPeft(model.shape, experts, [
+      { name: 'mix', weights: [0.3, 0.7] },
+      { name: 'layers', weights: [0.3, 0.7], blocks: [{ first: 0, last: 0, weights: [1.2, -0.5] }] },
+    ]);
+    const folded = await Bank.fromPeft(model.shape, [{ name: 'layers', dir: path('layers') }]);
+    const apart = await of(byLayer, byLayer.adapterIndex('layers'));
+    expect(largest(apart, await of(folded, 0))).toBeLessThan(1e-5);
+    expect(largest(apart, await of(byLayer, byLayer.adapterIndex('mix')))).toBeGreaterThan(0.01);
+    await expect(
+      Bank.fromPeft(model.shape, experts, [
+        { name: 'm', weights: [1, 0], blocks: [{ first: 0, last: 0, weights: [1] }] },
+      ]),
+    ).rejects.toThrow(/expected 2 finite weights/);
     await expect(Bank.fromPeft(model.shape, experts, [{ name: 'm', weights: [1] }])).rejects.toThrow(
       /expected 2 finite weights/,
     );

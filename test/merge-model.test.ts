@@ -91,6 +91,22 @@ describe('whole models', () => {
     (await Model.load(output)).dispose();
   });
 
+  it('take weights by layer; what lies in no layer has those of all', async () => {
+    const base = baseDir('llama3-rope');
+    const experts = [await moved('a', base, 1), await moved('b', base, 2)];
+    const output = path('whole-layers');
+    const layerWeights = [{ layers: [0, 0], weights: { a: 1.5, b: -0.5 } }] as const;
+    await mergeExperts({ model: base, experts, weights, layerWeights, method: 'cat', as: 'model', output });
+    const [origin, result] = [base, output].map((dir) => new TensorFiles(weightFiles(dir)));
+    const sources = experts.map(({ dir }) => new TensorFiles(weightFiles(dir)));
+    for (const tensor of origin.shapes.keys()) {
+      const taus = sources.map((files) => dense(files, tensor, origin));
+      const w = tensor.includes('layers.0.') ? [1.5, -0.5] : Object.values(weights);
+      const whole = combination([dense(origin, tensor), ...taus], [1, ...w]);
+      expect(distance(dense(result, tensor), whole), tensor).toBeLessThan(1e-6);
+    }
+  });
+
   it('in bfloat16 are rounded once and say what that lost', async () => {
     const source = await moved('bf-base', baseDir('llama-old'), 3, 'BF16');
     const experts = [await moved('bf-a', source.dir, 4, 'BF16'), await moved('bf-b', source.dir, 5, 'BF16')];
@@ -223,6 +239,16 @@ describe('pluralign merge', () => {
     expect(report.tensors[0]).toMatchObject({ rank: 2, name: expect.any(String) });
     expect(report.error).toBeGreaterThan(0);
     expect(existsSync(join(output, 'adapter_config.json'))).toBe(true);
+    const layers = await program(
+      'merge',
+      ...adapters,
+      ...['--layer-weights', '0-0:calm=1,brief=0', '--layer-weights', '1:calm=0.25,brief=0.75'],
+      ...['--output', path('cli', 'layers'), '--json'],
+    );
+    expect(JSON.parse(layers.stdout).layerWeights).toEqual([
+      { layers: [0, 0], weights: { calm: 1, brief: 0 } },
+      { layers: [1, 1], weights: { calm: 0.25, brief: 0.75 } },
+    ]);
     const plain = await program(
       'merge',
       ...adapters,
@@ -238,6 +264,8 @@ describe('pluralign merge', () => {
       [['--weights', 'calm=x'], /finite weights/],
       [['--weights', 'calm=1,long=1'], /no expert 'long'/],
       [['--weights', 'calm=0,brief=0'], /all are zero/],
+      [['--layer-weights', 'calm=1,brief=0'], /FIRST-LAST:NAME=w/],
+      [['--layer-weights', '0-9:calm=1,brief=0'], /no expert adapts layer/],
       [['--method', 'tais'], /Allowed choices/],
       [['--method', 'ties'], /--rank R/],
     ] as const) {

@@ -1,9 +1,13 @@
 // Covariance matrix adaptation on functions whose minimum is known, and the search for weights in a run of soups.
-import { appendFileSync, readFileSync, rmSync } from 'node:fs';
+import { appendFileSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { Bank } from '../lib/adapters/bank.js';
 import { Random } from '../lib/base/random.js';
 import type { Config } from '../lib/config/index.js';
+import { generate } from '../lib/generation/engine.js';
+import { Model } from '../lib/model/model.js';
 import { CmaEs, eigenOf } from '../lib/search/cma-es.js';
+import { runsOfLayers } from '../lib/soups/search.js';
 import type { SoupsResult } from '../lib/soups/train.js';
 import { train } from '../lib/training/train.js';
 import { fixture, scratch, writeRows } from './support/runs.js';
@@ -125,7 +129,7 @@ describe('weights in a run of soups', () => {
       [0, 1.5],
     ]);
     const best = tried.reduce((a, b) => (b.value > a.value ? b : a));
-    expect(found).toMatchObject({ ...best, target: [1, 0], evaluations: 7 });
+    expect(found).toMatchObject({ ...best, target: [1, 0], layers: [[0, expect.any(Number)]], evaluations: 7 });
     expect(readFileSync(`${given.output}/report.html`, 'utf8')).toContain('Weights that were searched for');
   });
 
@@ -147,6 +151,48 @@ describe('weights in a run of soups', () => {
     appendFileSync(file, `${all.slice(0, 20).join('\n')}\n{"weights":[`);
     rmSync(`${free.output}/soups.json`);
     expect(await run(free)).toEqual(found);
+  });
+
+  it('gives runs of layers weights of their own, and judges the merge of those', async () => {
+    expect(runsOfLayers(7, 3)).toEqual([
+      [0, 1],
+      [2, 4],
+      [5, 6],
+    ]);
+    expect(runsOfLayers(3, 3)).toEqual([0, 1, 2].map((layer) => [layer, layer]));
+    const given = config({ target: { a: 1, z: 0 }, evaluations: 40, answers: 12, blocks: 2, l1: 20 });
+    const found = await run(given);
+    const tried = lines(given).map((line) => JSON.parse(line) as { weights: number[]; value: number });
+    expect(tried[0].weights).toEqual([1, 0, 1, 0]);
+    expect(found.layers).toHaveLength(2);
+    const best = tried.reduce((a, b) => (b.value > a.value ? b : a));
+    expect(best.weights.slice(0, 2)).not.toEqual(best.weights.slice(2));
+    expect(found).toMatchObject(best);
+    // The candidate that was tried unmerged is the adapter that was merged.
+    using model = await Model.load(f.model, { dtype: 'float32', threads: 1 });
+    const experts = ['a', 'z'].map((name) => ({ name, dir: `${given.output}/experts/${name}/adapter` }));
+    const blocks = found.layers.map(([first, last], b) => {
+      return { first, last, weights: best.weights.slice(2 * b, 2 * b + 2) };
+    });
+    const mixed = await Bank.fromPeft(model.shape, experts, [{ name: 'm', weights: [0, 0], blocks }]);
+    const folder = readdirSync(`${given.output}/merged/cat`).find((name) => name.startsWith('layers-'));
+    const dir = `${given.output}/merged/cat/${folder}`;
+    const merged = await Bank.fromPeft(model.shape, [{ name: 'm', dir }]);
+    const ask = async (bank: Bank, policy: number) =>
+      (await generate(model, bank, [{ prompt: Int32Array.of(3, 5, 8), maxNewTokens: 12, policy }]))[0];
+    const [one, other] = [await ask(mixed, mixed.adapterIndex('m')), await ask(merged, 0)];
+    expect(one.tokens).toEqual(other.tokens);
+    one.logps.forEach((logp, i) => {
+      expect(logp).toBeCloseTo(other.logps[i], 4);
+    });
+    expect(readFileSync(`${given.output}/report.html`, 'utf8')).toContain('found, layers 0 to');
+  });
+
+  it('refuses more runs of layers than layers, and a grid over them', async () => {
+    await expect(run(config({ blocks: 99 }))).rejects.toThrow(
+      /soups\.search\.blocks: found 99, expected at most \d+, the model's layers/,
+    );
+    await expect(run(config({ blocks: 2, method: 'grid' }))).rejects.toThrow(/with method grid, expected 1/);
   });
 
   it('refuses wants of no wish, and no want at all', async () => {

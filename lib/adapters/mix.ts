@@ -10,6 +10,26 @@ export interface AdapterMix {
   name: string;
   /** Of each adapter of the bank, in their order; 0 leaves one out. */
   weights: readonly number[];
+  /** Other weights in some layers. */
+  blocks?: readonly LayerBlock[];
+}
+
+/** Weights from one layer to another, both counted in, from 0. */
+export interface LayerBlock {
+  first: number;
+  last: number;
+  weights: readonly number[];
+}
+
+/** The layer that a tensor of a decoder belongs to, such as `model.layers.3.mlp.up_proj`; null: to none. */
+export function layerOf(tensor: string): number | null {
+  const found = /(?:^|\.)layers\.(\d+)\./.exec(tensor);
+  return found ? Number(found[1]) : null;
+}
+
+function weightsAt({ weights, blocks = [] }: AdapterMix, tensor: string): readonly number[] {
+  const layer = layerOf(tensor);
+  return blocks.find(({ first, last }) => layer !== null && first <= layer && layer <= last)?.weights ?? weights;
 }
 
 interface Part {
@@ -30,15 +50,16 @@ export function layMixes(
   mixes: readonly AdapterMix[],
   model: NativeModelConfig,
 ): (bank: Bank) => void {
-  for (const { name, weights } of mixes)
-    if (weights.length !== adapters.length || !weights.every(Number.isFinite))
+  const given = (mix: AdapterMix) => [mix.weights, ...(mix.blocks ?? []).map((block) => block.weights)];
+  for (const mix of mixes)
+    if (!given(mix).every((weights) => weights.length === adapters.length && weights.every(Number.isFinite)))
       throw new PluralignError(
         'BAD_ARGUMENT',
-        `mix ${name}: expected ${adapters.length} finite weights, one an adapter`,
+        `mix ${mix.name}: expected ${adapters.length} finite weights, one an adapter`,
       );
   const targets = new Map<string, { target: Target; parts: Part[] }>();
   adapters.forEach((adapter, index) => {
-    if (mixes.every(({ weights }) => weights[index] === 0)) return;
+    if (mixes.every((mix) => given(mix).every((weights) => weights[index] === 0))) return;
     if (adapter.tensors.has('score'))
       throw new PluralignError('BAD_ARGUMENT', 'a reward model cannot speak in a mix of adapters');
     for (const target of adapter.targets) {
@@ -66,8 +87,9 @@ export function layMixes(
           for (let k = 0; k < r; k++) b[o * target.r + at + k] = scale * from[o * r + k];
         at += r;
       }
-      for (const { name, weights } of mixes) {
-        const core = bank.values(bank.factorIndex(`${target.name}.lora_core@${name}`));
+      for (const mix of mixes) {
+        const core = bank.values(bank.factorIndex(`${target.name}.lora_core@${mix.name}`));
+        const weights = weightsAt(mix, target.name);
         at = 0;
         for (const { index, r } of parts) {
           core.fill(weights[index], at, at + r);

@@ -1,5 +1,5 @@
-import { Command, Option } from 'commander';
-import type { MergeReport } from '../merge/index.js';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import type { LayerWeights, MergeReport } from '../merge/index.js';
 import { methodNames } from '../merge/methods.js';
 import { formatNumber, formatTable, printableLine } from './format.js';
 import { emit } from './output.js';
@@ -18,6 +18,7 @@ interface Options {
   run?: string;
   adapter: AdapterReference[];
   weights?: Record<string, number>;
+  layerWeights: LayerWeights[];
   method: string;
   rank?: number;
   as?: 'adapter' | 'model';
@@ -33,6 +34,14 @@ interface Options {
   json?: boolean;
 }
 
+/** `2:a=1,b=0` or `0-3:a=1,b=0`. */
+function collectLayers(text: string, before: LayerWeights[]): LayerWeights[] {
+  const found = /^\s*(\d+)(?:\s*-\s*(\d+))?\s*:(.*)$/s.exec(text);
+  if (!found) throw new InvalidArgumentError(`Expected FIRST-LAST:NAME=w,NAME=w,… found '${text}'.`);
+  const [, first, last = first, weights] = found;
+  return [...before, { layers: [Number(first), Number(last)], weights: parseWeights(weights) }];
+}
+
 function human(report: MergeReport): string {
   const lost = report.norm > 0 ? report.error / report.norm : 0;
   const worst = [...report.tensors].sort((a, b) => b.error - a.error).slice(0, 5);
@@ -41,6 +50,12 @@ function human(report: MergeReport): string {
       Object.entries(report.weights)
         .map(([name, w]) => `${printableLine(name)} ${formatNumber(w)}`)
         .join(', '),
+    ...(report.layerWeights ?? []).map(
+      ({ layers: [first, last], weights }) =>
+        `layers ${first} to ${last}: ${Object.entries(weights)
+          .map(([name, w]) => `${printableLine(name)} ${formatNumber(w)}`)
+          .join(', ')}`,
+    ),
     `norm of the update ${formatNumber(report.norm)}, lost ${formatNumber(report.error)} (${(100 * lost).toPrecision(3)} %)`,
   ];
   if (report.error > 0) {
@@ -62,6 +77,12 @@ export function mergeCommand(load = () => import('../api/merge.js')): Command {
     .option('--run <run>', 'run folder of `train`: its adapters, and its base')
     .option('--adapter <[name=]dir>', 'adapter (PEFT files) or whole model; several times', collectAdapter, [])
     .option('--weights <name=w,...>', 'weight of each expert (default: equal)', parseWeights)
+    .option(
+      '--layer-weights <layers:name=w,...>',
+      'other weights in some layers, such as 0-3:a=1,b=0; several times',
+      collectLayers,
+      [],
+    )
     .addOption(new Option('--method <name>', 'how to merge').choices(methodNames).default('cat'))
     .option('--rank <r>', 'rank of the merged adapter (default: exact)', integer(1))
     .addOption(

@@ -36,7 +36,9 @@ const searchSchema = section({
   target: z.record(z.string(), number(), { error: 'weights by wish' }).nullable().default(null),
   /** Mixes that are tried by cma-es, at most but one. */
   evaluations: wholeFrom(8).default(60),
-  /** Taken off for each unit of Σ |weight|. */
+  /** Runs of layers, of almost one size, that have weights of their own. */
+  blocks: wholeFrom(1).default(1),
+  /** Taken off for each unit of Σ |weight|, a layer's on average. */
   l1: notNegative().default(0),
   /** Answers that a mix is judged by as it is searched, to training prompts. */
   answers: wholeFrom(1).default(64),

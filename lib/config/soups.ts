@@ -43,6 +43,8 @@ export function checkSoups(config: ParsedConfig, source: Source): string[] {
       );
   if (soups.search?.target && Object.values(soups.search.target).every((w) => w === 0))
     say(['soups', 'search', 'target'], 'all are zero: nothing is wanted');
+  if (soups.search?.method === 'grid' && soups.search.blocks > 1)
+    say(['soups', 'search', 'blocks'], `found ${soups.search.blocks} with method grid, expected 1; cma-es takes more`);
   if (soups.judge !== null) {
     if (!soups.combinations) say(['soups', 'judge'], 'judges combinations; set soups.combinations: true');
     const silent = soups.wishes.findIndex((wish) => wish.criterion === null);

@@ -8,7 +8,7 @@ function posteriorOf(population: Population, u: number): Posterior {
   if (posterior) return posterior;
   throw new PluralignError(
     'UNSUPPORTED',
-    `features.model: ${population.model.name} keeps no posterior of its voters; give low-rank or heads of a small rank`,
+    `features.model: ${population.model.name} keeps no posterior of its voters; give low-rank, heads or local of few numbers a voter`,
   );
 }
 

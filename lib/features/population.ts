@@ -46,7 +46,7 @@ export class Population {
   /** What an annotator's votes leave open; the prior for −1. Null where the run keeps no posteriors. */
   posterior(u: number): Posterior | null {
     const { own: k, convex } = this.model;
-    if (k === 0 || k > posteriorSize || !convex || this.model.name === 'local') return null;
+    if (k === 0 || k > posteriorSize || !convex) return null;
     if (u < 0) {
       const factor = new Float64Array(k * k);
       for (let i = 0; i < k; i++) factor[i * k + i] = Math.sqrt(Math.max(this.l2, 1e-6));
@@ -130,7 +130,7 @@ export class Population {
     }
     const started = performance.now();
     const done = (own: Float64Array, steps: number) => ({ own, steps, milliseconds: performance.now() - started });
-    if (model.name === 'local') {
+    if (model.name === 'local' && !this.posterior(-1)) {
       const { w, steps } = fitRidge(table, votes, { l2, which });
       return done(w, steps);
     }

@@ -126,7 +126,7 @@ export function nextQuestions(
   if (!posterior) {
     throw new PluralignError(
       'UNSUPPORTED',
-      `features.model: ${model.name} with ${model.own} numbers of a voter keeps no posterior; questions need low-rank or heads of rank ${posteriorSize} or less`,
+      `features.model: ${model.name} with ${model.own} numbers of a voter keeps no posterior; questions need low-rank, heads or local of ${posteriorSize} numbers a voter or less`,
     );
   }
   const { base, points } = model.items(table, population.parameters.shared);

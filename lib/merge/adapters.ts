@@ -77,29 +77,33 @@ export async function averageFactors(
   output: string,
   watch: Watch,
 ): Promise<TensorReport[]> {
-  const { weights } = plan;
   const tensors = new Map<string, Tensor>();
   const reports: TensorReport[] = [];
   // The size of the true average of updates, and of its difference from the product of averaged factors.
-  const missed = async (module: string, first: ExpertModule, mean: { a: Float32Array; b: Float32Array }) => {
+  const missed = async (
+    module: string,
+    first: ExpertModule,
+    weights: readonly number[],
+    mean: { a: Float32Array; b: Float32Array },
+  ) => {
     const shape = [first.out, first.in] as const;
     const updates = experts.map((expert) => lowRank(expert, module));
     const wanted = { as: 'factors', rank: 0, bfloat16: false } as const;
-    const sum: MergePlan = { ...plan, method: mergeMethods.cat, weights: weights.map((w) => w / total) };
+    const sum: MergePlan = { ...plan, method: mergeMethods.cat, weights, weightsOf: undefined };
     const { norm } = await mergeTensor(sum, module, shape, updates, wanted);
     const difference = { ...sum, weights: [...sum.weights, -1] };
     const other = { ...mean, r: first.r, scale: first.scale };
     const { norm: error } = await mergeTensor(difference, module, shape, [...updates, other], wanted);
     return { norm, error };
   };
-  const total = weights.reduce((sum, w) => sum + w, 0);
-  if (total === 0)
-    throw new PluralignError('BAD_ARGUMENT', 'the weights add up to 0: factor_average divides by their sum');
-  const average = (tensor: string): Float32Array => {
+  const average = (tensor: string, weights: readonly number[]): Float32Array => {
     const parts = experts.map((expert) => expert.files.read(tensor));
-    return Float32Array.from(parts[0], (_, i) =>
-      parts.reduce((sum, part, e) => sum + (weights[e] / total) * part[i], 0),
-    );
+    return Float32Array.from(parts[0], (_, i) => parts.reduce((sum, part, e) => sum + weights[e] * part[i], 0));
+  };
+  const shares = (weights: readonly number[]): number[] => {
+    const total = weights.reduce((sum, w) => sum + w, 0);
+    if (total !== 0) return weights.map((w) => w / total);
+    throw new PluralignError('BAD_ARGUMENT', 'the weights add up to 0: factor_average divides by their sum');
   };
   for (const [module, first] of experts[0].modules) {
     const other = experts.find(({ modules }) => {
@@ -112,15 +116,19 @@ export async function averageFactors(
         `factor_average: ${module} has rank ${first.r} and scale ${first.scale} in '${experts[0].name}', ` +
           `${other.modules.get(module)!.r} and ${other.modules.get(module)!.scale} in '${other.name}'`,
       );
-    const a = average(factorTensor(module, 'A'));
-    const b = average(factorTensor(module, 'B'));
+    const weights = shares(plan.weightsOf?.(module) ?? plan.weights);
+    const a = average(factorTensor(module, 'A'), weights);
+    const b = average(factorTensor(module, 'B'), weights);
     tensors.set(`${module}.lora_A`, { shape: [first.r, first.in], data: a });
     tensors.set(`${module}.lora_B`, { shape: [first.out, first.r], data: b });
-    reports.push({ name: module, rank: first.r, ...(await missed(module, first, { a, b })) });
+    reports.push({ name: module, rank: first.r, ...(await missed(module, first, weights, { a, b })) });
     watch.step(first.in * first.out);
   }
   if (experts[0].head)
-    tensors.set('score', { shape: experts[0].files.shapes.get(headTensor)!, data: average(headTensor) });
+    tensors.set('score', {
+      shape: experts[0].files.shapes.get(headTensor)!,
+      data: average(headTensor, shares(plan.weights)),
+    });
   await writeMerged(experts, new Map(reports.map((r) => [r.name, r.rank!])), experts[0], tensors, output);
   return reports;
 }

@@ -5,6 +5,7 @@ import { threadCount } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { averageFactors, mergeAdapters, type Watch } from './adapters.js';
 import { type AdapterExpert, checkAlike, checkBase, type ExpertFolder, openExpert, TensorFiles } from './expert.js';
+import { type LayerWeights, weightsByLayer } from './layers.js';
 import {
   factorAverage,
   keepsRank,
@@ -24,6 +25,8 @@ export interface MergeOptions extends Partial<MergeSettings> {
   experts: readonly ExpertFolder[];
   /** By the experts' names; default: 1/N each. */
   weights?: Readonly<Record<string, number>>;
+  /** Other weights in some layers. */
+  layerWeights?: readonly LayerWeights[];
   /** One of `methodNames`. */
   method: string;
   /** Rank of the merged adapter; default: exact where the method keeps rank low (for `svd` the largest of the experts). */
@@ -47,6 +50,8 @@ export interface MergeOptions extends Partial<MergeSettings> {
 export interface MergeReport {
   method: string;
   weights: Record<string, number>;
+  /** Where layers have weights of their own. */
+  layerWeights?: readonly LayerWeights[];
   kind: 'adapter' | 'model';
   output: string;
   /** Frobenius norms over all tensors: of the merged update, and of what truncation (of a whole model: rounding) lost. */
@@ -91,6 +96,9 @@ export async function mergeExperts(options: MergeOptions): Promise<MergeReport> 
     );
   if (method?.unweighted && weights.some((w) => w !== weights[0]))
     throw new PluralignError('BAD_ARGUMENT', `${name} counts all experts alike; leave --weights away`);
+  const { layerWeights = [] } = options;
+  if (method?.unweighted && layerWeights.length > 0)
+    throw new PluralignError('BAD_ARGUMENT', `${name} counts all experts alike; leave --layer-weights away`);
   const { rank = null } = options;
   if (rank !== null && !(Number.isSafeInteger(rank) && rank > 0))
     throw new PluralignError('BAD_ARGUMENT', `--rank: found ${rank}, expected a positive whole number`);
@@ -136,7 +144,10 @@ export async function mergeExperts(options: MergeOptions): Promise<MergeReport> 
       options.onProgress?.(done, total);
     },
   };
-  const plan = { settings, weights, seed: options.seed ?? 0, threads: threadCount(options.threads) };
+  const own = kind === 'adapter' ? adapters[0].modules : base!.shapes;
+  const weightsOf =
+    layerWeights.length > 0 ? weightsByLayer(names, weights, layerWeights, own.keys(), method) : undefined;
+  const plan = { settings, weights, weightsOf, seed: options.seed ?? 0, threads: threadCount(options.threads) };
   let tensors: TensorReport[];
   if (method === null) {
     options.onWarning?.(
@@ -154,6 +165,7 @@ export async function mergeExperts(options: MergeOptions): Promise<MergeReport> 
   return {
     method: name,
     weights: Object.fromEntries(names.map((n, i) => [n, weights[i]])),
+    ...(layerWeights.length > 0 && { layerWeights }),
     kind,
     output,
     norm: size('norm'),
@@ -178,5 +190,6 @@ function refuseOverwrite(output: string, inputs: readonly string[]): void {
 }
 
 export type { ExpertFolder } from './expert.js';
+export type { LayerWeights } from './layers.js';
 export { methodNames } from './methods.js';
 export type { TensorReport } from './tensor.js';

@@ -132,14 +132,21 @@ export function mergeWeights(names: readonly string[], given: Readonly<Record<st
     throw new PluralignError('BAD_ARGUMENT', `--weights: ${message}`);
   };
   if (given === undefined) return names.map(() => 1 / names.length);
+  const weights = weightsOf(names, given, fail);
+  if (weights.every((w) => w === 0)) fail('all are zero: nothing would be left');
+  return weights;
+}
+
+/** Weights by name in the order of the experts: a number for each, and nobody else's. */
+export function weightsOf(
+  names: readonly string[],
+  given: Readonly<Record<string, number>>,
+  fail: (message: string) => never,
+): number[] {
   for (const [name, weight] of Object.entries(given)) {
     if (!names.includes(name)) fail(`there is no expert '${name}'; the experts are ${names.join(', ')}`);
     if (typeof weight !== 'number' || !Number.isFinite(weight))
       fail(`the weight of '${name}' is ${JSON.stringify(weight) ?? weight}, expected a number`);
   }
-  const weights = names.map((name) =>
-    Object.hasOwn(given, name) ? given[name] : fail(`'${name}' has none; 0 leaves it out`),
-  );
-  if (weights.every((w) => w === 0)) fail('all are zero: nothing would be left');
-  return weights;
+  return names.map((name) => (Object.hasOwn(given, name) ? given[name] : fail(`'${name}' has none; 0 leaves it out`)));
 }

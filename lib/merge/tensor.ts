@@ -10,6 +10,8 @@ export interface MergePlan {
   settings: MergeSettings;
   /** In the order of the experts. */
   weights: readonly number[];
+  /** Of a tensor, where layers have weights of their own; absent: `weights`. */
+  weightsOf?: (tensor: string) => readonly number[];
   seed: number;
   threads: number;
 }
@@ -57,11 +59,12 @@ export function mergeTensor(
 ): Promise<NativeMerged> {
   const [rows, cols] = shape;
   const { keep, combine } = plan.method;
+  const weights = plan.weightsOf?.(tensor) ?? plan.weights;
   const none = () => ({ a: new Float32Array(cols), b: new Float32Array(rows), r: 1, scale: 1 });
   const experts = updates.map(
     (update, i): NativeExpert => ({
       ...(update ?? none()),
-      weight: plan.weights[i],
+      weight: weights[i],
       key: drawKey(plan.seed, i, tensor),
     }),
   );

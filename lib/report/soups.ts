@@ -104,7 +104,11 @@ ${front.map((name) => html`<th scope="col">${name}</th>`)}<th scope="col">worth<
     'the wants themselves',
     search.target,
     search.plain,
-  )}${row('found', search.weights, search.found)}</tbody></table></div></section>`;
+  )}${search.layers.map(([first, last], b) => {
+    const own = search.weights.slice(b * front.length, (b + 1) * front.length);
+    const name = search.layers.length === 1 ? 'found' : `found, layers ${first} to ${last}`;
+    return row(name, own, search.found);
+  })}</tbody></table></div></section>`;
 }
 
 function winsSection({ combinations }: SoupsResult): Markup | null {

@@ -1,6 +1,8 @@
+import { createHash } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
+import type { LayerBlock } from '../adapters/mix.js';
 import { mix32, Random } from '../base/random.js';
 import type { ResolvedAdapter, ResolvedConfig } from '../config/index.js';
 import { encodePrompt } from '../data/encode.js';
@@ -103,6 +105,21 @@ export class Kitchen {
     const options = { name, rank: method === 'cat' || !known ? null : rank, seed: 0 };
     const make = () => mergedPolicy(this.config.output, experts, weights, method, options);
     return this.judged(async () => this.points.of(id, await make()));
+  }
+
+  /** Experts concatenated with weights by runs of layers, which cover all. */
+  async mergedByLayer(chosen: readonly number[], blocks: readonly LayerBlock[]): Promise<Evaluated> {
+    if (blocks.length === 1) return this.merged('cat', chosen, blocks[0].weights);
+    const experts: { name: string; dir: string }[] = [];
+    for (const wish of chosen) experts.push({ name: this.names[wish], dir: await this.expert(wish) });
+    // Weights of many layers are too long for a file's name.
+    const hash = createHash('sha256')
+      .update(JSON.stringify([experts.map(({ name }) => name), blocks]))
+      .digest('hex');
+    const name = `layers-${hash.slice(0, 16)}`;
+    const options = { name, rank: null, seed: 0, blocks };
+    const make = () => mergedPolicy(this.config.output, experts, blocks[0].weights, 'cat', options);
+    return this.judged(async () => this.points.of(`cat ${name}`, await make()));
   }
 
   /** Experts whose next-token distributions are mixed as answers are sampled, without merging (MOD). */

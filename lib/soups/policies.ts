@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { LayerBlock } from '../adapters/mix.js';
 import { writeFileAtomic } from '../base/files.js';
 import { mix32 } from '../base/random.js';
 import type { ResolvedConfig } from '../config/index.js';
@@ -130,15 +131,24 @@ export async function mergedPolicy(
   experts: readonly { name: string; dir: string }[],
   weights: readonly number[],
   method: string,
-  options: { name: string; rank: number | null; seed: number },
+  options: { name: string; rank: number | null; seed: number; blocks?: readonly LayerBlock[] },
 ): Promise<string> {
-  const used = experts.flatMap((expert, i) => (weights[i] === 0 ? [] : [{ ...expert, weight: weights[i] }]));
-  if (used.length === 1 && used[0].weight === 1) return used[0].dir;
+  const { blocks = [] } = options;
+  const used = experts.flatMap((expert, i) =>
+    [weights, ...blocks.map((block) => block.weights)].every((w) => w[i] === 0)
+      ? []
+      : [{ ...expert, weight: weights[i], of: i }],
+  );
+  if (blocks.length === 0 && used.length === 1 && used[0].weight === 1) return used[0].dir;
   const output = join(run, 'merged', method, options.name);
   if (existsSync(join(output, 'adapter_config.json'))) return output;
   await mergeExperts({
     experts: used.map(({ name, dir }) => ({ name, dir })),
     weights: Object.fromEntries(used.map(({ name, weight }) => [name, weight])),
+    layerWeights: blocks.map(({ first, last, weights }) => ({
+      layers: [first, last],
+      weights: Object.fromEntries(used.map(({ name, of }) => [name, weights[of]])),
+    })),
     method,
     ...(options.rank === null ? {} : { rank: options.rank }),
     output,

@@ -21,7 +21,7 @@ import { chordFront, frontOf } from './fronts.js';
 import { type Answerer, Kitchen } from './kitchen.js';
 import { type Evaluated, Points } from './points.js';
 import { withRewards } from './policies.js';
-import { type SearchResult, searchWeights } from './search.js';
+import { runsOfLayers, type SearchResult, searchWeights } from './search.js';
 import { backboneWeights, combinationsOf, rewardsOf, weightsName } from './wishes.js';
 
 /** RUN/soups.json: what the report draws. */
@@ -71,6 +71,8 @@ export async function trainSoups(given: ResolvedConfig, options: TrainOptions = 
     using model = await openModel(config);
     const soups = config.soups!;
     const { wishes } = soups;
+    // Said before hours of training, not after.
+    if (soups.search) runsOfLayers(model.config.layers, soups.search.blocks);
     const ones = wishes.map(() => 1);
     const rewards = await openRewards(rewardsOf(wishes, ones), model, {
       functions: options.rewards,
