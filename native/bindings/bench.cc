@@ -363,7 +363,7 @@ Napi::Value time_operator(const Napi::CallbackInfo& info) {
         const std::vector<std::vector<int>> trees{{0}};
         return measure(plan, cancel, [&] {
           if (name == "attention") attention(context, shape, segments, q, width, storage, out);
-          else attention_backward(context, shape, segments, trees, q, width, dout, dq);
+          else attention_backward(context, shape, segments, trees, q, width, storage, dout, dq);
         });
       }
       throw_error("BAD_ARGUMENT", "no operator %s", name.c_str());

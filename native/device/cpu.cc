@@ -62,13 +62,14 @@ void drop_plan(Handle, device::Plan* p) { delete reinterpret_cast<CpuPlan*>(p); 
 
 // ---- rows
 
-Status embed(Handle, const device::EmbedCall* c) {
+Status embed(Handle h, const device::EmbedCall* c) {
   const PlanArrays& p = plan(c->plan).arrays;
   const int64_t d = c->table.cols;
   for (int64_t r = 0; r < p.rows; ++r) {
     const int64_t at = int64_t(p.tokens[r]) * c->table.ld;
     float* x = c->x + r * d;
     if (c->table.type == DType::f32) std::memcpy(x, static_cast<const float*>(c->table.data) + at, size_t(d) * 4);
+    else if (c->table.type == DType::bf16) cpu(h).kernels.widen(x, static_cast<const bf16*>(c->table.data) + at, d);
     else
       for (int64_t i = 0; i < d; ++i) x[i] = element(c->table.data, c->table.type, at + i);
   }
@@ -153,7 +154,7 @@ Status attend_back(Handle h, const device::AttentionBackwardCall* c) {
   const device::AttentionCall& f = c->forward;
   const int64_t stride = (f.heads + 2 * f.kv_heads) * f.head_dim;
   std::fill(c->dqkv, c->dqkv + plan(f.plan).arrays.rows * stride, 0.f);
-  attention_backward(cpu(h), attention_shape(f), segments(f, c->dqkv), plan(f.plan).trees, f.qkv, stride, c->dout, c->dqkv);
+  attention_backward(cpu(h), attention_shape(f), segments(f, c->dqkv), plan(f.plan).trees, f.qkv, stride, f.storage, c->dout, c->dqkv);
   return Status::ok;
 }
 

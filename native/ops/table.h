@@ -42,6 +42,14 @@ struct Bf16Block {
   const float* addend = nullptr;  // [m × n], added before C is rounded
   int64_t ldadd = 0;
 };
+// A tile of attention scores [rows × n], rows of ld with room for n rounded up to 32: row i sees the columns below hi + i, the
+// last `window` of them (0: all).
+struct SoftmaxTile {
+  float* scores;
+  int64_t ld, rows, hi, window, n;
+  float scale;
+};
+
 constexpr int64_t kBf16Panel = 16, kBf16K = 32, kBf16Rows = 32;
 
 // Vector code of one instruction set. Row kernels work on rows [0, rows) of contiguous matrices unless a stride is named.
@@ -94,6 +102,9 @@ struct Kernels {
   void (*rmsnorm[2])(void* y, float* rstd, const float* x, const float* weight, int64_t rows, int64_t width, float eps) = {};
   void (*rmsnorm_backward)(float* dx, const float* dy, const float* x, const float* rstd, const float* weight, int64_t rows,
                            int64_t width, bool accumulate) = nullptr;
+  // rope: turns pairs (i, half + i) of each of `heads` heads of 2 · half by the angles, or back.
+  void (*rotate)(float* x, const float* cos, const float* sin, int64_t half, int64_t heads, bool back) = nullptr;
+  void (*widen)(float* to, const bf16* from, int64_t n) = nullptr;
   // swiglu: see ops/swiglu/swiglu.h
   void (*swiglu[2])(void* a, const void* gate_up, int64_t rows, int64_t width) = {};
   void (*swiglu_backward[2])(float* d_gate_up, const float* da, const void* gate_up, int64_t rows, int64_t width) = {};
@@ -103,6 +114,15 @@ struct Kernels {
   void (*softmax_row)(float* scores, int64_t lo, int64_t hi, int64_t n, float scale) = nullptr;
   // Given probabilities and their gradient on [lo, hi): dp ← p (dp - Σ p dp) scale, zero elsewhere.
   void (*softmax_row_backward)(const float* p, float* dp, int64_t lo, int64_t hi, int64_t n, float scale) = nullptr;
+
+  // to_i = bfloat16(from_i · scale[i] (1 where null)), n elements of each row.
+  void (*round_rows)(bf16* to, int64_t ldt, const float* from, int64_t ldf, int64_t rows, int64_t n, const float* scale) = nullptr;
+  // With products of bfloat16 (else null): e^(scale (score - maximum)) as panels of a left operand, zero where a row does not
+  // see, and the inverse of each row's sum.
+  void (*softmax_bf16)(const SoftmaxTile& tile, bf16* left, float* inverse) = nullptr;
+  // Given the gradients of the probabilities (rows of tile.ld): probabilities and gradients of the scores as right operands
+  // (k: the rows), the latter as a left operand too. Scores are overwritten.
+  void (*softmax_bf16_backward)(const SoftmaxTile& tile, const float* grads, bf16* ds_left, bf16* p_right, bf16* ds_right) = nullptr;
 
   // head: folds n logits of a row into the running maximum and sums Σ e^(x - max), Σ e^(2(x - max)).
   void (*logsumexp_row)(const float* logits, int64_t n, float* maximum, double* sum, double* sum_squares) = nullptr;

@@ -67,15 +67,23 @@ struct Forest {
     return f;
   }
 
+  // Values that bfloat16 has, so that rounding the operands of products to it changes nothing.
+  Forest rounded() const {
+    Forest f(*this);
+    for (std::vector<float>* v : {&f.x, &f.dout})
+      for (float& e : *v) e = to_float(to_bf16(e));
+    return f;
+  }
+
   Typed attend(Context& context, int storage) const {
     Typed out(storage, size_t(rows * out_width()));
     attention(context, shape, segments, x.data(), stride, storage, out.data());
     return out;
   }
   // Gradients of queries, keys and values in x's layout, on a buffer that holds `start`.
-  std::vector<float> attend_back(Context& context, float start = 0) const {
+  std::vector<float> attend_back(Context& context, int storage = kF32, float start = 0) const {
     std::vector<float> d(x.size(), start);
-    attention_backward(context, shape, over(x.data(), d.data()), trees, x.data(), stride, dout.data(), d.data());
+    attention_backward(context, shape, over(x.data(), d.data()), trees, x.data(), stride, storage, dout.data(), d.data());
     return d;
   }
 

@@ -7,6 +7,8 @@ struct Primitives {
     for (; i + W <= n; i += W) store(y + i, vexp(load(x + i)));
     if (i < n) store_tail(y + i, vexp(load_tail(x + i, n - i)), n - i);
   }
+  static void exps_of_two(const float* x, float* y) { store(y, near_exp2(load(x))); }
+  static void inverses(const float* x, float* y) { store(y, inverse(load(x))); }
   template <class From, class To>
   static void convert(const From* x, To* y, int64_t n) {
     int64_t i = 0;

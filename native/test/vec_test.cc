@@ -116,6 +116,27 @@ TEST(vec_exp_is_within_a_unit_or_so) {
   });
 }
 
+TEST(vec_powers_of_two_and_inverses_are_near) {
+  on_every_vector([&](auto p, const char* where) {
+    std::vector<float> x(size_t(p.width)), y(x.size());
+    double power = 0, inverse = 0;
+    for (float at = -130.f; at < 126.f; at += 0.37f) {
+      for (size_t i = 0; i < x.size(); ++i) x[i] = std::min(126.f, at + float(i) * 0.0231f);
+      p.exps_of_two(x.data(), y.data());
+      for (size_t i = 0; i < x.size(); ++i) power = std::max(power, std::abs(double(y[i]) / std::exp2(std::max(-126.0, double(x[i]))) - 1));
+      for (size_t i = 0; i < x.size(); ++i) x[i] = float(std::exp2(double(x[i]) * 0.96));
+      p.inverses(x.data(), y.data());
+      for (size_t i = 0; i < x.size(); ++i) inverse = std::max(inverse, std::abs(double(y[i]) * double(x[i]) - 1));
+    }
+    if (!CHECK(power < 3e-6 && inverse < 1.5e-7)) std::printf("  %s: %.3g and %.3g off\n", where, power, inverse);
+    for (float odd : {kNaN, -kInfinity, -1e30f}) {
+      std::fill(x.begin(), x.end(), odd);
+      p.exps_of_two(x.data(), y.data());
+      CHECK(std::isnan(odd) ? std::isnan(y[0]) : y[0] > 0 && y[0] < 2e-38f);
+    }
+  });
+}
+
 TEST(vec_exp_of_what_is_not_finite) {
   on_every_vector([&](auto p, const char*) {
     for (int lane = 0; lane < p.width; ++lane) {

@@ -29,14 +29,16 @@ struct AttentionSegment {
 };
 
 // q: row r, head h at q + r * stride + h * head_dim. out [rows, heads · head_dim] in `storage`.
-// The sum over keys runs along the path, whatever the packing. Memory is linear in tokens.
+// The sum over keys runs along the path, whatever the packing. Memory is linear in tokens. Where `storage` is bfloat16 and the
+// instruction set multiplies in it, operands of products are rounded to it (see bf16.h).
 void attention(Context& context, const AttentionShape& shape, const std::vector<AttentionSegment>& segments, const float* q,
                int64_t stride, int storage, void* out);
 
-// Given dout [rows, heads · head_dim]: dq (same layout as q) is written; span gradients are added to. `trees` lists the segments that share keys: one thread
-// takes one tree and key head, so gradients of shared keys add up in a fixed order.
+// Given dout [rows, heads · head_dim]: dq (same layout as q) is written; span gradients are added to. `storage`: of the forward
+// pass. `trees` lists the segments that share keys: one thread takes one tree and key head, so gradients of shared keys add up
+// in a fixed order.
 void attention_backward(Context& context, const AttentionShape& shape, const std::vector<AttentionSegment>& segments,
-                        const std::vector<std::vector<int>>& trees, const float* q, int64_t stride, const float* dout, float* dq);
+                        const std::vector<std::vector<int>>& trees, const float* q, int64_t stride, int storage, const float* dout, float* dq);
 
 // Plain loops in float64, float32 storage: the specification.
 void attention_reference(const AttentionShape& shape, const std::vector<AttentionSegment>& segments, const float* q, int64_t stride,

@@ -1,3 +1,4 @@
+#include "bf16.h"
 #include "tile.h"
 
 namespace pluralign {
@@ -76,7 +77,8 @@ struct Pass {
 }  // namespace
 
 void attention_backward(Context& context, const AttentionShape& shape, const std::vector<AttentionSegment>& segments,
-                        const std::vector<std::vector<int>>& trees, const float* q, int64_t stride, const float* dout, float* dq) {
+                        const std::vector<std::vector<int>>& trees, const float* q, int64_t stride, int storage, const float* dout, float* dq) {
+  if (attends_in_bf16(context, storage)) return attention_bf16_backward(context, shape, segments, trees, q, stride, dout, dq);
   const Pass pass{context, shape, q, stride, dout, dq};
   context.pool.run(int64_t(trees.size()) * shape.kv_heads, [&](int64_t task, int thread) {
     for (int s : trees[size_t(task / shape.kv_heads)]) pass.segment(segments[size_t(s)], task % shape.kv_heads, thread);

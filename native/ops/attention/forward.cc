@@ -1,3 +1,4 @@
+#include "bf16.h"
 #include "tile.h"
 
 namespace pluralign {
@@ -5,6 +6,7 @@ using namespace attention_detail;
 
 void attention(Context& context, const AttentionShape& shape, const std::vector<AttentionSegment>& segments, const float* q,
                int64_t stride, int storage, void* out) {
+  if (attends_in_bf16(context, storage)) return attention_bf16(context, shape, segments, q, stride, static_cast<bf16*>(out));
   const Kernels& kr = context.kernels;
   const int64_t width = shape.head_dim, group = shape.heads / shape.kv_heads, mr = kr.mr, nr = kr.nr;
   const Tiling tiling(shape, kr);
@@ -40,8 +42,7 @@ void attention(Context& context, const AttentionShape& shape, const std::vector<
         const int64_t at = ((s.row + t.begin + i) * shape.heads + head * group) * width;
         const float* from = rows + i * group * width;
         if (storage == kF32) std::memcpy(static_cast<float*>(out) + at, from, size_t(group * width) * 4);
-        else
-          for (int64_t c = 0; c < group * width; ++c) static_cast<bf16*>(out)[at + c] = to_bf16(from[c]);
+        else kr.round_rows(static_cast<bf16*>(out) + at, 0, from, 0, 1, group * width, nullptr);
       }
     }
   });

@@ -32,7 +32,17 @@ static void softmax_row_backward_simd(const float* p, float* dp, int64_t lo, int
   for (int64_t i = begin; i < end; i += W) store(dp + i, load(p + i) * (load(dp + i) - delta) * s);
 }
 
+static void round_rows_simd(bf16* to, int64_t ldt, const float* from, int64_t ldf, int64_t rows, int64_t n, const float* scale) {
+  for (int64_t i = 0; i < rows; ++i, to += ldt, from += ldf) {
+    const vf s = splat(scale ? scale[i] : 1.f);
+    int64_t c = 0;
+    for (; c + W <= n; c += W) store(to + c, load(from + c) * s);
+    if (c < n) store_tail(to + c, load_tail(from + c, n - c) * s, n - c);
+  }
+}
+
 static void fill_attention(Kernels& k) {
   k.softmax_row = softmax_row_simd;
+  k.round_rows = round_rows_simd;
   k.softmax_row_backward = softmax_row_backward_simd;
 }

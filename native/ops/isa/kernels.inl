@@ -3,6 +3,7 @@
 #include "ops/gemm/simd.inl"
 #include "ops/lora/simd.inl"
 #include "ops/norm/simd.inl"
+#include "ops/rope/simd.inl"
 #include "ops/swiglu/simd.inl"
 #include "ops/attention/simd.inl"
 #include "ops/head/simd.inl"
@@ -14,6 +15,7 @@ void fill(Kernels& k) {
   fill_gemm(k);
   fill_lora(k);
   fill_norm(k);
+  fill_rope(k);
   fill_swiglu(k);
   fill_attention(k);
   fill_head(k);

@@ -121,11 +121,29 @@ void swiglu_backward(float* d_gate_up, const float* da, const void* gate_up, int
     }
 }
 
+void rotate(float* x, const float* cos, const float* sin, int64_t half, int64_t heads, bool back) {
+  for (int64_t h = 0; h < heads; ++h, x += 2 * half)
+    for (int64_t i = 0; i < half; ++i) {
+      const double a = x[i], b = x[half + i], s = back ? -double(sin[i]) : double(sin[i]);
+      x[i] = float(a * cos[i] - b * s);
+      x[half + i] = float(b * cos[i] + a * s);
+    }
+}
+
+void widen(float* to, const bf16* from, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = to_float(from[i]);
+}
+
 void softmax_row(float* scores, int64_t lo, int64_t hi, int64_t n, float scale) {
   double top = -std::numeric_limits<double>::infinity(), sum = 0;
   for (int64_t i = lo; i < hi; ++i) top = std::max(top, double(scores[i]) * scale);
   for (int64_t i = lo; i < hi; ++i) sum += std::exp(double(scores[i]) * scale - top);
   for (int64_t i = 0; i < n; ++i) scores[i] = i >= lo && i < hi ? float(std::exp(double(scores[i]) * scale - top) / sum) : 0.f;
+}
+
+void round_rows(bf16* to, int64_t ldt, const float* from, int64_t ldf, int64_t rows, int64_t n, const float* scale) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t c = 0; c < n; ++c) to[i * ldt + c] = to_bf16(from[i * ldf + c] * (scale ? scale[i] : 1.f));
 }
 
 void softmax_row_backward(const float* p, float* dp, int64_t lo, int64_t hi, int64_t n, float scale) {
@@ -194,11 +212,14 @@ void fill(Kernels& k) {
   k.rmsnorm[kF32] = rmsnorm<float>;
   k.rmsnorm[kBf16] = rmsnorm<bf16>;
   k.rmsnorm_backward = rmsnorm_backward;
+  k.rotate = rotate;
+  k.widen = widen;
   k.swiglu[kF32] = swiglu<float>;
   k.swiglu[kBf16] = swiglu<bf16>;
   k.swiglu_backward[kF32] = swiglu_backward<float>;
   k.swiglu_backward[kBf16] = swiglu_backward<bf16>;
   k.softmax_row = softmax_row;
+  k.round_rows = round_rows;
   k.softmax_row_backward = softmax_row_backward;
   k.logsumexp_row = logsumexp_row;
   k.head_gradient_row = head_gradient_row;

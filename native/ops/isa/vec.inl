@@ -27,6 +27,12 @@ INLINE vf load(const f16* p) {
   return load(buffer);
 }
 INLINE void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+#ifdef PLURALIGN_BF16
+INLINE void store(bf16* p, vf v) {
+  const __m256bh h = _mm512_cvtneps_pbh((__m512)v);  // subnormals become zero
+  __builtin_memcpy(p, &h, sizeof h);
+}
+#else
 INLINE void store(bf16* p, vf v) {
   const vu u = (vu)v;
   const vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16, quiet = (u >> 16) | 64u;
@@ -34,6 +40,7 @@ INLINE void store(bf16* p, vf v) {
   const vh h = __builtin_convertvector((nan & quiet) | (~nan & rounded), vh);
   __builtin_memcpy(p, &h, sizeof h);
 }
+#endif
 
 // The first n (< W) elements; the rest reads as zero, or is left alone.
 template <class T>
@@ -80,7 +87,7 @@ INLINE float maximum(vf v) {
   else return pairs[0];
 }
 
-// e^x to about 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, Taylor of e^r to degree 7 (remainder 5e-9), times 2^n.
+// e^x to about 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, a minimax polynomial of e^r (relative error 2e-9), times 2^n.
 // Below -87.3 the result is exactly 0, so that a masked score adds nothing.
 INLINE vf vexp(vf x) {
   const vf lowest = splat(-87.3f), highest = splat(88.3f);
@@ -93,12 +100,11 @@ INLINE vf vexp(vf x) {
   const vf magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
   const vf n = (c * splat(1.44269504088896341f) + magic) - magic;
   const vf r = (c - n * splat(0.693359375f)) - n * splat(-2.12194440e-4f);
-  vf p = splat(1.f / 5040);
-  p = p * r + splat(1.f / 720);
-  p = p * r + splat(1.f / 120);
-  p = p * r + splat(1.f / 24);
-  p = p * r + splat(1.f / 6);
-  p = p * r + splat(0.5f);
+  vf p = splat(0.0013836835f);
+  p = p * r + splat(0.008374824f);
+  p = p * r + splat(0.041668225f);
+  p = p * r + splat(0.1666642f);
+  p = p * r + splat(0.4999999f);
   p = p * r + splat(1.f);
   p = p * r + splat(1.f);
 #if PLURALIGN_W == 16
@@ -107,5 +113,36 @@ INLINE vf vexp(vf x) {
   const vi power = (__builtin_convertvector(n, vi) + 127) << 23;
   const vf y = p * (vf)power;
   return select((vi)(x != x), x, select(tiny, vf{}, y));
+#endif
+}
+
+// 2^x, relative error 3e-6 beside that of x: what bfloat16 keeps of it and more. x is at most 126; below -126 it counts as that.
+INLINE vf near_exp2(vf x) {
+#if PLURALIGN_W == 16
+  const __m512 c = _mm512_max_ps(_mm512_set1_ps(-126.f), (__m512)x);  // x where that is NaN
+  const vf n = (vf)_mm512_roundscale_ps(c, 0), r = (vf)c - n;
+#else
+  const vf lowest = splat(-126.f), magic = splat(12582912.f), c = select((vi)(x < lowest), lowest, x);
+  const vf n = (c + magic) - magic, r = c - n;
+#endif
+  vf p = splat(0.009570102f);
+  p = p * r + splat(0.05591786f);
+  p = p * r + splat(0.24024744f);
+  p = p * r + splat(0.6931218f);
+  p = p * r + splat(0.9999993f);
+#if PLURALIGN_W == 16
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+  return select((vi)(x != x), x, p * (vf)((__builtin_convertvector(select((vi)(x != x), vf{}, n), vi) + 127) << 23));
+#endif
+}
+
+// 1 / x to about 1 ulp, for normal x whose inverse is normal.
+INLINE vf inverse(vf x) {
+#if PLURALIGN_W == 16
+  const vf y = (vf)_mm512_rcp14_ps((__m512)x);
+  return y + y * (splat(1.f) - x * y);
+#else
+  return splat(1.f) / x;
 #endif
 }

@@ -1,5 +1,6 @@
 #include "rope.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace pluralign {
@@ -14,14 +15,6 @@ float head_rstd(const float* x, int64_t n, float eps) {
   double squares = 0;
   for (int64_t i = 0; i < n; ++i) squares += double(x[i]) * x[i];
   return float(1.0 / std::sqrt(squares / double(n) + eps));
-}
-
-void rotate(float* x, const float* cos, const float* sin, int64_t half) {
-  for (int64_t i = 0; i < half; ++i) {
-    const float a = x[i], b = x[half + i];
-    x[i] = a * cos[i] - b * sin[i];
-    x[half + i] = b * cos[i] + a * sin[i];
-  }
 }
 
 void rotate_back(float* d, const float* cos, const float* sin, int64_t half) {
@@ -41,35 +34,34 @@ void norm_back(float* d, const float* x, const float* weight, float rstd, int64_
 }
 
 template <class T>
-void forward(const RopeShape& s, const RopeView& table, float* out, const T* raw, const int32_t* positions, int64_t r0, int64_t r1) {
-  const int64_t width = (s.heads + 2 * s.kv_heads) * s.head_dim, half = s.head_dim / 2;
+void forward(const Kernels& kernels, const RopeShape& s, const RopeView& table, float* out, const T* raw, const int32_t* positions, int64_t r0, int64_t r1) {
+  const int64_t width = (s.heads + 2 * s.kv_heads) * s.head_dim, half = s.head_dim / 2, turned = s.heads + s.kv_heads;
   for (int64_t r = r0; r < r1; ++r) {
     float* row = out + r * width;
-    read(row, raw + r * width, width);
-    for (int64_t h = 0; h < s.heads + s.kv_heads; ++h) {
-      float* x = row + h * s.head_dim;
+    if constexpr (sizeof(T) == 2) kernels.widen(row, raw + r * width, width);
+    else std::copy_n(raw + r * width, width, row);
+    for (int64_t h = 0; h < turned; ++h)
       if (const float* weight = h < s.heads ? s.q_norm : s.k_norm) {
+        float* x = row + h * s.head_dim;
         const float rstd = head_rstd(x, s.head_dim, s.eps);
         for (int64_t i = 0; i < s.head_dim; ++i) x[i] = x[i] * rstd * weight[i];
       }
-      rotate(x, table.cos(positions[r]), table.sin(positions[r]), half);
-    }
+    kernels.rotate(row, table.cos(positions[r]), table.sin(positions[r]), half, turned, false);
   }
 }
 
 template <class T>
-void backward(const RopeShape& s, const RopeView& table, float* d, const T* raw, const int32_t* positions, int64_t r0, int64_t r1) {
-  const int64_t width = (s.heads + 2 * s.kv_heads) * s.head_dim, half = s.head_dim / 2;
+void backward(const Kernels& kernels, const RopeShape& s, const RopeView& table, float* d, const T* raw, const int32_t* positions, int64_t r0, int64_t r1) {
+  const int64_t width = (s.heads + 2 * s.kv_heads) * s.head_dim, half = s.head_dim / 2, turned = s.heads + s.kv_heads;
   std::vector<float> x(size_t(s.head_dim));
-  for (int64_t r = r0; r < r1; ++r)
-    for (int64_t h = 0; h < s.heads + s.kv_heads; ++h) {
-      float* dh = d + r * width + h * s.head_dim;
-      rotate_back(dh, table.cos(positions[r]), table.sin(positions[r]), half);
+  for (int64_t r = r0; r < r1; ++r) {
+    kernels.rotate(d + r * width, table.cos(positions[r]), table.sin(positions[r]), half, turned, true);
+    for (int64_t h = 0; h < turned; ++h)
       if (const float* weight = h < s.heads ? s.q_norm : s.k_norm) {
         read(x.data(), raw + r * width + h * s.head_dim, s.head_dim);
-        norm_back(dh, x.data(), weight, head_rstd(x.data(), s.head_dim, s.eps), s.head_dim);
+        norm_back(d + r * width + h * s.head_dim, x.data(), weight, head_rstd(x.data(), s.head_dim, s.eps), s.head_dim);
       }
-    }
+  }
 }
 
 // Before the rotation is undone d is the gradient after it, so the weights' part goes first, on a copy of each head.
@@ -107,8 +99,8 @@ bool RopeTable::reserve(int64_t positions, const double* inverse_frequencies, in
 
 void rope(Context& context, const RopeShape& shape, const RopeView& table, int storage, float* out, const void* raw, const int32_t* positions, int64_t rows) {
   context.pool.ranges(rows, 16, [&](int64_t r0, int64_t r1, int) {
-    if (storage == kF32) forward(shape, table, out, static_cast<const float*>(raw), positions, r0, r1);
-    else forward(shape, table, out, static_cast<const bf16*>(raw), positions, r0, r1);
+    if (storage == kF32) forward(context.kernels, shape, table, out, static_cast<const float*>(raw), positions, r0, r1);
+    else forward(context.kernels, shape, table, out, static_cast<const bf16*>(raw), positions, r0, r1);
   });
 }
 
@@ -119,8 +111,8 @@ void rope_backward(Context& context, const RopeShape& shape, const RopeView& tab
     else weights(shape, table, d, static_cast<const bf16*>(raw), positions, rows, dq_norm, dk_norm);
   }
   context.pool.ranges(rows, 16, [&](int64_t r0, int64_t r1, int) {
-    if (storage == kF32) backward(shape, table, d, static_cast<const float*>(raw), positions, r0, r1);
-    else backward(shape, table, d, static_cast<const bf16*>(raw), positions, r0, r1);
+    if (storage == kF32) backward(context.kernels, shape, table, d, static_cast<const float*>(raw), positions, r0, r1);
+    else backward(context.kernels, shape, table, d, static_cast<const bf16*>(raw), positions, r0, r1);
   });
 }
 

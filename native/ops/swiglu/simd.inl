@@ -1,6 +1,19 @@
 // Vector code of the gated activation.
 
-INLINE vf sigmoid(vf x) { return splat(1.f) / (splat(1.f) + vexp(-x)); }
+INLINE vf at_most(vf x, float most) {  // x where that is NaN
+#if PLURALIGN_W == 16
+  return (vf)_mm512_min_ps(_mm512_set1_ps(most), (__m512)x);
+#else
+  return select((vi)(x > splat(most)), splat(most), x);
+#endif
+}
+
+// 1 / (1 + e^-x): of values that bfloat16 holds, as well as it deserves.
+template <class T>
+INLINE vf sigmoid(vf x) {
+  if constexpr (sizeof(T) == 2) return inverse(splat(1.f) + near_exp2(at_most(x * splat(-1.44269504088896341f), 126.f)));
+  else return inverse(splat(1.f) + vexp(at_most(-x, 87.f)));
+}
 
 template <class T>
 static void swiglu_rows(void* a, const void* gate_up, int64_t rows, int64_t width) {
@@ -10,11 +23,11 @@ static void swiglu_rows(void* a, const void* gate_up, int64_t rows, int64_t widt
     int64_t i = 0;
     for (; i + W <= width; i += W) {
       const vf g = load(gate + i);
-      store(out + i, g * sigmoid(g) * load(up + i));
+      store(out + i, g * sigmoid<T>(g) * load(up + i));
     }
     if (i < width) {
       const vf g = load_tail(gate + i, width - i);
-      store_tail(out + i, g * sigmoid(g) * load_tail(up + i, width - i), width - i);
+      store_tail(out + i, g * sigmoid<T>(g) * load_tail(up + i, width - i), width - i);
     }
   }
 }
@@ -30,7 +43,7 @@ static void swiglu_rows_backward(float* d_gate_up, const float* da, const void* 
       const bool whole = n >= W;
       const vf g = whole ? load(gate + i) : load_tail(gate + i, n), u = whole ? load(up + i) : load_tail(up + i, n);
       const vf da_i = whole ? load(d + i) : load_tail(d + i, n);
-      const vf s = sigmoid(g), one = splat(1.f);
+      const vf s = sigmoid<T>(g), one = splat(1.f);
       const vf dg = da_i * u * s * (one + g * (one - s)), du = da_i * g * s;
       if (whole) {
         store(dgate + i, dg);
