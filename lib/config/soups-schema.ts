@@ -99,6 +99,8 @@ export const soupsSchema = section({
   mixing: share().default(0.7),
   /** own: every expert starts from an A of its own; shared: all from one. */
   init: choice(['own', 'shared']).default('own'),
+  /** Experts that are trained at a time, over one base held once; each comes to the bits that it comes to alone. */
+  side_by_side: wholeFrom(1).default(1),
   /** Weights are multiples of 1/grid. */
   grid: wholeFrom(1).default(4),
   /** Answers to each evaluation prompt at a point. */

@@ -22,6 +22,7 @@ export function sampler(
   { model, bank, adapter }: Speaker,
   rollout: ResolvedRollout,
   abort?: Int32Array,
+  say: typeof generate = generate,
 ): SampleFunction {
   const settings = {
     maxNewTokens: rollout.max_new_tokens,
@@ -40,7 +41,7 @@ export function sampler(
           seed: ((seed + at) >>> 0) + i,
         }),
       );
-      const said = await generate(model, bank, requests, { abort, text: 'none' });
+      const said = await say(model, bank, requests, { abort, text: 'none' });
       out.push(...said.map(({ tokens }) => tokens));
     }
     return out;

@@ -22,7 +22,8 @@ import { annotatorsOf, checkNamed, Voters } from '../training/voters.js';
 import { type Answered, evaluatePolicy, type PolicyScores } from './evaluate.js';
 import { type PreparedPrompts, type Prompt, preparePrompts } from './prompts.js';
 import { makeRollout, rolloutMetrics, type Scorers } from './rollout.js';
-import { sampler, samplesOf } from './sampling.js';
+import { type SampleFunction, type Speaker, sampler, samplesOf } from './sampling.js';
+import type { Company } from './side-by-side.js';
 import { type Banks, freshRlState, loadRlState, promptsFingerprint, type RlState, saveRlState } from './state.js';
 import { updateOn } from './update.js';
 
@@ -53,6 +54,8 @@ class RlRun implements SteppedRun {
     readonly quiet: boolean,
     readonly stop: Readonly<ReturnType<typeof stopOf>>,
     readonly note: (text: string) => void,
+    /** Who samples, where not the run alone. */
+    private readonly say?: Company['generate'],
   ) {
     this.fingerprint = promptsFingerprint(prompts.train);
     this.voters =
@@ -98,21 +101,21 @@ class RlRun implements SteppedRun {
     const { rollout, train } = this.config;
     const count = rollout!.reference_samples;
     const asked = Array.from({ length: count }, (_, i) => this.prompts.train[i % this.prompts.train.length]);
-    const answers = await sampler(
-      this.scorers.reference,
-      rollout!,
-      this.scorers.abort,
-    )(asked, mix32(train.seed + 0x5ca1e));
+    const answers = await this.sampler(this.scorers.reference)(asked, mix32(train.seed + 0x5ca1e));
     this.state.scale = await this.rewards.fit(samplesOf(asked, answers, this.model));
   }
 
   async evaluate(): Promise<Answered | null> {
     const { eval: prompts } = this.prompts;
     if (prompts.length === 0) return null;
-    const sample = sampler(this.policy, this.config.rollout!, this.scorers.abort);
+    const sample = this.sampler(this.policy);
     const compare = { policy: this.policy, reference: this.scorers.reference, options: this.scorers };
     const seed = mix32(this.config.train.seed + 0xe7a1);
     return evaluatePolicy(prompts, sample, seed, this.rewards, this.model, compare);
+  }
+
+  private sampler(speaker: Speaker): SampleFunction {
+    return sampler(speaker, this.config.rollout!, this.scorers.abort, this.say);
   }
 
   /** One rollout and its updates. A step that fails or is stopped before its first update leaves the run as it was. */
@@ -127,7 +130,7 @@ class RlRun implements SteppedRun {
       const { method, scorers } = this;
       this.voters?.begin(step);
       const adapter = this.voters?.training(step) ?? 0;
-      const sample = sampler({ ...this.policy, adapter }, rollout!, scorers.abort);
+      const sample = this.sampler({ ...this.policy, adapter });
       const rolled = await makeRollout(
         prompts,
         method.groupSize,
@@ -228,7 +231,9 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
   const folder = await openRunFolder(config, { resume: options.resume });
   let begun = false;
   try {
-    using model = await openModel(config);
+    const { beside } = options;
+    using own = beside ? null : await openModel(config);
+    const model = beside?.model ?? own!;
     const maxTokens = packTokens(config.train.max_tokens_per_pack, true);
     const rewards = await openRewards(config.rewards!, model, {
       functions: options.rewards,
@@ -271,6 +276,7 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
       quiet,
       stop,
       note,
+      beside?.generate,
     );
     const resumed = await run.resume();
     if (!resumed) {

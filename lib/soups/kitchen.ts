@@ -15,6 +15,7 @@ import type { LogitMix } from '../native/generation.js';
 import type { RewardFunction } from '../rewards/types.js';
 import { type Prompt, withText } from '../rl/prompts.js';
 import { type SampleFunction, sampler, samplesOf } from '../rl/sampling.js';
+import { type Company, SideBySide } from '../rl/side-by-side.js';
 import type { TrainOptions } from '../training/train.js';
 import type { Evaluated, Points } from './points.js';
 import { mergedPolicy, seedOf, trainedOnPairs, trainedOnText, trainedPolicy, writeRows } from './policies.js';
@@ -68,9 +69,14 @@ export class Kitchen {
     return found;
   }
 
-  private train(name: string, weights: readonly number[], more: { seed?: number } = {}): Promise<string> {
+  private train(
+    name: string,
+    weights: readonly number[],
+    more: { seed?: number } = {},
+    options: TrainOptions = this.trainOptions,
+  ): Promise<string> {
     const rewards = rewardsOf(this.soups.wishes, weights);
-    return trainedPolicy(this.config, { name, rewards, ...more }, this.trainOptions);
+    return trainedPolicy(this.config, { name, rewards, ...more }, options);
   }
 
   private spread(chosen: readonly number[], weights: readonly number[]): number[] {
@@ -81,13 +87,24 @@ export class Kitchen {
     return all;
   }
 
+  /** Trains the experts that are not there yet, `side_by_side` at a time; to the bits that each comes to alone. */
+  async experts(wishes: readonly number[]): Promise<void> {
+    const { side_by_side: atOnce } = this.soups;
+    const rewarded = wishes.filter((wish) => !this.soups.wishes[wish].pairs);
+    for (let at = 0; atOnce > 1 && at < rewarded.length; at += atOnce) {
+      const runs = rewarded.slice(at, at + atOnce).map((wish) => (beside: Company) => this.expert(wish, beside));
+      await new SideBySide(this.points.model).all(runs);
+    }
+  }
+
   /** The folder of a wish's expert. */
-  expert(wish: number): Promise<string> {
+  expert(wish: number, beside?: Company): Promise<string> {
     const seed = seedOf(this.config, wish);
     const { pairs } = this.soups.wishes[wish];
     if (pairs)
       return trainedOnPairs(this.config, { name: `experts/${this.names[wish]}`, pairs, seed }, this.trainOptions);
-    return this.train(`experts/${this.names[wish]}`, this.spread([wish], [1]), { seed });
+    const options = { ...this.trainOptions, ...(beside && { beside, quiet: true }) };
+    return this.train(`experts/${this.names[wish]}`, this.spread([wish], [1]), { seed }, options);
   }
 
   /** Experts merged: P-Soups, and every other method of merging. */

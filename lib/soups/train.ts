@@ -146,6 +146,7 @@ async function cook(kitchen: Kitchen, quiet: boolean): Promise<SoupsResult> {
     const base = await points.of('base', null);
     // Only the experts that something is made of.
     const wanted = wishes.map((_, i) => combinations.length > 0 || chosen.includes(i));
+    await kitchen.experts(names.flatMap((_, i) => (wanted[i] ? [i] : [])));
     const experts: Evaluated[] = [];
     for (const [i, name] of names.entries())
       experts.push(wanted[i] ? await points.of(`expert ${name}`, await kitchen.expert(i)) : base);

@@ -10,6 +10,7 @@ import { isPolicyMethod } from '../methods/policies.js';
 import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import type { RewardFunction } from '../rewards/types.js';
+import type { Company } from '../rl/side-by-side.js';
 import { loadLatestCheckpoint, openCheckpoint, pruneCheckpoints } from './checkpoint.js';
 import { evaluationLine, runSteps, type SteppedRun } from './loop.js';
 import { totalSteps } from './order.js';
@@ -39,6 +40,8 @@ export interface TrainOptions {
   rewards?: Readonly<Record<string, RewardFunction>>;
   /** Mean and deviation that rewards are normalised by, by their names, in place of what samples of the reference say. */
   rewardScale?: Readonly<Record<string, { mean: number; deviation: number }>>;
+  /** Policies on own samples: the base that this run shares with others of its process, and who samples for all. */
+  beside?: Company;
 }
 
 /** RUN/summary.json, and what `train --json` prints. */
