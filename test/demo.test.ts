@@ -1,14 +1,17 @@
 import { existsSync } from 'node:fs';
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Random } from '../lib/base/random.js';
 import { readRows } from '../lib/data/index.js';
 import { expand, tellBeginnings, tellStories } from '../lib/demo/grammar.js';
-import { type DemoPlan, demo, demoModel } from '../lib/demo/index.js';
+import { type DemoPlan, defaultPlan, demo, demoModel } from '../lib/demo/index.js';
 import { base, sampleEndings, winRate } from '../lib/demo/policies.js';
 import { grammatical } from '../lib/demo/recognise.js';
+import { Session } from '../lib/demo/session.js';
+import { makeSoup } from '../lib/demo/soup.js';
+import { soupTable } from '../lib/demo/tables.js';
 import { cheerfulness, cheerfulWords, sadWords, wordiness } from '../lib/demo/tastes.js';
 import { collectVotes, makeAnnotators } from '../lib/demo/votes.js';
 import { Model } from '../lib/model/model.js';
@@ -108,6 +111,23 @@ describe('tastes', () => {
     expect(collectVotes(annotators, [{ prompt: '', endings: [' He sat.', ' He ran.'] }], 5, 1)).toEqual([]);
   });
 
+  it('value stories by wish, one without an end as nothing', () => {
+    const told = [
+      ['He was glad to go to a big old tree by the sea.', null],
+      ['He wept.', ' He was glad. '],
+    ];
+    expect(soupTable(['a', 'b'], ['base', 'soup'], told)).toEqual({
+      rows: [
+        { policy: 'base', cheerful: 0.5, ornate: 0.5, both: 0.5 },
+        { policy: 'soup', cheerful: 0, ornate: -1, both: -0.5 },
+      ],
+      samples: [
+        { prompt: 'a', base: 'He was glad to go to a big old tree by the sea.', soup: 'He wept.' },
+        { prompt: 'b', base: '', soup: 'He was glad.' },
+      ],
+    });
+  });
+
   it('win rates count ties as half', () => {
     const taste = { cheerfulness: 1, wordiness: 0 };
     expect(winRate(taste, ['He was glad.', 'He sat.', 'He wept.'], ['He sat.', 'He ran.', 'He sat.'])).toBe(0.5);
@@ -158,6 +178,7 @@ describe('demo, shrunk', () => {
     epochs: 5,
     stories: 4,
     shown: 1,
+    soup: { prompts: 16, steps: 3, batchSize: 4 },
   };
   const quiet = { dtype: 'auto', device: 'auto', threads: 'auto', quiet: true } as const;
   const idle = { signal: new AbortController().signal, flag: new Int32Array(1), requested: false, exitCode: 0 };
@@ -191,16 +212,39 @@ describe('demo, shrunk', () => {
     const page = await readFile(first.paths.report, 'utf8');
     for (const text of ['Ada', 'everyone', 'sunny_win_rate']) expect(page).toContain(text);
     expect(page).not.toContain('No logged training steps');
+
+    expect(first.soup.map((row) => row.policy)).toEqual(['base', 'cheerful', 'ornate', 'soup']);
+    expect(Object.keys(first.soup_samples[0])).toEqual(['prompt', 'base', 'cheerful', 'ornate', 'soup']);
+    for (const text of ['expert and soup', first.soup_samples[0].soup]) expect(page).toContain(text);
+    // The mix is both experts' updates, half of each.
+    const config = JSON.parse(await readFile(join(output, 'soup/adapter_config.json'), 'utf8'));
+    expect(config.r).toBe(16);
+  });
+
+  it('mixes experts into one that serves both wishes', async () => {
+    const session = new Session({ ...quiet, stop }, defaultPlan, join(folder, 'soup'));
+    await mkdir(session.folder);
+    const { rows } = await makeSoup(session);
+    const [base, cheerful, ornate, soup] = rows as unknown as Record<'cheerful' | 'ornate' | 'both', number>[];
+    expect(cheerful.cheerful).toBeGreaterThan(base.cheerful + 0.3);
+    expect(ornate.ornate).toBeGreaterThan(base.ornate + 0.3);
+    for (const row of [base, cheerful, ornate]) expect(soup.both).toBeGreaterThan(row.both);
   });
 
   it('gives the same numbers again, in a folder of its own', async () => {
-    const plan = { ...small, prompts: 4, heldPrompts: 4, votes: 3, heldVotes: 3, epochs: 1, stories: 1 };
+    const soup = { prompts: 4, steps: 2, batchSize: 2 };
+    const plan = { ...small, prompts: 4, heldPrompts: 4, votes: 3, heldVotes: 3, epochs: 1, stories: 1, soup };
     const output = join(folder, 'again');
     const first = await demo({ ...quiet, stop, output, plan });
     const second = await demo({ ...quiet, stop, output, plan });
     expect([first.paths.run, second.paths.run]).toEqual([output, `${output}-2`]);
     expect({ ...second, seconds: 0, paths: 0 }).toEqual({ ...first, seconds: 0, paths: 0 });
-    for (const name of ['rows.jsonl', 'held-out.jsonl', 'sunny/adapter/adapter_model.safetensors'])
+    for (const name of [
+      'rows.jsonl',
+      'held-out.jsonl',
+      'sunny/adapter/adapter_model.safetensors',
+      'soup/adapter_model.safetensors',
+    ])
       expect(await readFile(join(second.paths.run, name))).toEqual(await readFile(join(output, name)));
   });
 

@@ -16,6 +16,9 @@ export interface DemoResult {
   stories: Record<string, string | number>[];
   /** The same prompt under every policy, by the policy's name. */
   samples: ({ prompt: string } & Record<string, string>)[];
+  /** What stories of the experts for two wishes, and of their mix, are worth to each wish, in [−1, 1]. */
+  soup: Record<string, string | number>[];
+  soup_samples: ({ prompt: string } & Record<string, string>)[];
   seconds: number;
   paths: { run: string; report: string };
 }
@@ -33,6 +36,12 @@ function percentages(records: Record<string, string | number>[], isShare: (colum
   return records.map((record) => Object.fromEntries(Object.entries(record).map(show)));
 }
 
+function sideBySide({ prompt, ...texts }: DemoResult['samples'][number]): string[] {
+  const width = Math.max(...Object.keys(texts).map((name) => name.length), 6) + 2;
+  const line = (name: string, text: string) => `${printableLine(name).padEnd(width)}${printableLine(text)}`;
+  return ['', line('prompt', prompt), ...Object.entries(texts).map(([name, text]) => line(name, text))];
+}
+
 function human(result: DemoResult): string {
   const lines = [
     'Accuracy on held-out votes: before training, after DPO on the votes of the own group, after DPO on all votes',
@@ -41,11 +50,14 @@ function human(result: DemoResult): string {
     "New stories: how cheerful (-1 to 1), and how often each group likes them better than the base's",
     formatRecords(percentages(result.stories, (column) => column !== 'cheerfulness')),
   ];
-  for (const { prompt, ...texts } of result.samples) {
-    const width = Math.max(...Object.keys(texts).map((name) => name.length), 6) + 2;
-    const line = (name: string, text: string) => `${printableLine(name).padEnd(width)}${printableLine(text)}`;
-    lines.push('', line('prompt', prompt), ...Object.entries(texts).map(([name, text]) => line(name, text)));
-  }
+  lines.push(...result.samples.flatMap(sideBySide));
+  lines.push(
+    '',
+    'A soup: an expert for each of two wishes, and both mixed half and half without training.',
+    'New stories: what they are worth to each wish (-1 to 1), and to somebody who has both',
+    formatRecords(result.soup),
+    ...result.soup_samples.flatMap(sideBySide),
+  );
   lines.push('', `report  ${printableLine(result.paths.report)}  (${result.seconds.toFixed(0)} s)`);
   return lines.join('\n');
 }

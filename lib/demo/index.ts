@@ -1,35 +1,24 @@
 import { mkdir, readdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { Bank } from '../adapters/bank.js';
 import { errnoOf, ioError, writeFileAtomic } from '../base/files.js';
-import type { DemoOptions, DemoResult } from '../cli/demo.js';
+import type { DemoResult } from '../cli/demo.js';
 import type { Config } from '../config/index.js';
 import { groupsOf, readRows } from '../data/index.js';
-import { Model } from '../model/model.js';
+import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
-import { progress } from '../training/progress.js';
 import { train } from '../training/train.js';
 import { tellBeginnings } from './grammar.js';
 import { writeDemoReport } from './page.js';
 import { accuracies, base, sampleEndings } from './policies.js';
-import { type DemoPlan, defaultPlan } from './settings.js';
-import { type StoryTable, storyTable, voterTable } from './tables.js';
+import { type DemoSettings, demoModel, Session } from './session.js';
+import { defaultPlan } from './settings.js';
+import { makeSoup } from './soup.js';
+import { type StoryTable, storyTable, voterTable, wishes } from './tables.js';
 import { type Candidates, collectVotes, groups, makeAnnotators, type Vote } from './votes.js';
 
+export { type DemoSettings, demoModel } from './session.js';
 export { type DemoPlan, defaultPlan } from './settings.js';
-
-export interface DemoSettings extends DemoOptions {
-  /** Where to write; absent: ./runs/demo, or with a number behind it where that is taken. */
-  output?: string;
-  /** Parts of the plan to change. */
-  plan?: Partial<DemoPlan>;
-  /** Nothing on stderr. */
-  quiet?: boolean;
-}
-
-/** The model that comes with the package: a Llama that this project trained on its own grammar's stories. */
-export const demoModel = fileURLToPath(new URL('../../assets/demo-model', import.meta.url));
 
 /** Policies that the demo trains: one for each group, and one for all. */
 export const policyNames = [...groups, 'everyone'] as const;
@@ -54,41 +43,8 @@ async function freshFolder(wanted: string): Promise<string> {
   }
 }
 
-/** What every part of a demo needs. */
-class Demo {
-  constructor(
-    readonly options: DemoSettings,
-    readonly plan: DemoPlan,
-    readonly folder: string,
-  ) {}
-
-  say(text: string): void {
-    if (!this.options.quiet) process.stderr.write(`${text}\n`);
-  }
-
-  checkStop(): void {
-    if (this.options.stop.requested) throw new PluralignError('ABORTED', 'the demo was stopped');
-  }
-
-  async withProgress<T>(total: number, label: string, work: (onProgress: (done: number) => void) => Promise<T>) {
-    this.checkStop();
-    const bar = progress(total, label, { quiet: this.options.quiet });
-    try {
-      return await work((done) => bar.update(done));
-    } finally {
-      bar.stop();
-    }
-  }
-
-  path(name: string): string {
-    return join(this.folder, name);
-  }
-
-  async open(): Promise<Model> {
-    const { dtype, device, threads } = this.options;
-    return Model.load(demoModel, { dtype, device, threads });
-  }
-
+/** Votes, and a policy for each group of voters. */
+class Demo extends Session {
   /** The model tells several endings of every beginning. */
   async write(model: Model): Promise<Candidates[]> {
     const { prompts, heldPrompts, endings, seed } = this.plan;
@@ -171,6 +127,19 @@ class Demo {
     );
   }
 
+  /** Held-out votes and new stories under every policy. */
+  async judge() {
+    using model = await this.open();
+    const bank = await Bank.fromPeft(
+      model.shape,
+      policyNames.map((name) => ({ name, dir: join(this.path(name), 'adapter'), trainable: false })),
+    );
+    const [before, ...after] = await this.evaluate(model, bank);
+    const stories = await this.retell(model, bank);
+    bank.dispose();
+    return { before, after, stories };
+  }
+
   /** New stories of every policy for beginnings that nobody has seen: the same prompts and seeds for all. */
   async retell(model: Model, bank: Bank): Promise<StoryTable> {
     const { stories, seed } = this.plan;
@@ -197,9 +166,11 @@ class Demo {
 /**
  * The whole idea in about a minute: a small model writes stories; twelve annotators, six who love cheerful ones and six
  * who love sad ones, vote on pairs; DPO trains a policy for each group and one for all; and each annotator's held-out
- * votes show whom each policy serves. The result depends on the plan's seed only.
+ * votes show whom each policy serves. Then RLOO trains an expert for each of two wishes, and their mix serves both without
+ * training. The result depends on the plan's seed only.
  *
- * Writes a folder with the votes (rows.jsonl, held-out.jsonl), a run for each policy, summary.json and report.html.
+ * Writes a folder with the votes (rows.jsonl, held-out.jsonl), a run for each policy and expert, the mix (soup), summary.json
+ * and report.html.
  * Throws `NOT_FOUND` without the model, `IO` where the folder cannot be written, `ABORTED` after a stop request.
  */
 export async function demo(options: DemoSettings): Promise<DemoResult> {
@@ -208,30 +179,27 @@ export async function demo(options: DemoSettings): Promise<DemoResult> {
   const folder = await freshFolder(resolve(options.output ?? 'runs/demo'));
   const run = new Demo(options, plan, folder);
   {
-    run.say(`1/4  the model writes ${plan.endings} endings for each of ${plan.prompts + plan.heldPrompts} stories`);
+    run.say(`1/5  the model writes ${plan.endings} endings for each of ${plan.prompts + plan.heldPrompts} stories`);
     using model = await run.open();
     const candidates = await run.write(model);
-    run.say(`2/4  ${makeAnnotators().length} annotators vote on pairs of endings`);
+    run.say(`2/5  ${makeAnnotators().length} annotators vote on pairs of endings`);
     await run.vote(candidates);
   }
-  run.say(`3/4  DPO: a policy for ${groups.join(', a policy for ')}, and one for everyone`);
+  run.say(`3/5  DPO: a policy for ${groups.join(', a policy for ')}, and one for everyone`);
   for (const policy of policyNames) await run.train(policy);
-  run.say('4/4  whom does each policy serve?');
-  using model = await run.open();
-  const bank = await Bank.fromPeft(
-    model.shape,
-    policyNames.map((name) => ({ name, dir: join(run.path(name), 'adapter'), trainable: false })),
-  );
-  const [before, ...after] = await run.evaluate(model, bank);
-  const stories = await run.retell(model, bank);
-  bank.dispose();
+  run.say('4/5  whom does each policy serve?');
+  const { before, after, stories } = await run.judge();
+  run.say(`5/5  a soup: an expert for each of ${Object.keys(wishes).length} wishes, mixed without training`);
+  const soup = await makeSoup(run);
   const table = voterTable(makeAnnotators(), before, new Map(policyNames.map((name, i) => [name, after[i]])));
   const seconds = (performance.now() - started) / 1000;
-  const report = await writeDemoReport({ folder, plan, policies: policyNames, table, stories, seconds });
+  const report = await writeDemoReport({ folder, plan, policies: policyNames, table, stories, soup, seconds });
   return {
     table: [...table.voters, ...table.groups],
     stories: stories.rows,
     samples: stories.samples.slice(0, plan.shown),
+    soup: soup.rows,
+    soup_samples: soup.samples.slice(0, plan.shown),
     seconds,
     paths: { run: folder, report },
   };

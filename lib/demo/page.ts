@@ -4,7 +4,7 @@ import { writeFileAtomic } from '../base/files.js';
 import { writeReport } from '../report/index.js';
 import { readMetrics } from '../training/metrics.js';
 import type { DemoPlan } from './settings.js';
-import type { StoryTable, VoterTable } from './tables.js';
+import type { SoupTable, StoryTable, VoterTable } from './tables.js';
 import { makeAnnotators } from './votes.js';
 
 export interface DemoPage {
@@ -14,6 +14,7 @@ export interface DemoPage {
   policies: readonly string[];
   table: VoterTable;
   stories: StoryTable;
+  soup: SoupTable;
   seconds: number;
 }
 
@@ -38,7 +39,7 @@ async function mergedMetrics(folder: string, policies: readonly string[]): Promi
 
 /** Writes the demo's own config.yaml, metrics.jsonl, summary.json and report.html, from the runs inside the folder. */
 export async function writeDemoReport(page: DemoPage): Promise<string> {
-  const { folder, plan, policies, table, stories, seconds } = page;
+  const { folder, plan, policies, table, stories, soup, seconds } = page;
   const metrics = await mergedMetrics(folder, policies);
   const write = (name: string, text: string) => writeFileAtomic(join(folder, name), text);
   await write('metrics.jsonl', metrics.map((row) => `${JSON.stringify(row)}\n`).join(''));
@@ -69,9 +70,12 @@ export async function writeDemoReport(page: DemoPage): Promise<string> {
       'policy: new stories against those of the base': Object.fromEntries(
         stories.rows.map(({ policy, ...values }) => [policy, values]),
       ),
+      'expert and soup: what new stories are worth to each wish': Object.fromEntries(
+        soup.rows.map(({ policy, ...values }) => [policy, values]),
+      ),
     },
     data: { annotators: table.voters.length, votes_of_each: plan.votes, held_out_votes_of_each: votes },
-    samples: stories.samples.slice(0, 8),
+    samples: [...stories.samples.slice(0, 6), ...soup.samples.slice(0, 4)],
     paths: { run: folder, ...Object.fromEntries(policies.map((name) => [name, join(folder, name)])) },
   };
   await write('summary.json', `${JSON.stringify(summary, null, 2)}\n`);

@@ -9,7 +9,8 @@ import { type Taste, utility } from './tastes.js';
 /** The model without an adapter. */
 export const base = -1;
 
-const longestEnding = 120;
+/** Tokens. */
+export const longestEnding = 120;
 const batch = 16;
 
 export interface SampleOptions {

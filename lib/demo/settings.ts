@@ -20,6 +20,8 @@ export interface DemoPlan {
   /** New stories of each policy, to see what it writes now, and how many of them are printed. */
   stories: number;
   shown: number;
+  /** The experts for wishes: beginnings that they answer, and RLOO's steps and prompts of each (four answers to a prompt). */
+  soup: { prompts: number; steps: number; batchSize: number };
 }
 
 export const defaultPlan: DemoPlan = {
@@ -37,4 +39,5 @@ export const defaultPlan: DemoPlan = {
   likelihood: 1,
   stories: 48,
   shown: 2,
+  soup: { prompts: 192, steps: 20, batchSize: 12 },
 };

@@ -1,5 +1,5 @@
 import { winRate } from './policies.js';
-import { cheerfulness } from './tastes.js';
+import { cheerfulness, wordiness } from './tastes.js';
 import { type Annotator, groups, makeAnnotators } from './votes.js';
 
 /** Shares between 0 and 1, by annotator and by group. */
@@ -94,9 +94,34 @@ export function storyTable(
     }
     return row;
   });
-  const samples = prompts.map((prompt, p) => ({
-    prompt,
-    ...Object.fromEntries(names.map((name, i) => [name, texts[i][p].trim()])),
-  }));
-  return { rows, samples };
+  return { rows, samples: sideBySide(prompts, names, texts) };
+}
+
+const sideBySide = (prompts: readonly string[], names: readonly string[], texts: readonly (readonly string[])[]) =>
+  prompts.map((prompt, p) => ({ prompt, ...Object.fromEntries(names.map((name, i) => [name, texts[i][p].trim()])) }));
+
+/** The wishes that experts are trained for, and what each makes of a text, in [−1, 1]. */
+export const wishes: Readonly<Record<string, (text: string) => number>> = { cheerful: cheerfulness, ornate: wordiness };
+
+/** What the experts for wishes write, and their mix. */
+export interface SoupTable {
+  /** By policy: what its stories are worth to each wish, and to somebody who has all of them, on average. */
+  rows: (Record<string, string | number> & { policy: string })[];
+  /** The same prompt under every policy. */
+  samples: ({ prompt: string } & Record<string, string>)[];
+}
+
+/** Stories of each policy for the same prompts, as each wish values them. Those that came to no end are empty. */
+export function soupTable(
+  prompts: readonly string[],
+  names: readonly string[],
+  told: readonly (readonly (string | null)[])[],
+): SoupTable {
+  const texts = told.map((endings) => endings.map((ending) => ending ?? ''));
+  const rows = names.map((policy, i) => {
+    const worth = Object.entries(wishes).map(([wish, measure]) => [wish, mean(texts[i].map(measure))] as const);
+    const each = Object.fromEntries(worth.map(([wish, value]) => [wish, round(value)]));
+    return { policy, ...each, both: round(mean(worth.map(([, value]) => value))) };
+  });
+  return { rows, samples: sideBySide(prompts, names, texts) };
 }
