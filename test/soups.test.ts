@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { generateCommand } from '../lib/api/generate.js';
 import { Random } from '../lib/base/random.js';
 import { type Config, resolveConfig } from '../lib/config/index.js';
+import { escapeHtml } from '../lib/report/html.js';
 import { compareOn } from '../lib/soups/combinations.js';
 import type { Evaluated } from '../lib/soups/points.js';
 import type { SoupsResult } from '../lib/soups/train.js';
@@ -153,8 +154,16 @@ describe('a run', () => {
       });
     });
     const report = readFileSync(`${all.output}/report.html`, 'utf8');
-    for (const text of ['Fronts', 'Who wins', 'backbones', 'P-MORL', 'As the weights move'])
+    for (const text of ['Fronts', 'Experts', 'Who wins', 'Bone-Soup backbones', 'P-MORL', 'logit mixing, forward-kl'])
       expect(report).toContain(text);
+    const { answers } = result.samples[0];
+    expect(answers.map(({ weights }) => weights)).toEqual(['base', [1, 0], [0.5, 0.5], [0, 1]]);
+    for (const text of ['As the weights move', '0.5 long + 0.5 a', answers[2].text])
+      expect(report).toContain(escapeHtml(text));
+    // What stands below an answer is that answer's worth.
+    const points = readFileSync(`${all.output}/points.jsonl`, 'utf8').trim().split('\n');
+    const half = points.map((line) => JSON.parse(line)).find((point) => point.id === 'cat long0.5-a0.5') as Evaluated;
+    expect(answers[2]).toMatchObject({ text: half.answers[0], objectives: [half.each[0][0], half.each[2][0]] });
 
     const prompt = f.rows[0].prompt;
     const { samples } = await generateCommand({

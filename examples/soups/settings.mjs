@@ -59,7 +59,7 @@ export const wishes = [
   wish('simple', 'language', language, -1),
 ];
 
-/** One policy's training; answers of 48 tokens are cut there, as one in ten of the base has ended. */
+/** One policy's training; answers are cut at 48 tokens, before nearly all of the base's would end. */
 export const training = ({ steps, batch }, seed) => ({
   adapter: { r: 8, alpha: 16 },
   rollout: { max_new_tokens: 48, reference_samples: 256 },

@@ -6,7 +6,19 @@ import { html, type Markup } from './html.js';
 import { formatPercent, formatValue } from './numbers.js';
 
 const colours = 8;
-const [width, height, margin] = [420, 300, 46];
+const [width, height, margin] = [640, 380, 52];
+
+/** Names for people; what is not here goes by its own. */
+const spoken: Readonly<Record<string, string>> = {
+  cat: 'average of updates',
+  svd: 'average cut in rank (svd)',
+  factor_average: 'factor average',
+  logits: 'logit mixing',
+  backbones: 'Bone-Soup backbones',
+  morl: 'MORL',
+  modpo: 'MODPO',
+};
+const nameOf = (front: Front) => front.name.replace(/^\w+/, (name) => spoken[name] ?? name);
 
 /** Fronts in the plane of two wishes: a dot for each mix, joined along the weights where they are on a line. */
 function plane(result: SoupsResult, x: number, y: number): Markup {
@@ -29,12 +41,12 @@ function plane(result: SoupsResult, x: number, y: number): Markup {
   const label = (value: number) => fixed(value, 1);
   const at = (p: readonly number[]) => [across(p[x]).toFixed(1), up(p[y]).toFixed(1)];
   const tip = (front: Front, p: FrontPoint) =>
-    `${front.name}, weights ${p.weights.map((w) => formatValue(w)).join(', ')}: ${p.objectives.map(formatValue).join(', ')}`;
+    `${nameOf(front)}, weights ${p.weights.map((w) => formatValue(w)).join(', ')}: ${p.objectives.map(formatValue).join(', ')}`;
   const drawn = result.fronts.map((front, f) => {
     const line = result.front.length === 2 && front.points.every((p) => Math.abs(sumOf(p.weights) - 1) < 1e-9);
     const path =
       line &&
-      html`<polyline class="front-${f % colours}" points="${front.points.map((p) => at(p.objectives).join(',')).join(' ')}"/>`;
+      html`<polyline class="front-${f % colours}${front.name === 'chord' && ' chord'}" points="${front.points.map((p) => at(p.objectives).join(',')).join(' ')}"/>`;
     const dots = front.points.map((p) => {
       const [cx, cy] = at(p.objectives);
       const faint = p.efficient ? '1' : '.35';
@@ -46,8 +58,11 @@ function plane(result: SoupsResult, x: number, y: number): Markup {
   const names = [result.front[x], result.front[y]];
   return html`<svg class="front" viewBox="0 0 ${width} ${height}" role="img" aria-label="${names[0]} against ${names[1]}">
 <line class="axis" x1="${margin}" y1="${height - margin}" x2="${width - 12}" y2="${height - margin}"/>
-<line class="axis" x1="${margin}" y1="12" x2="${margin}" y2="${height - margin}"/>${drawn}
+<line class="axis" x1="${margin}" y1="12" x2="${margin}" y2="${height - margin}"/>
+${ticks(x).map((v) => html`<line class="grid" x1="${across(v).toFixed(1)}" y1="12" x2="${across(v).toFixed(1)}" y2="${height - margin}"/>`)}
+${ticks(y).map((v) => html`<line class="grid" x1="${margin}" y1="${up(v).toFixed(1)}" x2="${width - 12}" y2="${up(v).toFixed(1)}"/>`)}${drawn}
 <rect class="base-mark" x="${Number(bx) - 4}" y="${Number(by) - 4}" width="8" height="8"><title>base</title></rect>
+<text class="tick" x="${Number(bx) + 9}" y="${Number(by) + 4}">base</text>
 ${ticks(x).map((v) => html`<text class="tick" x="${across(v).toFixed(1)}" y="${height - margin + 15}" text-anchor="middle">${label(v)}</text>`)}
 ${ticks(y).map((v) => html`<text class="tick" x="${margin - 6}" y="${(up(v) + 4).toFixed(1)}" text-anchor="end">${label(v)}</text>`)}
 <text x="${(width + margin) / 2}" y="${height - 10}" text-anchor="middle">${names[0]}</text>
@@ -70,9 +85,9 @@ function frontsSection(result: SoupsResult): Markup {
   const pairs = result.front.flatMap((_, x) => result.front.flatMap((__, y) => (y > x ? [[x, y]] : [])));
   const best = Math.max(...result.fronts.map((front) => front.hypervolume));
   const legend = result.fronts.map(
-    (front, f) => html`<span><i class="key type-key-${f % colours}"></i>${front.name}</span>`,
+    (front, f) => html`<span><i class="key type-key-${f % colours}"></i>${nameOf(front)}</span>`,
   );
-  const row = (front: Front) => html`<tr><th scope="row">${front.name}</th><td>${fixed(front.hypervolume)}</td>
+  const row = (front: Front) => html`<tr><th scope="row">${nameOf(front)}</th><td>${fixed(front.hypervolume)}</td>
 <td>${formatPercent(best > 0 ? front.hypervolume / best : 0)}</td>
 <td>${front.chord_margin ? fixed(front.chord_margin.mean) : '–'}</td>
 <td>${front.chord_margin ? fixed(front.chord_margin.least) : '–'}</td>
@@ -148,28 +163,57 @@ function judgedTable(policies: readonly string[], { model, rates, cost }: NonNul
 <tbody>${policies.map((name, p) => row(name, rates[p]))}</tbody></table></div>`;
 }
 
-function movingSection({ samples }: SoupsResult): Markup | null {
+function movingSection({ samples, front }: SoupsResult): Markup | null {
   if (samples.length === 0) return null;
   const said = (value: unknown) => (typeof value === 'string' ? value : JSON.stringify(value));
+  const mix = (weights: number[] | string) =>
+    typeof weights === 'string'
+      ? weights
+      : weights
+          .flatMap((w, k) => (w === 0 ? [] : [w === 1 ? front[k] : `${Number(w.toFixed(2))} ${front[k]}`]))
+          .join(' + ');
+  // Runs of earlier versions have no worth here.
+  const worth = (objectives: readonly number[] | undefined) =>
+    objectives?.map((value, k) => html`<span class="whole">${front[k]} ${fixed(value, 1)}</span> `);
   const sample = ({ prompt, answers }: SoupsResult['samples'][number]) => html`<div class="sample">
-<div class="label">prompt</div><div class="text">${said(prompt)}</div><div class="texts four">${answers.map(
-    ({ weights, text }) => html`<div><div class="label">${weights}</div><div class="text">${text}</div></div>`,
+<div class="label">prompt</div><div class="text">${said(prompt)}</div><div class="texts moving">${answers.map(
+    ({ weights, text, objectives }) =>
+      html`<div><div class="label">${mix(weights)}</div><div class="text">${text}</div><div class="muted">${worth(objectives)}</div></div>`,
   )}</div></div>`;
-  return html`<section><h2>As the weights move</h2>${samples.map(sample)}</section>`;
+  return html`<section><h2>As the weights move</h2>
+<p class="caption">Answers of the base and of the average of updates at several weights, all drawn with the same numbers; below
+each, what it is worth to the wishes, in deviations of the base.</p>${samples.map(sample)}</section>`;
+}
+
+/** What each expert's answers are worth to every wish, its own marked. */
+function expertsSection({ experts, wishes, base }: SoupsResult): Markup {
+  const row = (name: string, values: readonly number[], kl: number | null, length: number | null) =>
+    html`<tr><th scope="row">${name}</th>${values.map(
+      (value, k) => html`<td${wishes[k] === name && html` class="own"`}>${fixed(value)}</td>`,
+    )}<td>${kl === null ? '–' : fixed(kl)}</td><td>${length === null ? '–' : fixed(length, 1)}</td></tr>`;
+  return html`<section><h2>Experts</h2>
+<p class="caption">What the answers of each expert (a row) are worth to every wish (a column), in deviations of the base; KL from
+the base in nats of an answer; length in tokens.</p>
+<div class="scroll"><table><thead><tr><th scope="col"></th>${wishes.map((name) => html`<th scope="col">${name}</th>`)}
+<th scope="col">KL</th><th scope="col">length</th></tr></thead><tbody>${row('base', base, null, null)}${experts.map(
+    (e) => row(e.name, e.objectives, e.kl, e.length),
+  )}</tbody></table></div></section>`;
 }
 
 /** What a run of soups found; nothing for other runs. */
 export function soupsSections(result: SoupsResult | null): Markup | null {
   if (!result) return null;
-  return html`${frontsSection(result)}${searchSection(result)}${winsSection(result)}${movingSection(result)}`;
+  return html`${frontsSection(result)}${expertsSection(result)}${searchSection(result)}${winsSection(result)}${movingSection(result)}`;
 }
 
 /** Lines and marks of the fronts. */
 export const soupsStyle = (palette: readonly string[]): string => `
 .fronts { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 16px; margin: 8px 0 12px; }
-.front { width: 100%; max-width: 640px; height: auto; } .front text { fill: var(--muted); font-size: 12px; }
-.front .tick { font-size: 10px; } .whole { white-space: nowrap; }
-.sample .four { grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); }
+.front { width: 100%; max-width: 820px; height: auto; } .front text { fill: var(--muted); font-size: 12px; }
+.front .tick { font-size: 11px; } .front .grid { stroke: var(--edge); opacity: .6; } .front .chord { stroke-dasharray: 5 4; }
+.own { font-weight: 600; } .whole { white-space: nowrap; }
+.sample .moving { grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); } .moving .text { font-size: 13.5px; }
+.moving .muted { font-size: 12.5px; margin-top: 4px; }
 .front .axis { stroke: var(--edge); } .front polyline { fill: none; stroke-width: 1.5; }
 .front .base-mark { fill: none; stroke: var(--text); stroke-width: 1.5; } .legend.wrap { flex-wrap: wrap; }
 ${palette.map((c, k) => `.front-${k} { stroke: ${c}; }`).join('\n')}`;

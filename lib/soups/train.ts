@@ -22,7 +22,7 @@ import { type Answerer, Kitchen } from './kitchen.js';
 import { type Evaluated, Points } from './points.js';
 import { withRewards } from './policies.js';
 import { runsOfLayers, type SearchResult, searchWeights } from './search.js';
-import { backboneWeights, combinationsOf, rewardsOf, weightsName } from './wishes.js';
+import { backboneWeights, combinationsOf, rewardsOf } from './wishes.js';
 
 /** RUN/soups.json: what the report draws. */
 export interface SoupsResult {
@@ -37,8 +37,8 @@ export interface SoupsResult {
   combinations: Combinations | null;
   /** Weights that were searched for; null: nobody asked. */
   search: SearchResult | null;
-  /** Answers to the same prompts as weights move. */
-  samples: { prompt: unknown; answers: { weights: string; text: string }[] }[];
+  /** Answers to the same prompts as weights move, and what each is worth to the wishes of the front. */
+  samples: { prompt: unknown; answers: { weights: number[] | 'base'; text: string; objectives: number[] }[] }[];
 }
 
 /**
@@ -176,10 +176,11 @@ async function cook(kitchen: Kitchen, quiet: boolean): Promise<SoupsResult> {
     if (has('morl')) await sweep('morl', weights, (w) => kitchen.morl(chosen, w));
     const search = soups.search ? await searchWeights(kitchen, chosen) : null;
     if (has('modpo')) await sweep('modpo', weights, (w) => kitchen.modpo(chosen, w));
-    const shown = [0, Math.floor(weights.length / 2), weights.length - 1].map((i) => weights[i]);
-    const mixed: { weights: string; evaluated: Evaluated }[] = [];
-    for (const w of shown)
-      mixed.push({ weights: weightsName(soups.front, w), evaluated: await kitchen.merged('cat', chosen, w) });
+    // As many as stand side by side, from one end of the weights to the other.
+    const places = new Set(Array.from({ length: 5 }, (_, i) => Math.round((i * (weights.length - 1)) / 4)));
+    const mixed: { weights: number[] | 'base'; evaluated: Evaluated }[] = [{ weights: 'base', evaluated: base }];
+    for (const place of places)
+      mixed.push({ weights: weights[place], evaluated: await kitchen.merged('cat', chosen, weights[place]) });
     return {
       wishes: names,
       front: soups.front,
@@ -193,10 +194,11 @@ async function cook(kitchen: Kitchen, quiet: boolean): Promise<SoupsResult> {
       combinations: combinations.length > 0 ? await compare(kitchen, combinations) : null,
       samples: points.shown.map(({ prompt, at }) => ({
         prompt,
-        answers: [
-          { weights: 'base', text: base.answers[at] },
-          ...mixed.map((entry) => ({ weights: entry.weights, text: entry.evaluated.answers[at] })),
-        ],
+        answers: mixed.map(({ weights: mix, evaluated }) => ({
+          weights: mix,
+          text: evaluated.answers[at],
+          objectives: chosen.map((i) => evaluated.each[i][at]),
+        })),
       })),
     };
   } finally {
