@@ -5,7 +5,7 @@
  * Stopped, the same command goes on where it was.
  *
  * usage: node examples/soups/run.mjs --model DIR --text stories.txt --output DIR
- *   [--seeds 3] [--size small|full] [--jobs 2 (seeds at a time, a thread each)] [--combinations 1 (seeds that compare all eight)]
+ *   [--seeds 3] [--size small|full] [--jobs 2 (seeds at a time, a thread each)] [--combinations 3 (seeds that compare all eight)]
  *   [--print (what is finished so far)]
  */
 import { writeFileSync } from 'node:fs';

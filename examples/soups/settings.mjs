@@ -9,7 +9,7 @@ export const options = {
   seeds: { type: 'string', default: '3' },
   size: { type: 'string', default: 'full' },
   jobs: { type: 'string', default: '2' },
-  combinations: { type: 'string', default: '1' },
+  combinations: { type: 'string', default: '3' },
   print: { type: 'boolean', default: false },
 };
 
