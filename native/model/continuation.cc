@@ -8,9 +8,6 @@ namespace pluralign {
 namespace {
 
 constexpr int64_t kPassRows = 1024;  // bounds the activations of long or many prompts
-// Weights up to so many bytes stay in a cache that threads share, so that each may read all of them: sequences are then
-// shared out once a step, not every product's columns.
-constexpr int64_t kCacheBytes = 16 << 20;
 // A pass of fewer multiplications is done sooner by one thread than by several that meet in every product.
 constexpr double kSerialProducts = 1e6;
 
@@ -99,15 +96,15 @@ std::vector<const float*> Model::next_logits(Context& context, const Network& ne
   }
   const Run run{config_, network, bank ? &bank->on(context) : nullptr, packed, cache, cancel};
   const int64_t weights = weights_->elements(), threads = context.pool.size();
-  const bool in_cache = weights * int64_t(free_.element()) <= kCacheBytes, few = double(weights) * double(rows) < kSerialProducts;
-  if (threads == 1 || !in_cache || (int64_t(parts.size()) < threads && !few)) {
+  const bool few = double(weights) * double(rows) < kSerialProducts;
+  // Where each thread may read all weights, sequences are shared out once a step, not every product's columns.
+  if (threads == 1 || !in_cache() || (int64_t(parts.size()) < threads && !few)) {
     run(context, free_, sorted, out);
     return read;
   }
   // Parts are cut where each lane has its share of the rows.
   const int64_t lanes = few ? 1 : threads;
-  if (!lanes_.empty() && &lanes_[0]->context.kernels != &context.kernels) lanes_.clear();
-  while (int64_t(lanes_.size()) < lanes) lanes_.push_back(std::make_unique<Lane>(context.kernels, config_, free_.storage() == kBf16));
+  make_lanes(context, lanes);
   std::vector<std::vector<Continuation>> share(static_cast<size_t>(lanes));
   int64_t before = 0;
   for (const Continuation& c : sorted) {
@@ -126,8 +123,14 @@ std::vector<const float*> Model::next_logits(Context& context, const Network& ne
   return read;
 }
 
+void Model::make_lanes(const Context& context, int64_t count) {
+  if (!lanes_.empty() && &lanes_[0]->context.kernels != &context.kernels) lanes_.clear();
+  while (int64_t(lanes_.size()) < count) lanes_.push_back(std::make_unique<Lane>(context.kernels, config_, free_.storage() == kBf16));
+}
+
 int64_t Model::activation_bytes() const {
-  int64_t total = kept_.activation_bytes() + free_.activation_bytes();
+  int64_t total = free_.activation_bytes();
+  for (const auto& share : kept_) total += share->decoder.activation_bytes();
   for (const auto& lane : lanes_) total += lane->decoder.activation_bytes();
   return total;
 }

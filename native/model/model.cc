@@ -1,10 +1,46 @@
 #include "model.h"
 
+#include <utility>
+
 #include "base/status.h"
 
 namespace pluralign {
 
 using device::Table;
+
+namespace {
+constexpr int64_t kShareRows = 160;                     // enough for products at full speed, few enough for a second-level cache
+constexpr int64_t kApart = int64_t(1) << 22;            // floats of gradients that shares may hold together
+constexpr int64_t kCacheBytes = int64_t(16) << 20;      // of weights
+}  // namespace
+
+bool Model::in_cache() const { return weights_->elements() * int64_t(free_.element()) <= kCacheBytes; }
+
+std::vector<Plan> Model::shares(const Device& device, const Bank* bank, Plan side) const {
+  std::vector<Plan> out;
+  if (device.on_cpu() && in_cache()) {
+    // Not by what needs a gradient: a row is scored alike on either side.
+    const int64_t most = bank ? kApart / std::max<int64_t>(1, bank->size()) : INT64_MAX;
+    if (most > 1) return cut_plan(std::move(side), std::max(kShareRows, (side.rows + most - 1) / most));
+  }
+  out.push_back(std::move(side));
+  return out;
+}
+
+void Model::each_share(const Device& device, size_t count, const std::function<void(const Device&, Decoder&, size_t)>& body) {
+  const int64_t n = int64_t(count);
+  if (n > 1) {
+    Context& context = device.cpu("a share");
+    if (const int64_t threads = context.pool.size(); threads > 1 && n >= threads) {
+      make_lanes(context, threads);
+      return context.pool.run(n, [&](int64_t i, int thread) {
+        Lane& lane = *lanes_[size_t(thread)];
+        body(Device(lane.context), lane.decoder, size_t(i));
+      });
+    }
+  }
+  for (size_t i = 0; i < count; ++i) body(device, free_, i);
+}
 
 void Model::check(const Bank* bank) {
   if (!bank || bank->id() == checked_) return;
@@ -72,26 +108,34 @@ void Model::score(const Device& device, const Pack& pack, const Bank* bank, cons
   Plan sides[2];
   make_plans(pack, config_.vocabulary, bank ? bank->adapters() : 0, !request.reward, sides[0], sides[1]);
   // A pack without gradients (a reference, say) may be scored between a score with keep and its backward.
-  if (request.keep || sides[0].rows > 0) ready_ = false;
+  if (request.keep || sides[0].rows > 0) {
+    ready_ = false;
+    parts_ = 0;
+  }
   check(bank);
   weights_->settle(device, cancel);
   PlacedBank* placed = bank ? &bank->on(device) : nullptr;
   const Network network = weights_->resolve(device, placed);
-  std::unique_ptr<PlacedPlan> kept;
   for (const bool grad : {true, false}) {
-    auto plan = std::make_unique<PlacedPlan>(device, std::move(sides[grad ? 0 : 1]));
-    const Plan& p = plan->plan;
-    if (p.rows > 0) {
-      if (placed) placed->bring(p.runs);
-      Decoder& decoder = grad ? kept_ : free_;
-      const Pass pass{device, network, placed, *plan, request.dropout_seed, cancel};
+    Plan& side = sides[grad ? 0 : 1];
+    if (side.rows == 0) continue;
+    if (placed) placed->bring(side.runs);
+    std::vector<Plan> plans = shares(device, bank, std::move(side));
+    const size_t count = plans.size();
+    while (grad && kept_.size() < count) kept_.push_back(std::make_unique<KeptShare>(config_, free_.storage() == kBf16));
+    if (!grad && free_readouts_.size() < count) free_readouts_.resize(count);
+    if (grad) parts_ = count;
+    each_share(device, count, [&](const Device& on, Decoder& free, size_t i) {
+      auto plan = std::make_unique<PlacedPlan>(on, std::move(plans[i]));
+      Decoder& decoder = grad ? kept_[i]->decoder : free;
+      const Pass pass{on, network, placed, *plan, request.dropout_seed, cancel};
       decoder.forward(pass, grad && request.keep, request.checkpoint);
-      read(pass, decoder, request, grad ? kept_readouts_ : free_readouts_, out + p.first_readout, squares ? squares + p.first_readout : nullptr);
-    }
-    if (grad) kept = std::move(plan);
+      const int64_t first = plan->plan.first_readout;
+      read(pass, decoder, request, grad ? kept_[i]->readouts : free_readouts_[i], out + first, squares ? squares + first : nullptr);
+      if (grad) kept_[i]->plan = std::move(plan);
+    });
   }
   if (!request.keep) return;
-  plan_ = std::move(kept);
   request_ = request;
   readouts_ = pack.readouts;
   bank_ = bank ? bank->id() : 0;
@@ -122,22 +166,30 @@ void Model::backward(const Device& device, const Bank& bank, const float* gradie
   if (count != readouts_) throw_error("BAD_ARGUMENT", "gradient must have one element for each of %lld readouts, found %lld", (long long)readouts_, (long long)count);
   if (bank.id() != bank_) throw_error("BAD_ARGUMENT", "backward needs the bank that score had");
   ready_ = false;
-  const std::unique_ptr<PlacedPlan> kept = std::move(plan_);
-  const Plan& plan = kept->plan;
-  if (plan.rows == 0) return;
-  PlacedBank& placed = bank.on(device);
-  const Network network = weights_->resolve(device, &placed);
-  const Pass pass{device, network, &placed, *kept, request_.dropout_seed, cancel};
-  Readouts& r = kept_readouts_;
-  device.upload(r.gradient.as<float>(device, plan.readouts), gradient + plan.first_readout, size_t(plan.readouts) * 4);
-  float* dhidden = r.dhidden.as<float>(device, plan.readouts * config_.hidden);
-  placed.clear_gradients(plan.runs);
-  if (plan.readouts > 0) {
-    if (request_.reward) device.run(&Table::reward_backward, reward_call(pass, kept_, r));
-    else device.run(&Table::head_backward, head_call(pass, kept_, request_.temperature, r));
+  const size_t parts = std::exchange(parts_, 0);
+  if (parts == 0) return;
+  PlacedBank& home = bank.on(device);
+  const Network network = weights_->resolve(device, &home);
+  each_share(device, parts, [&](const Device& on, Decoder&, size_t i) {
+    KeptShare& share = *kept_[i];
+    const Plan& plan = share.plan->plan;
+    PlacedBank& placed = parts == 1 ? home : share.bank_apart(on, bank);
+    const Network own = network.trains_base && parts > 1 ? weights_->resolve(on, &placed) : network;
+    const Pass pass{on, own, &placed, *share.plan, request_.dropout_seed, cancel};
+    Readouts& r = share.readouts;
+    on.upload(r.gradient.as<float>(on, plan.readouts), gradient + plan.first_readout, size_t(plan.readouts) * 4);
+    float* dhidden = r.dhidden.as<float>(on, plan.readouts * config_.hidden);
+    placed.clear_gradients(plan.runs);
+    if (plan.readouts > 0) {
+      if (request_.reward) on.run(&Table::reward_backward, reward_call(pass, share.decoder, r));
+      else on.run(&Table::head_backward, head_call(pass, share.decoder, request_.temperature, r));
+    }
+    share.decoder.backward(pass, dhidden);
+  });
+  for (size_t i = 0; i < parts; ++i) {
+    const std::unique_ptr<PlacedPlan> plan = std::move(kept_[i]->plan);
+    (parts == 1 ? home : kept_[i]->bank_apart(device, bank)).send_gradients(plan->plan.runs);
   }
-  kept_.backward(pass, dhidden);
-  placed.send_gradients(plan.runs);
 }
 
 }  // namespace pluralign

@@ -1,7 +1,8 @@
 // A loaded model: scores packs, goes backward through them, generates. One call at a time.
 #pragma once
-#include "continuation.h"
-#include "decoder.h"
+#include <functional>
+
+#include "shares.h"
 
 namespace pluralign {
 
@@ -24,7 +25,7 @@ struct GenerateRequest {
 class Model {
  public:
   Model(const ModelConfig& config, std::unique_ptr<Weights> weights, bool bfloat16)
-      : config_(config), weights_(std::move(weights)), kept_(config, bfloat16), free_(config, bfloat16) {}
+      : config_(config), weights_(std::move(weights)), free_(config, bfloat16) {}
 
   const ModelConfig& config() const { return config_; }
   const Weights& weights() const { return *weights_; }
@@ -47,22 +48,27 @@ class Model {
   int64_t activation_bytes() const;
 
  private:
-  // What is read of one side of a pack, and what its backward pass needs of that.
-  struct Readouts {
-    DeviceBuffer values, squares, partition, adapters, gradient, dhidden;
-  };
+  // One side of a pack as shares, or as one. Shares are for models whose weights stay in a cache that threads share, and for
+  // banks whose gradients may be held once more for each.
+  std::vector<Plan> shares(const Device& device, const Bank* bank, Plan side) const;
+  // Calls body(device, decoder, i) for every share, side by side where there are enough for all threads. The decoder is for
+  // passes that keep nothing.
+  void each_share(const Device& device, size_t count, const std::function<void(const Device&, Decoder&, size_t)>& body);
+  void make_lanes(const Context& context, int64_t count);
+  bool in_cache() const;
   void read(const Pass& pass, const Decoder& decoder, const ScoreRequest& request, Readouts& readouts, float* out, float* squares);
   device::HeadCall head_call(const Pass& pass, const Decoder& decoder, float temperature, const Readouts& readouts) const;
   device::RewardCall reward_call(const Pass& pass, const Decoder& decoder, const Readouts& readouts) const;
 
   ModelConfig config_;
   std::unique_ptr<Weights> weights_;
-  Decoder kept_, free_;  // of the rows that need a gradient, and of the others
+  Decoder free_;  // of rows that need no gradient
   std::vector<std::unique_ptr<Lane>> lanes_;
-  // What backward() needs of the last score() with keep.
-  std::unique_ptr<PlacedPlan> plan_;
+  // What backward() needs of the last score() with keep: the first `parts_` shares.
+  std::vector<std::unique_ptr<KeptShare>> kept_;
+  size_t parts_ = 0;
   ScoreRequest request_;
-  Readouts kept_readouts_, free_readouts_;
+  std::vector<Readouts> free_readouts_;  // of each share
   int64_t readouts_ = 0;
   uint64_t bank_ = 0;  // the bank's id, 0: none
   bool ready_ = false;

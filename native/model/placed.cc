@@ -21,10 +21,10 @@ PlacedPlan::PlacedPlan(const Device& device, Plan p) : plan(std::move(p)), devic
   handle_ = device_.make_plan(arrays_);
 }
 
-PlacedBank::PlacedBank(const Device& device, const Bank& bank) : device_(device), bank_(bank) {
+PlacedBank::PlacedBank(const Device& device, const Bank& bank, float* gradients) : device_(device), bank_(bank) {
   if (device.on_cpu()) {
     parameters_ = bank.parameters();
-    gradients_ = bank.gradients();
+    gradients_ = gradients ? gradients : bank.gradients();
   } else {
     parameters_ = parameters_buffer_.as<float>(device, bank.size());
     gradients_ = gradients_buffer_.as<float>(device, bank.size());
@@ -37,7 +37,7 @@ PlacedBank::PlacedBank(const Device& device, const Bank& bank) : device_(device)
   }
   heads_ = own_heads_.data();
   dheads_ = own_dheads_.data();
-  if (device.on_cpu()) return;
+  if (at_home()) return;
   const auto move = [&](auto* from, auto* base, auto* to) { return from ? to + (from - base) : nullptr; };
   for (LoraModule m : bank.modules()) {
     m.a = move(m.a, bank.parameters(), parameters_);
@@ -48,7 +48,8 @@ PlacedBank::PlacedBank(const Device& device, const Bank& bank) : device_(device)
     m.dcore = move(m.dcore, bank.gradients(), gradients_);
     moved_modules_.push_back(m);
   }
-  host_modules_ = moved_modules_.data();
+  modules_ = host_modules_ = moved_modules_.data();
+  if (device.on_cpu()) return;
   auto* on_device = modules_buffer_.as<LoraModule>(device, int64_t(moved_modules_.size()));
   device.upload(on_device, moved_modules_.data(), moved_modules_.size() * sizeof(LoraModule));
   modules_ = on_device;
@@ -91,18 +92,22 @@ void PlacedBank::bring(const std::vector<AdapterRun>& runs) {
 }
 
 void PlacedBank::clear_gradients(const std::vector<AdapterRun>& runs) {
-  if (device_.on_cpu()) return;
+  if (at_home()) return;
   for (const Stretch& s : stretches(runs)) device_.zero(gradients_ + s.begin, size_t(s.end - s.begin) * 4);
 }
 
 void PlacedBank::send_gradients(const std::vector<AdapterRun>& runs) {
-  if (device_.on_cpu()) return;
+  if (at_home()) return;
   for (const Stretch& s : stretches(runs)) {
     const int64_t n = s.end - s.begin;
-    arriving_.resize(size_t(n));
-    device_.fetch(arriving_.data(), gradients_ + s.begin, size_t(n) * 4);
+    const float* from = gradients_ + s.begin;
+    if (!device_.on_cpu()) {
+      arriving_.resize(size_t(n));
+      device_.fetch(arriving_.data(), from, size_t(n) * 4);
+      from = arriving_.data();
+    }
     float* to = bank_.gradients() + s.begin;
-    for (int64_t i = 0; i < n; ++i) to[i] += arriving_[size_t(i)];
+    for (int64_t i = 0; i < n; ++i) to[i] += from[i];
   }
 }
 

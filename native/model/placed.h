@@ -32,7 +32,8 @@ class PlacedPlan {
 // up to date before each pass and whose gradients go home after it, of the adapters in the pass only.
 class PlacedBank {
  public:
-  PlacedBank(const Device& device, const Bank& bank);
+  // `gradients`, on the CPU: where they are summed until they go home, in place of the bank's own; as many floats.
+  PlacedBank(const Device& device, const Bank& bank, float* gradients = nullptr);
   PlacedBank(const PlacedBank&) = delete;
 
   const Device& device() const { return device_; }
@@ -60,6 +61,8 @@ class PlacedBank {
     const int64_t place = bank_.place(layer, target);
     return place < 0 ? nullptr : all + place;
   }
+
+  bool at_home() const { return gradients_ == bank_.gradients(); }
 
   Device device_;
   const Bank& bank_;

@@ -220,6 +220,58 @@ TEST(decoder_gradients_add_up_over_packs) {
   CHECK_CLOSE("two packs", tiny.gradients, together, 1e-5, 1e-4);
 }
 
+TEST(decoder_shares_of_a_large_pack) {
+  // Trees of two branches, enough for several shares, under both adapters and the base, with the last ones free of gradients.
+  constexpr int kTrees = 66, kFree = 12;
+  std::vector<int32_t> parents, lengths, adapters;
+  for (int i = 0; i < kTrees; ++i)
+    for (int s = 0; s < 3; ++s) {
+      parents.push_back(s == 0 ? -1 : 3 * i);
+      lengths.push_back(s == 0 ? 3 + i % 4 : 2 + (i + s) % 5);
+      adapters.push_back(i % 11 == 10 ? -1 : i * 3 / kTrees % 2);
+    }
+  const TinyPack all(parents, lengths, adapters, 3 * (kTrees - kFree), 31);
+  for (const TinyOptions& options : kModels) {
+    Tiny tiny(options);
+    const Bank bank = tiny.bank();
+    for (Isa isa : instruction_sets()) {
+      std::vector<float> scores, sums;
+      for (int threads : {1, 2, 3, 8}) {
+        Machine machine(isa, threads);
+        Model model(tiny.config, Weights::none(tiny.config), false);
+        for (bool checkpoint : {false, true}) {
+          std::fill(tiny.gradients.begin(), tiny.gradients.end(), 0.f);
+          const std::vector<float> out = score(model, machine.context, all, &bank, {false, true, checkpoint, 0});
+          // What needs no gradient may be scored in between.
+          score(model, machine.context, TinyPack(parents, lengths, adapters, 0, 32), &bank);
+          model.backward(machine.context, bank, all.gradient.data(), int64_t(all.gradient.size()), Cancel());
+          if (scores.empty()) {
+            scores = out;
+            sums = tiny.gradients;
+          }
+          CHECK_BITS(name_of(machine.context) + " scores", out, scores);
+          CHECK_BITS(name_of(machine.context) + " gradients", tiny.gradients, sums);
+        }
+      }
+      // Each tree in a pack of its own.
+      Machine machine(isa, 1);
+      Model model(tiny.config, Weights::none(tiny.config), false);
+      std::fill(tiny.gradients.begin(), tiny.gradients.end(), 0.f);
+      for (size_t t = 0; t < size_t(kTrees); ++t) {
+        TinyPack one({-1, 0, 0}, {lengths.begin() + int(3 * t), lengths.begin() + int(3 * t + 3)}, std::vector<int32_t>(3, adapters[3 * t]), t < kTrees - kFree ? 3 : 0, 0);
+        const auto first = all.starts[3 * t];
+        std::copy_n(all.tokens.begin() + first, one.tokens.size(), one.tokens.begin());
+        std::copy_n(all.targets.begin() + first, one.targets.size(), one.targets.begin());
+        std::copy_n(all.gradient.begin() + first, one.gradient.size(), one.gradient.begin());
+        const std::vector<float> out = score(model, machine.context, one, &bank, {false, true, false, 0});
+        CHECK_BITS(std::string(isa_name(isa)) + " tree", out, std::vector<float>(scores.begin() + first, scores.begin() + first + int(out.size())));
+        model.backward(machine.context, bank, one.gradient.data(), int64_t(one.gradient.size()), Cancel());
+      }
+      CHECK_CLOSE("shares", sums, tiny.gradients, 2e-4, 1e-3);
+    }
+  }
+}
+
 TEST(decoder_dropout_is_one_function_forward_and_backward) {
   TinyOptions options = kModels[0];
   options.dropout = 0.4f;

@@ -1,6 +1,8 @@
 // The packed batch as the decoder walks it: positions, paths, trees, runs, and every refusal.
 #include "model/plan.h"
 
+#include "model/shares.h"
+
 #include "support.h"
 
 using namespace pluralign;
@@ -52,6 +54,50 @@ std::vector<int64_t> path(const PlanSegment& s) {
     flat.push_back(p.rows);
   }
   return flat;
+}
+
+// Cut and put together again a plan is what it was.
+void check_cut(const Plan& whole, int64_t rows, size_t count) {
+  const std::vector<Plan> shares = cut_plan(whole, rows);
+  CHECK(shares.size() == count);
+  int64_t row = 0, readout = 0;
+  size_t segment = 0, trees = 0;
+  for (const Plan& s : shares) {
+    CHECK(s.first_row == whole.first_row + row && s.first_readout == whole.first_readout + readout);
+    CHECK(count == 1 || s.rows >= rows);
+    for (int64_t r = 0; r < s.rows; ++r) {
+      CHECK(s.tokens[size_t(r)] == whole.tokens[size_t(row + r)] && s.positions[size_t(r)] == whole.positions[size_t(row + r)]);
+      CHECK(s.row_keys[size_t(r)] == whole.row_keys[size_t(row + r)]);
+    }
+    for (int64_t i = 0; i < s.readouts; ++i) {
+      CHECK(s.read_rows[size_t(i)] + row == whole.read_rows[size_t(readout + i)] && s.targets[size_t(i)] == whole.targets[size_t(readout + i)]);
+      CHECK(s.read_rows[size_t(i)] < s.rows);
+    }
+    int64_t by_run = 0, longest = 0;
+    for (const AdapterRun& run : s.runs) {
+      CHECK(run.row == by_run && run.rows > 0);
+      for (const AdapterRun& all : whole.runs)
+        if (all.row <= row + run.row && row + run.row < all.row + all.rows) CHECK(all.adapter == run.adapter && row + run.row + run.rows <= all.row + all.rows);
+      by_run += run.rows;
+    }
+    CHECK(by_run == s.rows);
+    const size_t base = segment;
+    for (const PlanSegment& mine : s.segments) {
+      const PlanSegment& all = whole.segments[segment++];
+      CHECK(mine.row + row == all.row && mine.rows == all.rows && mine.prefix == all.prefix && mine.path.size() == all.path.size());
+      for (size_t i = 0; i < mine.path.size(); ++i) CHECK(mine.path[i].row + row == all.path[i].row && mine.path[i].rows == all.path[i].rows);
+      longest = std::max(longest, mine.prefix + mine.rows);
+    }
+    CHECK(longest == s.longest);
+    for (const std::vector<int>& tree : s.trees) {
+      const std::vector<int>& all = whole.trees[trees++];
+      CHECK(tree.size() == all.size());
+      for (size_t i = 0; i < tree.size(); ++i) CHECK(tree[i] + int(base) == all[i]);
+    }
+    row += s.rows;
+    readout += s.readouts;
+  }
+  CHECK(row == whole.rows && readout == whole.readouts && segment == whole.segments.size() && trees == whole.trees.size());
 }
 
 }  // namespace
@@ -137,4 +183,26 @@ TEST(plan_refuses_what_does_not_fit) {
     p.parents.clear();
     p.rows.clear();
   });
+}
+
+TEST(plan_is_cut_between_trees) {
+  Plan grad, free;
+  const PackData p = good();
+  make_plans(p.pack(), 10, 2, true, grad, free);
+  // Rows: a tree of 10 and one of 5; then one of 5 and one of 1.
+  check_cut(grad, 1, 2);
+  check_cut(grad, 5, 2);
+  check_cut(grad, 6, 1);  // what is left behind the first joins it
+  check_cut(grad, 8, 1);
+  check_cut(free, 1, 2);
+  check_cut(free, 3, 1);
+  check_cut(Plan{}, 4, 1);
+  // Trees whose rows lie between each other's stay together.
+  PackData mixed = p;
+  mixed.parents = {-1, 0, -1, 1, 2, -1, 5, -1};
+  mixed.adapters = {1, 1, 1, 1, 1, 0, 0, -1};
+  mixed.grads.assign(8, 1);
+  make_plans(mixed.pack(), 10, 2, true, grad, free);
+  check_cut(grad, 1, 3);
+  check_cut(grad, 4, 2);
 }
