@@ -184,9 +184,10 @@ void Weights::pack(Context& context, const Cancel& cancel) {
 
 void Weights::settle(const Device& device, const Cancel& cancel) {
   if (!device.on_cpu()) return move(device, cancel);
-  // Where products run in bfloat16, packing in every product would cost as much as a fifth of it.
+  // Where products run in bfloat16, packing in every product would cost as much as a fifth of it. Small weights would be
+  // packed for every share of a pack.
   Context& context = device.cpu("");
-  if (context.kernels.multiply_bf16 && activations_ == DType::bf16) pack(context, cancel);
+  if ((context.kernels.multiply_bf16 && activations_ == DType::bf16) || in_cache()) pack(context, cancel);
 }
 
 int64_t Weights::elements() const {

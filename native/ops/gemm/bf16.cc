@@ -104,7 +104,7 @@ void gemm_bf16(Context& context, const Gemm& g) {
   const bf16* b;
   Bf16Packing packings[2] = {{a, Side::left, g.a, g.m, g.k}};
   if (g.packed) {
-    b = static_cast<const bf16*>(g.packed->panels.data());
+    b = static_cast<const bf16*>(g.packed->panels.data()) + g.packed_column / kBf16Panel * bf16_panel(g.k);
   } else {
     bf16* panels = context.packed_b.as<bf16>(bf16_panels(g.n, g.k));
     packings[1] = {panels, Side::right, g.b, g.n, g.k};

@@ -29,7 +29,7 @@ void block(Context& context, int thread, const Gemm& g, const float* a, int64_t 
     const float* b;
     int64_t b_step;
     if (g.packed) {
-      b = static_cast<const float*>(g.packed->panels.data()) + n0 / nr * g.k * nr + k0 * nr;
+      b = static_cast<const float*>(g.packed->panels.data()) + (g.packed_column + n0) / nr * g.k * nr + k0 * nr;
       b_step = g.k * nr;
     } else {
       kr.pack_b(packed, offset(g.b, k0, n0), g.b.type, n, kc, g.b.col_stride, g.b.row_stride);

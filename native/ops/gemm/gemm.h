@@ -32,6 +32,7 @@ struct Gemm {
   const float* bias = nullptr;          // [n], added after alpha
   bool accumulate = false;              // add to what C holds
   const PackedOperand* packed = nullptr;  // b, packed; b itself is then not read
+  int64_t packed_column = 0;              // of *packed, where b begins: a multiple of 64
   bool bfloat16 = false;                  // operands may be rounded to bfloat16, as in a model that computes in it
 };
 

@@ -15,6 +15,8 @@ const void* weight_rows(const Head& h, int64_t row) {
 // logits [rows × n] of vocabulary entries [v0, v0 + n).
 void logits_of(Context& context, const Head& h, int64_t r0, int64_t rows, int64_t v0, int64_t n, float* logits) {
   Gemm g{rows, n, h.width, h.hidden, transposed(weight_rows(h, v0), h.weight_type, h.width), logits, DType::f32, n};
+  g.packed = h.packed;
+  g.packed_column = v0;
   g.bfloat16 = h.hidden.type == DType::bf16;
   g.a.data = static_cast<const char*>(h.hidden.data) + r0 * h.hidden.row_stride * int64_t(dtype_size(h.hidden.type));
   gemm(context, g);
