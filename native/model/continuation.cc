@@ -81,7 +81,7 @@ struct Run {
 }  // namespace
 
 std::vector<const float*> Model::next_logits(Context& context, const Network& network, const Bank* bank, const PackedAdapters* packed, const KvCache& cache,
-                                             const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel) {
+                                             const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel, Lane* lane) {
   std::vector<size_t> order(parts.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return parts[a].adapter < parts[b].adapter; });
@@ -95,15 +95,13 @@ std::vector<const float*> Model::next_logits(Context& context, const Network& ne
     rows += sorted.back().rows;
   }
   const Run run{config_, network, bank ? &bank->on(context) : nullptr, packed, cache, cancel};
-  const int64_t weights = weights_->elements(), threads = context.pool.size();
-  const bool few = double(weights) * double(rows) < kSerialProducts;
-  // Where each thread may read all weights, sequences are shared out once a step, not every product's columns.
-  if (threads == 1 || !in_cache() || (int64_t(parts.size()) < threads && !few)) {
-    run(context, free_, sorted, out);
+  const int64_t lanes = lane ? 0 : lanes_for(context, int64_t(parts.size()), rows);
+  if (lanes == 0) {
+    if (lane) run(lane->context, lane->decoder, sorted, out);
+    else run(context, free_, sorted, out);
     return read;
   }
   // Parts are cut where each lane has its share of the rows.
-  const int64_t lanes = few ? 1 : threads;
   make_lanes(context, lanes);
   std::vector<std::vector<Continuation>> share(static_cast<size_t>(lanes));
   int64_t before = 0;
@@ -121,6 +119,14 @@ std::vector<const float*> Model::next_logits(Context& context, const Network& ne
     run(lane.context, lane.decoder, share[size_t(i)], at[size_t(i)]);
   });
   return read;
+}
+
+int64_t Model::lanes_for(const Context& context, int64_t parts, int64_t rows) const {
+  const int64_t threads = context.pool.size();
+  // Where each thread may read all weights, sequences are shared out, not every product's columns.
+  if (threads == 1 || !weights_->in_cache()) return 0;
+  if (double(weights_->elements()) * double(rows) < kSerialProducts) return 1;
+  return parts < threads ? 0 : threads;
 }
 
 void Model::make_lanes(const Context& context, int64_t count) {

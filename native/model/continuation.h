@@ -17,6 +17,7 @@ struct Lane {
   Pool pool{1};
   Context context;
   Decoder decoder;
+  Buffer logits;
 };
 
 }  // namespace pluralign

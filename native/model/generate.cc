@@ -9,6 +9,10 @@
 #include "base/status.h"
 
 namespace pluralign {
+namespace {
+// Steps after which sequences are shared out anew, for some have ended; fewer where others wait for their place.
+constexpr int64_t kStepsApart = 16, kStepsAwaited = 4;
+}  // namespace
 
 Network Model::prepare(Context& context, const Bank* bank, const Cancel& cancel) {
   check(bank);
@@ -112,7 +116,7 @@ Generation::Rows Generation::prefill(Model& model, Context& context, const Netwo
   return out;
 }
 
-Generation::Rows Generation::step(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel) {
+Generation::Rows Generation::step(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel, Lane* lane) {
   std::vector<Continuation> parts;
   for (size_t i : running) {
     Sequence& s = active_[i];
@@ -120,7 +124,7 @@ Generation::Rows Generation::step(Model& model, Context& context, const Network&
     ++s.fed;
   }
   const PackedAdapters* packed = bank && packs_steps(context.kernels, model.storage()) ? &packed_ : nullptr;
-  const std::vector<const float*> read = model.next_logits(context, network, bank, packed, cache_, parts, logits_, cancel);
+  const std::vector<const float*> read = model.next_logits(context, network, bank, packed, cache_, parts, lane ? lane->logits : logits_, cancel, lane);
   Rows out(running.size());
   auto next = read.begin();
   for (size_t i = 0; i < running.size(); ++i) {
@@ -131,23 +135,51 @@ Generation::Rows Generation::step(Model& model, Context& context, const Network&
   return out;
 }
 
-void Generation::choose(Context& context, const std::vector<size_t>& which, const Rows& rows) {
+int64_t Generation::rows_of(const std::vector<size_t>& which) const {
+  int64_t rows = 0;
+  for (size_t i : which) rows += int64_t(active_[i].slots.size());
+  return rows;
+}
+
+void Generation::steps_apart(Model& model, Context& context, const Network& network, const Bank* bank, std::vector<size_t> running, int64_t lanes, int64_t steps,
+                             const Cancel& cancel) {
+  const auto adapter = [&](size_t i) { return active_[i].request.members[0].adapter; };
+  std::stable_sort(running.begin(), running.end(), [&](size_t a, size_t b) { return adapter(a) < adapter(b); });
+  std::vector<std::vector<size_t>> share(static_cast<size_t>(lanes));
+  int64_t before = 0;
+  for (const int64_t rows = rows_of(running); size_t i : running) {
+    const int64_t mine = int64_t(active_[i].slots.size());
+    share[size_t(std::min(lanes - 1, (before + mine / 2) * lanes / rows))].push_back(i);
+    before += mine;
+  }
+  model.make_lanes(context, context.pool.size());
+  context.pool.run(lanes, [&](int64_t l, int thread) {
+    Lane& lane = model.lane(thread);
+    std::vector<size_t>& mine = share[size_t(l)];
+    for (int64_t k = 0; k < steps && !mine.empty(); ++k) {
+      cancel.check();
+      choose(lane.context, mine, step(model, lane.context, network, bank, mine, cancel, &lane), thread);
+      std::erase_if(mine, [&](size_t i) { return is_done(active_[i]); });
+    }
+  });
+}
+
+void Generation::choose(Context& context, const std::vector<size_t>& which, const Rows& rows, int first) {
   const int64_t n = config_.vocabulary;
-  scratch_.resize(size_t(context.pool.size()));
-  mixed_.resize(size_t(context.pool.size()));
   std::vector<Sample> drawn(which.size());
-  const auto one = [&](int64_t i, int thread) {
+  const auto one = [&](int64_t i, int own) {
+    const size_t thread = size_t(first + own);
     const Sequence& s = active_[which[size_t(i)]];
     const SequenceRequest& q = s.request;
     const float* logits = rows[size_t(i)][0];
     if (q.members.size() > 1) {
       std::vector<float> weights;
       for (const auto& m : q.members) weights.push_back(m.weight);
-      float* mixed = mixed_[size_t(thread)].as<float>(n);
+      float* mixed = mixed_[thread].as<float>(n);
       mix_logits(context.kernels, q.mix, q.alpha, rows[size_t(i)], weights, n, mixed);
       logits = mixed;
     }
-    drawn[size_t(i)] = sample(context.kernels, logits, n, q.sampling, q.seed, uint32_t(s.written), s.seen, scratch_[size_t(thread)]);
+    drawn[size_t(i)] = sample(context.kernels, logits, n, q.sampling, q.seed, uint32_t(s.written), s.seen, scratch_[thread]);
   };
   if (int64_t(which.size()) * n < 20'000) for (size_t i = 0; i < which.size(); ++i) one(int64_t(i), 0);
   else context.pool.run(int64_t(which.size()), one);
@@ -167,7 +199,10 @@ std::vector<SequenceOutput> Generation::run(Model& model, Context& context, cons
   const Network network = model.prepare(context, bank, cancel);
   pack_adapters(model, context, bank);
   for (Sequence& s : active_) s.output = SIZE_MAX;
-  for (int64_t i = 0; i < steps; ++i) {
+  scratch_.resize(size_t(context.pool.size()));
+  mixed_.resize(size_t(context.pool.size()));
+  for (int64_t i = 0, count = 1; i < steps; i += count) {
+    count = 1;
     cancel.check();
     std::vector<size_t> fresh, running;
     for (size_t a = 0; a < active_.size(); ++a) running.push_back(a);
@@ -180,7 +215,11 @@ std::vector<SequenceOutput> Generation::run(Model& model, Context& context, cons
     }
     std::erase_if(fresh, [&](size_t a) { return is_done(active_[a]); });
     if (!fresh.empty()) pack_adapters(model, context, bank);
-    if (!running.empty()) choose(context, running, step(model, context, network, bank, running, cancel));
+    const int64_t lanes = fresh.empty() ? model.lanes_for(context, int64_t(running.size()), rows_of(running)) : 0;
+    if (lanes > 1) {
+      count = std::min(steps - i, waiting_.empty() ? kStepsApart : kStepsAwaited);
+      steps_apart(model, context, network, bank, running, lanes, count, cancel);
+    } else if (!running.empty()) choose(context, running, step(model, context, network, bank, running, cancel));
     if (!fresh.empty()) choose(context, fresh, prefill(model, context, network, bank, fresh, cancel));
     for (Sequence& s : active_) {
       if (!is_done(s)) continue;

@@ -68,10 +68,15 @@ class Generation {
   using Rows = std::vector<std::vector<const float*>>;  // of each sequence, the logits of each member
   void admit(std::vector<size_t>& fresh);
   Rows prefill(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& fresh, const Cancel& cancel);
-  Rows step(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel);
+  // With a lane, on the calling thread alone.
+  Rows step(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel, Lane* lane = nullptr);
+  // So many steps, each thread with sequences of its own: nobody waits for the others before they are done.
+  void steps_apart(Model& model, Context& context, const Network& network, const Bank* bank, std::vector<size_t> running, int64_t lanes, int64_t steps, const Cancel& cancel);
+  int64_t rows_of(const std::vector<size_t>& which) const;
   // Holds the adapters of running sequences as steps read them.
   void pack_adapters(const Model& model, Context& context, const Bank* bank);
-  void choose(Context& context, const std::vector<size_t>& which, const Rows& rows);
+  // `thread`: the calling one, where the context is that of a lane.
+  void choose(Context& context, const std::vector<size_t>& which, const Rows& rows, int thread = 0);
   bool is_done(const Sequence& sequence) const;
 
   ModelConfig config_;

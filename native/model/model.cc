@@ -9,16 +9,13 @@ namespace pluralign {
 using device::Table;
 
 namespace {
-constexpr int64_t kShareRows = 160;                     // enough for products at full speed, few enough for a second-level cache
-constexpr int64_t kApart = int64_t(1) << 22;            // floats of gradients that shares may hold together
-constexpr int64_t kCacheBytes = int64_t(16) << 20;      // of weights
+constexpr int64_t kShareRows = 160;           // enough for products at full speed, few enough for a second-level cache
+constexpr int64_t kApart = int64_t(1) << 22;  // floats of gradients that shares may hold together
 }  // namespace
-
-bool Model::in_cache() const { return weights_->elements() * int64_t(free_.element()) <= kCacheBytes; }
 
 std::vector<Plan> Model::shares(const Device& device, const Bank* bank, Plan side) const {
   std::vector<Plan> out;
-  if (device.on_cpu() && in_cache()) {
+  if (device.on_cpu() && weights_->in_cache()) {
     // Not by what needs a gradient: a row is scored alike on either side.
     const int64_t most = bank ? kApart / std::max<int64_t>(1, bank->size()) : INT64_MAX;
     if (most > 1) return cut_plan(std::move(side), std::max(kShareRows, (side.rows + most - 1) / most));

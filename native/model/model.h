@@ -41,9 +41,13 @@ class Model {
   // The weights of passes over few rows, packed once. What it gives holds for as long as the bank does.
   Network prepare(Context& context, const Bank* bank, const Cancel& cancel);
   // Runs rows that continue cached sequences and gives the logits behind each one's last row, which `logits` holds. `packed`:
-  // the parts' adapters, for steps (see Pass).
+  // the parts' adapters, for steps (see Pass). With a lane, on the calling thread alone.
   std::vector<const float*> next_logits(Context& context, const Network& network, const Bank* bank, const PackedAdapters* packed, const KvCache& cache,
-                                        const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel);
+                                        const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel, Lane* lane = nullptr);
+  // How many lanes share so many parts of so many rows in all; 0: threads meet in every product.
+  int64_t lanes_for(const Context& context, int64_t parts, int64_t rows) const;
+  void make_lanes(const Context& context, int64_t count);
+  Lane& lane(int thread) { return *lanes_[size_t(thread)]; }
   int storage() const { return free_.storage(); }
   int64_t activation_bytes() const;
 
@@ -54,8 +58,6 @@ class Model {
   // Calls body(device, decoder, i) for every share, side by side where there are enough for all threads. The decoder is for
   // passes that keep nothing.
   void each_share(const Device& device, size_t count, const std::function<void(const Device&, Decoder&, size_t)>& body);
-  void make_lanes(const Context& context, int64_t count);
-  bool in_cache() const;
   void read(const Pass& pass, const Decoder& decoder, const ScoreRequest& request, Readouts& readouts, float* out, float* squares);
   device::HeadCall head_call(const Pass& pass, const Decoder& decoder, float temperature, const Readouts& readouts) const;
   device::RewardCall reward_call(const Pass& pass, const Decoder& decoder, const Readouts& readouts) const;

@@ -59,6 +59,8 @@ class Weights {
   const std::vector<WeightShape>& shapes() const { return shapes_; }  // those that are there
   int64_t bytes() const;
   int64_t elements() const;  // of all weights
+  // Whether they stay in a cache that threads share, so that each may read all of them.
+  bool in_cache() const { return elements() * (activations_ == DType::bf16 ? 2 : 4) <= int64_t(16) << 20; }
 
  private:
   struct Held {
