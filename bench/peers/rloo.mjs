@@ -44,28 +44,27 @@ function run(program, args) {
   return JSON.parse(found.stdout.slice(found.stdout.indexOf('{')));
 }
 
-/** Trains here, and says what the steps behind the first took: a run of one step is taken off. */
+/** Trains here, and says what the steps behind the first took, as the other side does: a run of that one alone is taken off. */
 async function measured(config) {
   const { train } = await import('../../dist/index.js');
-  const spent = async (steps) => {
-    const before = process.cpuUsage();
-    const output = `${config.output}-${steps}`;
-    const summary = await train({ ...config, train: { ...config.train, steps }, output }, { quiet: true });
-    const { user, system } = process.cpuUsage(before);
-    return { summary, seconds: (user + system) / 1e6 };
-  };
   const { steps, batch_size } = config.train;
-  const first = await spent(1);
-  const { summary, seconds } = await spent(steps);
-  const lines = readFileSync(join(`${config.output}-${steps}`, 'metrics.jsonl'), 'utf8')
-    .trim()
-    .split('\n')
-    .map(JSON.parse);
-  const samples = (steps - 1) * batch_size * config.rloo.group_size;
+  const each = batch_size * config.rloo.group_size;
+  const spent = async (name, count) => {
+    const before = process.cpuUsage();
+    const output = `${config.output}-${name}`;
+    const summary = await train({ ...config, train: { ...config.train, steps: count }, output }, { quiet: true });
+    const { user, system } = process.cpuUsage(before);
+    return { cpu: (user + system) / 1e6, wall: (count * each) / summary.train.samples_per_second, output };
+  };
+  await spent('warm', 1);
+  const first = await spent('first', 1);
+  const all = await spent('all', steps);
+  const lines = readFileSync(join(all.output, 'metrics.jsonl'), 'utf8').trim().split('\n').map(JSON.parse);
+  const samples = (steps - 1) * each;
   console.log(
     JSON.stringify({
-      samples_per_s: summary.train.samples_per_second,
-      samples_per_cpu_s: samples / (seconds - first.seconds),
+      samples_per_s: samples / (all.wall - first.wall),
+      samples_per_cpu_s: samples / (all.cpu - first.cpu),
       mean_tokens: lines.reduce((sum, line) => sum + line.completion_length, 0) / lines.length,
     }),
   );
