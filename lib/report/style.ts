@@ -75,7 +75,7 @@ td.words, th.words { text-align: left; padding-left: 12px; }
 .responsibilities { display: block; width: 100%; height: 120px; margin: 4px 0 14px; border-radius: 4px; }
 .sample { border-top: 1px solid var(--edge); padding-top: 14px; margin-top: 14px; }
 .sample:first-of-type { border-top: 0; }
-.sample .texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 6px 24px; margin-top: 8px; }
+.sample .texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 6px 24px; margin-top: 8px; }
 .sample .label { color: var(--muted); font-size: 13px; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 footer { color: var(--muted); font-size: 13px; margin-top: 20px; }
