@@ -351,6 +351,7 @@ Napi::Value time_operator(const Napi::CallbackInfo& info) {
         head_logps(context, h, logps, partition.data(), nullptr);
         return measure(plan, cancel, [&] {
           if (name == "head") head_logps(context, h, logps, partition.data(), nullptr);
+          else if (has_slopes(context, h)) head_logps(context, h, logps, partition.data(), nullptr, d);  // as a step does
           else head_backward(context, h, partition.data(), g, d, nullptr);
         });
       }

@@ -214,10 +214,19 @@ Head head_of(const device::HeadCall& c) {
 static_assert(sizeof(Partition) <= 2 * sizeof(double));
 
 Status head(Handle h, const device::HeadCall* c) {
-  head_logps(cpu(h), head_of(*c), c->logps, reinterpret_cast<Partition*>(c->partition), c->squares);
+  const Head head = head_of(*c);
+  head_logps(cpu(h), head, c->logps, reinterpret_cast<Partition*>(c->partition), c->squares, has_slopes(cpu(h), head) ? c->dhidden : nullptr);
   return Status::ok;
 }
 Status head_back(Handle h, const device::HeadCall* c) {
+  if (!c->dweight && has_slopes(cpu(h), head_of(*c))) {
+    const int64_t width = c->hidden.cols;
+    cpu(h).pool.ranges(plan(c->plan).arrays.readouts, 64, [&](int64_t i, int64_t end, int) {
+      for (; i < end; ++i)
+        for (int64_t k = 0; k < width; ++k) c->dhidden[i * width + k] *= c->dlogps[i];
+    });
+    return Status::ok;
+  }
   std::fill(c->dhidden, c->dhidden + plan(c->plan).arrays.readouts * c->hidden.cols, 0.f);
   head_backward(cpu(h), head_of(*c), reinterpret_cast<const Partition*>(c->partition), c->dlogps, c->dhidden, c->dweight);
   return Status::ok;

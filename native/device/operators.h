@@ -184,7 +184,8 @@ struct HeadCall {
   double* partition;
   float* squares;
   const float* dlogps;  // backward
-  float* dhidden;       // backward: [readouts × width] is written
+  float* dhidden;       // backward: [readouts × width] is written. Forward, where not null: room for what backward, which follows
+                        // with the same, may want of it
   float* dweight;       // backward: += gradient, or null
 };
 

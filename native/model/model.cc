@@ -95,7 +95,9 @@ void Model::read(const Pass& pass, const Decoder& decoder, const ScoreRequest& r
     r.partition.as<double>(on, 2 * n);
     if (squares) r.squares.as<float>(on, n);
     else r.squares.release();
-    on.run(&Table::head, head_call(pass, decoder, request.temperature, r));
+    device::HeadCall call = head_call(pass, decoder, request.temperature, r);
+    call.dhidden = request.keep && &r == &kept_readouts_ && !call.dweight ? r.dhidden.as<float>(on, n * config_.hidden) : nullptr;
+    on.run(&Table::head, call);
     if (squares) on.fetch(squares, r.squares.data(), size_t(n) * 4);
   }
   on.fetch(out, r.values.data(), size_t(n) * 4);

@@ -126,6 +126,8 @@ struct Kernels {
 
   // head: folds n logits of a row into the running maximum and sums Σ e^(x - max), Σ e^(2(x - max)).
   void (*logsumexp_row)(const float* logits, int64_t n, float* maximum, double* sum, double* sum_squares) = nullptr;
+  // The same, leaving e^(x - maximum so far) in the place of the logits.
+  void (*weigh_row)(float* logits, int64_t n, float* maximum, double* sum, double* sum_squares) = nullptr;
   // logits → gradient: x ← factor · e^(x - maximum)
   void (*head_gradient_row)(float* logits, int64_t n, float maximum, float factor) = nullptr;
 

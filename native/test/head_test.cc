@@ -133,6 +133,45 @@ TEST(head_gradient_formula_matches_central_differences) {
   CHECK_CLOSE("dweight", e.dweight, differences(w, loss), 1e-8, 1e-7);
 }
 
+// Slopes, which come with the log-probabilities of a packed head, against float64 and bit by bit.
+TEST(head_slopes_match_float64) {
+  struct Case {
+    int64_t rows, width, vocabulary;
+    double spread;
+  };
+  for (Case c : {Case{0, 4, 7, 0.5}, Case{1, 1, 1, 1}, Case{5, 37, 511, 0.5}, Case{33, 20, 1100, 0.5}, Case{70, 24, 800, 3}, Case{6, 8, 700, 3000}}) {
+    const Problem p(c.rows, c.width, c.vocabulary, DType::bf16, DType::bf16, 9, c.spread, 1.6f);
+    const Problem::Exact exact = p.exact(p.hidden.values, p.weight.values);
+    for (Isa isa : instruction_sets()) {
+      if (!kernels_of(isa).multiply_bf16) continue;
+      PackedOperand packed;
+      Machine one(isa, 1), three(isa, 3);
+      pack_right(kernels_of(isa), packed, transposed(p.weight.data(), DType::bf16, c.width), c.vocabulary, c.width, true);
+      struct Slopes {
+        Slopes(Context& context, const Problem& p, const PackedOperand& packed, int64_t r0, int64_t r1, bool wanted = true) : logps(size_t(r1 - r0), kNaN), slopes(size_t((r1 - r0) * p.width), kNaN) {
+          Head h = p.head(r0, r1);
+          h.packed = &packed;
+          std::vector<Partition> partition(logps.size());
+          CHECK(has_slopes(context, h));
+          head_logps(context, h, logps.data(), partition.data(), nullptr, wanted ? slopes.data() : nullptr);
+        }
+        std::vector<float> logps, slopes;
+      };
+      const Slopes all(three.context, p, packed, 0, c.rows);
+      std::vector<double> gradient;
+      for (size_t i = 0; i < all.slopes.size(); ++i) gradient.push_back(double(all.slopes[i]) * p.dlogps[i / size_t(c.width)]);
+      const std::string where = std::string(isa_name(isa)) + " " + std::to_string(c.rows) + " of " + std::to_string(c.vocabulary);
+      CHECK_CLOSE(where, gradient, exact.dhidden, 0.01 * c.spread, 0.01);
+      CHECK_BITS(where + " without slopes", Slopes(one.context, p, packed, 0, c.rows, false).logps, all.logps);
+      for (int64_t i = 0; i < c.rows; i += 3) {
+        const Slopes row(one.context, p, packed, i, i + 1);
+        CHECK_BITS(where + " row", row.slopes, std::vector<float>(all.slopes.begin() + i * c.width, all.slopes.begin() + (i + 1) * c.width));
+        CHECK_BITS(where + " row", row.logps, std::vector<float>{all.logps[size_t(i)]});
+      }
+    }
+  }
+}
+
 TEST(head_stays_finite_with_large_logits) {
   const Problem p(6, 8, 700, DType::f32, DType::f32, 4, 3000);
   const Problem::Exact e = p.exact(p.hidden.values, p.weight.values);
@@ -191,12 +230,20 @@ TEST(head_row_kernels_match_the_reference) {
       for (float before : {-kInfinity, -3.f, 20.f}) {
         std::vector<float> x = random.normals(n, 3), y = x;
         float top = before, top_expected = before;
-        double sum = before > -kInfinity ? 1.5 : 0, squares = sum, sum_expected = sum, squares_expected = sum;
+        const double sum_before = before > -kInfinity ? 1.5 : 0;
+        double sum = sum_before, squares = sum, sum_expected = sum, squares_expected = sum;
         kr.logsumexp_row(x.data(), n, &top, &sum, &squares);
         specification.logsumexp_row(x.data(), n, &top_expected, &sum_expected, &squares_expected);
         CHECK(top == top_expected);
         CHECK_NEAR(sum, sum_expected, 1e-6 * sum_expected);
         CHECK_NEAR(squares, squares_expected, 1e-6 * squares_expected);
+        std::vector<float> z = x, z_expected = x;
+        float top_of_z = before, top_of_expected = before;
+        double sum_of_z = sum_before, squares_of_z = sum_before, sum_of_expected = sum_before, squares_of_expected = sum_before;
+        kr.weigh_row(z.data(), n, &top_of_z, &sum_of_z, &squares_of_z);
+        specification.weigh_row(z_expected.data(), n, &top_of_expected, &sum_of_expected, &squares_of_expected);
+        CHECK_CLOSE(isa_name(isa), z, z_expected, 1e-30, 5e-6);
+        CHECK(top_of_z == top && sum_of_z == sum && squares_of_z == squares);
         kr.head_gradient_row(x.data(), n, top, -0.3f);
         specification.head_gradient_row(y.data(), n, top, -0.3f);
         CHECK_CLOSE(isa_name(isa), x, y, 1e-30, 5e-6);  // of the rounding of x - top

@@ -39,24 +39,58 @@ struct Rows {
     return out;
   }
 
-  void logps(float* logps, Partition* partition, float* squares) const {
+  // Σ_v e_v W_v is carried along with Σ_v e_v, both rescaled where the maximum rises: the gradient of a row is its target's
+  // weight less the mean of all under p, whatever factor comes back to it.
+  void logps(float* logps, Partition* partition, float* squares, float* slopes) const {
     HeadSums* sums = slot(5).as<HeadSums>(rows());
     std::fill(sums, sums + rows(), HeadSums{});
+    float* means = slopes ? slopes + r0 * head.width : nullptr;
+    if (means) std::fill_n(means, rows() * head.width, 0.f);
     for (int64_t v0 = 0; v0 < head.vocabulary; v0 += kHeadChunk) {
       const int64_t n = std::min(kHeadChunk, head.vocabulary - v0);
-      const float* x = logits(v0, n);
+      float* x = logits(v0, n);
       for (int64_t i = 0; i < rows(); ++i) {
         HeadSums& s = sums[i];
         const int64_t target = head.targets[r0 + i] - v0;
         if (target >= 0 && target < n) s.target = x[i * n + target];
-        context.kernels.logsumexp_row(x + i * n, n, &s.top, &s.sum, &s.squares);
+        if (!means) {
+          context.kernels.logsumexp_row(x + i * n, n, &s.top, &s.sum, &s.squares);
+          continue;
+        }
+        const float before = s.top;
+        context.kernels.weigh_row(x + i * n, n, &s.top, &s.sum, &s.squares);
+        if (v0 > 0 && s.top > before) scale_row(means + i * head.width, std::exp(before - s.top));
       }
+      if (means) add_weights(x, v0, n, means);
     }
-    for (int64_t i = 0; i < rows(); ++i) sums[i].finish(logps[r0 + i], partition[r0 + i], squares ? &squares[r0 + i] : nullptr);
+    for (int64_t i = 0; i < rows(); ++i) {
+      sums[i].finish(logps[r0 + i], partition[r0 + i], squares ? &squares[r0 + i] : nullptr);
+      if (means) slope(means + i * head.width, head.targets[r0 + i], float(head.scale / sums[i].sum));
+    }
+  }
+
+  void scale_row(float* row, float factor) const {
+    for (int64_t c = 0; c < head.width; ++c) row[c] *= factor;
+  }
+
+  // to [rows × width] += x [rows × n] · weight[v0 …]
+  void add_weights(const float* x, int64_t v0, int64_t n, float* to) const {
+    const int64_t width = head.width;
+    bf16* left = slot(6).as<bf16>(bf16_panels(rows(), kHeadChunk));
+    bf16* turned = slot(7).as<bf16>(bf16_panels(width, kHeadChunk));
+    context.kernels.pack_bf16[0](left, x, DType::f32, rows(), n, n, 1, 1.f);
+    if (head.packed) context.kernels.turn_bf16(turned, weights(v0, n), n, width, 0, (width + kBf16Panel - 1) / kBf16Panel);
+    else context.kernels.pack_bf16[1](turned, weight_rows(v0), head.weight_type, width, n, 1, width, 1.f);
+    multiply(left, turned, n, width, to, width, 1.f, true);
+  }
+
+  // row = scale · weight[target] - factor · row
+  void slope(float* row, int64_t target, float factor) const {
+    const bf16* weight = static_cast<const bf16*>(head.packed->panels.data()) + target / kBf16Panel * bf16_panel(head.width) + target % kBf16Panel * 2;
+    for (int64_t c = 0; c < head.width; ++c) row[c] = head.scale * to_float(weight[c / 2 * 2 * kBf16Panel + c % 2]) - factor * row[c];
   }
 
   void backward(const Partition* partition, const float* dlogps, float* dhidden) const {
-    const int64_t width = head.width;
     for (int64_t v0 = 0; v0 < head.vocabulary; v0 += kHeadChunk) {
       const int64_t n = std::min(kHeadChunk, head.vocabulary - v0);
       float* x = logits(v0, n);
@@ -67,18 +101,14 @@ struct Rows {
         context.kernels.head_gradient_row(x + i * n, n, p.maximum, float(-double(d) / p.sum));
         if (target >= 0 && target < n) x[i * n + target] += d;
       }
-      bf16* gradients = slot(5).as<bf16>(bf16_panels(rows(), kHeadChunk));
-      bf16* turned = slot(6).as<bf16>(bf16_panels(width, kHeadChunk));
-      context.kernels.pack_bf16[0](gradients, x, DType::f32, rows(), n, n, 1, 1.f);
-      if (head.packed) context.kernels.turn_bf16(turned, weights(v0, n), n, width, 0, (width + kBf16Panel - 1) / kBf16Panel);
-      else context.kernels.pack_bf16[1](turned, weight_rows(v0), head.weight_type, width, n, 1, width, 1.f);
-      multiply(gradients, turned, n, width, dhidden + r0 * width, width, 1.f, true);
+      add_weights(x, v0, n, dhidden + r0 * head.width);
     }
   }
 };
 
 template <class Body>
 void on_rows(Context& context, const Head& h, Body&& body) {
+  if (h.rows <= 0) return;
   bf16* hidden = context.packed_a.as<bf16>(bf16_panels(h.rows, h.width));
   const Bf16Packing packing{hidden, Side::left, h.hidden, h.rows, h.width};
   pack_bf16(context, &packing, 1);
@@ -91,8 +121,8 @@ void on_rows(Context& context, const Head& h, Body&& body) {
 
 }  // namespace
 
-void fused_head_logps(Context& context, const Head& h, float* logps, Partition* partition, float* squares) {
-  on_rows(context, h, [&](const Rows& rows) { rows.logps(logps, partition, squares); });
+void fused_head_logps(Context& context, const Head& h, float* logps, Partition* partition, float* squares, float* slopes) {
+  on_rows(context, h, [&](const Rows& rows) { rows.logps(logps, partition, squares, slopes); });
 }
 
 void fused_head_backward(Context& context, const Head& h, const Partition* partition, const float* dlogps, float* dhidden) {

@@ -25,7 +25,7 @@ inline bool fuses(const Context& context, const Head& head) {
   return context.kernels.multiply_bf16 && head.hidden.type == DType::bf16 && (head.packed || head.rows >= 32 * context.pool.size());
 }
 
-void fused_head_logps(Context& context, const Head& head, float* logps, Partition* partition, float* squares);
+void fused_head_logps(Context& context, const Head& head, float* logps, Partition* partition, float* squares, float* slopes);
 void fused_head_backward(Context& context, const Head& head, const Partition* partition, const float* dlogps, float* dhidden);
 
 }  // namespace pluralign

@@ -26,8 +26,8 @@ void logits_of(Context& context, const Head& h, int64_t r0, int64_t rows, int64_
 
 }  // namespace
 
-void head_logps(Context& context, const Head& h, float* logps, Partition* partition, float* squares) {
-  if (fuses(context, h)) return fused_head_logps(context, h, logps, partition, squares);
+void head_logps(Context& context, const Head& h, float* logps, Partition* partition, float* squares, float* slopes) {
+  if (fuses(context, h)) return fused_head_logps(context, h, logps, partition, squares, slopes);
   HeadSums* running = context.shared[0].as<HeadSums>(std::min(h.rows, kHeadRows));
   for (int64_t r0 = 0; r0 < h.rows; r0 += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, h.rows - r0);

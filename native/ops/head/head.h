@@ -24,8 +24,12 @@ struct Partition {
   double sum;
 };
 
-// logps[i] = log softmax(scale · hidden[i] · weightᵀ)[targets[i]]; partition [rows]. squares (may be null): Σ_v p_v².
-void head_logps(Context& context, const Head& head, float* logps, Partition* partition, float* squares);
+// logps[i] = log softmax(scale · hidden[i] · weightᵀ)[targets[i]]; partition [rows]. squares (may be null): Σ_v p_v². slopes
+// (may be null; only where has_slopes): [rows × width], d logps[i] / d hidden[i], for which no logits are computed again.
+void head_logps(Context& context, const Head& head, float* logps, Partition* partition, float* squares, float* slopes = nullptr);
+
+// Says nothing of the number of rows, so that a row's gradient does not depend on it.
+inline bool has_slopes(const Context& context, const Head& head) { return context.kernels.multiply_bf16 && head.hidden.type == DType::bf16 && head.packed; }
 
 // Adds to dhidden [rows × width] (float32, leading dimension width) and, where dweight is not null, to dweight
 // [vocabulary × width], the gradient given dlogps [rows]. Logits are computed again.
