@@ -1,5 +1,6 @@
 import { describe, expect, it, vi } from 'vitest';
 import { bench } from '../lib/api/bench.js';
+import { operationsOf } from '../lib/bench/operations.js';
 import { requestsByAdapter } from '../lib/bench/ops.js';
 import { median } from '../lib/bench/session.js';
 import { cpu } from '../lib/kernels.js';
@@ -37,10 +38,14 @@ describe('bench', () => {
     for (const [i, r] of (results as Record<string, number>[]).entries()) {
       const policies = i < 3 ? 1 : 4;
       expect(r.tokens).toBe(policies * r.pairs * (64 + 2 * 96));
+      expect(r.gflop).toBeGreaterThan(0);
+      expect(r.peak_share).toBeLessThan(2);
       expect(r.tokens_per_s / (r.tokens / (r.ms / 1e3))).toBeCloseTo(1, 2);
       expect(r.pairs_per_s / ((policies * r.pairs) / (r.ms / 1e3))).toBeCloseTo(1, 2);
     }
     const [one, five] = (results as Record<string, number>[]).slice(3);
+    // Five runs and all at once ask for the same.
+    expect(one.gflop).toBe(five.gflop);
     expect(one.of_five_runs / (one.ms / five.ms)).toBeCloseTo(1, 2);
   });
 
@@ -65,6 +70,17 @@ describe('bench', () => {
     await expect(bench('train', { ...quick, stop: stopped })).rejects.toMatchObject({ code: 'ABORTED' });
     await expect(bench('ops', { ...quick, device: 'cuda' })).rejects.toMatchObject({ code: 'UNSUPPORTED' });
   });
+});
+
+it('operations of a step are those of its definition', () => {
+  const group = { index: 0, kind: 'text', prompt: new Int32Array(3), completions: [new Int32Array(2)], weight: 1 };
+  const trees = [{ group: { ...group, origin: { file: '', line: 1 } }, adapter: 0, grad: true }] as never;
+  const shape = { hiddenSize: 4, intermediateSize: 5, heads: 2, kvHeads: 1, headDim: 3, layers: 2, vocabSize: 7 };
+  const { forward, backward } = operationsOf(trees, shape as never, 1);
+  // 5 rows through q 24, k 12, v 12, o 24, gate, up, down 20 each; factors of rank 1: 10 + 7 + 7 + 10 + 9 + 9 + 9.
+  const [weights, factors, pairs] = [2 * 132, 2 * 61, 3 * 2 + 2 * 3 + 3];
+  expect(forward).toBe(2 * 5 * (weights + factors) + 2 * 2 * pairs * 2 * 6 + 2 * 2 * 4 * 7);
+  expect(backward).toBe(2 * 5 * (weights + 2 * factors - 48 - 12) + 4 * 2 * pairs * 2 * 6 + 2 * 2 * 4 * 7);
 });
 
 it('popularities share out every request', () => {

@@ -1,4 +1,6 @@
 import type { Pack } from '../data/pack.js';
+import { addon } from '../native/loader.js';
+import { operationsOf } from './operations.js';
 import { type BenchOptions, type BenchRecord, checkStop, digits, dtypes, median, runCases } from './session.js';
 import { large, randomPairs, type Shape, SyntheticModel, small } from './synthetic.js';
 
@@ -8,6 +10,8 @@ type Dtype = 'float32' | 'bf16';
 interface Work {
   name: string;
   rows: number;
+  /** Floating-point operations of one turn. */
+  operations: number;
   body: () => Promise<void>;
 }
 
@@ -26,23 +30,48 @@ async function timeInTurn(works: readonly Work[], runs: number, stop: BenchOptio
 
 const policies = 4;
 
+const rank = 16;
+
+/** Operations of scoring everything in some passes and, where `back`, of going back through the trees that train. */
+function operationsIn(passes: readonly Pack[], model: SyntheticModel, back: boolean): number {
+  let sum = 0;
+  for (const tree of passes.flatMap((p) => p.trees)) {
+    const { forward, backward } = operationsOf([tree], model.config, tree.adapter < 0 ? 0 : rank);
+    sum += forward + (back && tree.grad ? backward : 0);
+  }
+  return sum;
+}
+
+/** Floating-point operations a second that this processor does in registers, on one thread; null on a GPU. */
+async function peakOf(dtype: Dtype, { stop, quick, chosen }: BenchOptions): Promise<number | null> {
+  if (chosen) return null;
+  const timing = { threads: 1, runs: quick ? 1 : 7, seconds: quick ? 0.005 : 0.05, cold: false, abort: stop.flag };
+  return median(await addon().bench.peak({ ...timing, dtype: dtype === 'bf16' ? 'bfloat16' : 'float32' }));
+}
+
 const tokensOf = (passes: readonly Pack[]) => passes.reduce((n, p) => n + p.native.tokens.length, 0);
 
 /** Four policies that train and the reference on the same pairs: side by side in each pass, and as five runs one after another. */
 function together(model: SyntheticModel, shape: Shape): [Work, Work] {
   const groups = randomPairs(shape);
-  const bank = model.bank(policies);
+  const bank = model.bank(policies, rank);
   const everyone = Array.from({ length: policies }, (_, k) => k);
   const whole = model.passes(groups, everyone, true);
-  const single = model.bank(1);
+  const single = model.bank(1, rank);
   const alone = model.passes(groups, [0], false);
   const base = model.passes(groups, [], true);
   const rows = policies * tokensOf(alone);
   return [
-    { name: '4 policies + reference, together', rows, body: () => model.dpo(whole, bank, policies) },
+    {
+      name: '4 policies + reference, together',
+      rows,
+      operations: operationsIn(whole, model, true),
+      body: () => model.dpo(whole, bank, policies),
+    },
     {
       name: '4 policies + reference, five runs',
       rows,
+      operations: operationsIn(base, model, false) + policies * operationsIn(alone, model, true),
       body: async () => {
         const reference: Float64Array[] = [];
         for (const p of base) reference.push(await model.sums(p, single, false));
@@ -53,21 +82,19 @@ function together(model: SyntheticModel, shape: Shape): [Work, Work] {
 }
 
 /** One shape in one type: scoring, scoring with its backward pass, whole DPO steps, and four policies at once. */
-async function benchShape(
-  shape: Shape,
-  dtype: Dtype,
-  { threads, stop, quick, chosen }: BenchOptions,
-): Promise<BenchRecord[]> {
+async function benchShape(shape: Shape, dtype: Dtype, options: BenchOptions): Promise<BenchRecord[]> {
+  const { threads, stop, quick, chosen } = options;
+  const peak = await peakOf(dtype, options);
   using model = await SyntheticModel.open(shape, { dtype, threads, flag: stop.flag, chosen });
   const groups = randomPairs(shape);
-  const bank = model.bank(1);
+  const bank = model.bank(1, rank);
   const base = model.passes(groups, [], true);
   const adapted = model.passes(groups, [0], false);
   const both = model.passes(groups, [0], true);
   const tokens = tokensOf(adapted);
   const minus = (p: Pack) => new Float32Array(p.native.rows.length).fill(-1);
   const runs = quick ? 1 : shape.runs;
-  const record = ({ name, rows }: Work, seconds: number): BenchRecord => ({
+  const record = ({ name, rows, operations }: Work, seconds: number): BenchRecord => ({
     work: name,
     model: shape.name,
     dtype,
@@ -77,11 +104,14 @@ async function benchShape(
     ms: digits(seconds * 1e3),
     tokens_per_s: digits(rows / seconds),
     pairs_per_s: digits((rows / tokens) * (groups.length / seconds)),
+    gflop: digits(operations / 1e9),
+    ...(peak && { peak_share: digits(operations / seconds / (peak * threads), 3) }),
   });
   const plain: Work[] = [
     {
       name: 'score',
       rows: tokens,
+      operations: operationsIn(base, model, false),
       body: async () => {
         for (const p of base) await model.score(p, bank, false);
       },
@@ -89,6 +119,7 @@ async function benchShape(
     {
       name: 'score + backward',
       rows: tokens,
+      operations: operationsIn(adapted, model, true),
       body: async () => {
         for (const p of adapted) {
           await model.score(p, bank, true);
@@ -96,7 +127,12 @@ async function benchShape(
         }
       },
     },
-    { name: 'dpo step', rows: tokens, body: () => model.dpo(both, bank, 1) },
+    {
+      name: 'dpo step',
+      rows: tokens,
+      operations: operationsIn(both, model, true),
+      body: () => model.dpo(both, bank, 1),
+    },
   ];
   const records: BenchRecord[] = [];
   for (const work of plain) records.push(record(work, (await timeInTurn([work], runs, stop))[0]));
@@ -110,7 +146,8 @@ async function benchShape(
  * Throughput of one model of random weights: pairs of 64 prompt tokens, shared, and twice 96 completion tokens, no padding;
  * LoRA r 16 on every linear; medians. A DPO step scores adapter and reference side by side, goes backward and steps. Of four
  * policies, `pairs_per_s` and `tokens_per_s` count a pair once for each policy; `of_five_runs` is the time of all together over
- * that of five runs.
+ * that of five runs. `gflop`: what the model's definition asks for (`operationsOf`), `peak_share` the rate of it against the
+ * multiply-adds of that type that as many threads do in registers, each as fast as one alone.
  */
 export async function benchTrain(options: BenchOptions): Promise<BenchRecord[]> {
   const shapes = options.large ? [small, large] : [small];
