@@ -44,12 +44,14 @@ Status allocate(Handle, size_t bytes, const char*, void** out) {
   return Status::ok;
 }
 void release(Handle, void* at) { ::operator delete(at, std::align_val_t(64)); }
-Status copy(Handle, void* to, const void* from, size_t bytes) {
-  if (bytes && to != from) std::memcpy(to, from, bytes);
+constexpr int64_t kBytesEach = 256 << 10;  // of a thread; below that waking it costs more
+Status copy(Handle h, void* to, const void* from, size_t bytes) {
+  if (to != from)
+    cpu(h).pool.ranges(int64_t(bytes), kBytesEach, [&](int64_t a, int64_t b, int) { std::memcpy(static_cast<char*>(to) + a, static_cast<const char*>(from) + a, size_t(b - a)); });
   return Status::ok;
 }
-Status zero(Handle, void* to, size_t bytes) {
-  if (bytes) std::memset(to, 0, bytes);
+Status zero(Handle h, void* to, size_t bytes) {
+  cpu(h).pool.ranges(int64_t(bytes), kBytesEach, [&](int64_t a, int64_t b, int) { std::memset(static_cast<char*>(to) + a, 0, size_t(b - a)); });
   return Status::ok;
 }
 Status make_plan(Handle, const PlanArrays* host, device::Plan** out) {
@@ -65,14 +67,16 @@ void drop_plan(Handle, device::Plan* p) { delete reinterpret_cast<CpuPlan*>(p); 
 Status embed(Handle h, const device::EmbedCall* c) {
   const PlanArrays& p = plan(c->plan).arrays;
   const int64_t d = c->table.cols;
-  for (int64_t r = 0; r < p.rows; ++r) {
-    const int64_t at = int64_t(p.tokens[r]) * c->table.ld;
-    float* x = c->x + r * d;
-    if (c->table.type == DType::f32) std::memcpy(x, static_cast<const float*>(c->table.data) + at, size_t(d) * 4);
-    else if (c->table.type == DType::bf16) cpu(h).kernels.widen(x, static_cast<const bf16*>(c->table.data) + at, d);
-    else
-      for (int64_t i = 0; i < d; ++i) x[i] = element(c->table.data, c->table.type, at + i);
-  }
+  cpu(h).pool.ranges(p.rows, 64, [&](int64_t r, int64_t end, int) {
+    for (; r < end; ++r) {
+      const int64_t at = int64_t(p.tokens[r]) * c->table.ld;
+      float* x = c->x + r * d;
+      if (c->table.type == DType::f32) std::memcpy(x, static_cast<const float*>(c->table.data) + at, size_t(d) * 4);
+      else if (c->table.type == DType::bf16) cpu(h).kernels.widen(x, static_cast<const bf16*>(c->table.data) + at, d);
+      else
+        for (int64_t i = 0; i < d; ++i) x[i] = element(c->table.data, c->table.type, at + i);
+    }
+  });
   return Status::ok;
 }
 
@@ -84,9 +88,11 @@ Status embed_backward(Handle h, const device::EmbedBackwardCall* c) {
   return Status::ok;
 }
 
-Status gather(Handle, const device::GatherCall* c) {
+Status gather(Handle h, const device::GatherCall* c) {
   const PlanArrays& p = plan(c->plan).arrays;
-  for (int64_t i = 0; i < p.readouts; ++i) std::memcpy(c->to + i * c->width, c->from + p.read_rows[i] * c->width, size_t(c->width) * 4);
+  cpu(h).pool.ranges(p.readouts, 64, [&](int64_t i, int64_t end, int) {
+    for (; i < end; ++i) std::memcpy(c->to + i * c->width, c->from + p.read_rows[i] * c->width, size_t(c->width) * 4);
+  });
   return Status::ok;
 }
 Status gather_backward(Handle h, const device::GatherCall* c) {
@@ -153,7 +159,7 @@ Status attend(Handle h, const device::AttentionCall* c) {
 Status attend_back(Handle h, const device::AttentionBackwardCall* c) {
   const device::AttentionCall& f = c->forward;
   const int64_t stride = (f.heads + 2 * f.kv_heads) * f.head_dim;
-  std::fill(c->dqkv, c->dqkv + plan(f.plan).arrays.rows * stride, 0.f);
+  zero(h, c->dqkv, size_t(plan(f.plan).arrays.rows * stride) * 4);
   attention_backward(cpu(h), attention_shape(f), segments(f, c->dqkv), plan(f.plan).trees, f.qkv, stride, f.storage, c->dout, c->dqkv);
   return Status::ok;
 }
