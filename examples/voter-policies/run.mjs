@@ -39,20 +39,25 @@ const less = (a, b, votes) =>
   );
 const mean = (v) => v.reduce((a, b) => a + b, 0) / v.length;
 const lines = [
-  `true reward short of the policy that knows it, [95 %] over ${seeds.length} seeds and their voters`,
+  `true reward ${runs[0].oracle ? 'short of the policy that knows it' : 'more than the base’s'}, [95 %] over ${seeds.length} seeds and their voters`,
   `${'policy'.padEnd(14)} ${kinds.map((votes) => `${votes} votes each`.padEnd(22)).join('')} ${'everyone'.padEnd(22)} KL`,
 ];
-for (const name of ['base', 'one for all', 'dpo for all', 'dpo', 'learned', 'pessimistic']) {
-  const cells = [...kinds, null].map((votes) => interval(less('oracle', name, votes)).padEnd(22));
+const known = (names) => names.filter((name) => name in runs[0]);
+for (const name of known(['base', 'one for all', 'dpo for all', 'dpo', 'learned', 'pessimistic'])) {
+  const cells = [...kinds, null].map((votes) =>
+    interval(runs[0].oracle ? less('oracle', name, votes) : less(name, 'base', votes)).padEnd(22),
+  );
   const kl = mean(runs.flatMap((run) => run[name].map((entry) => entry.kl)));
   lines.push(`${name.padEnd(14)} ${cells.join('')} ${fixed(kl)}`);
 }
-lines.push(`(the oracle’s KL is ${fixed(mean(runs.flatMap((run) => run.oracle.map((entry) => entry.kl))))})`, '');
+if (runs[0].oracle)
+  lines.push(`(the oracle’s KL is ${fixed(mean(runs.flatMap((run) => run.oracle.map((entry) => entry.kl))))})`, '');
 for (const [a, b] of [
   ['pessimistic', 'learned'],
   ['learned', 'one for all'],
   ['learned', 'dpo'],
 ]) {
+  if (known([a, b]).length < 2) continue;
   const cells = [...kinds, null].map((votes) => interval(less(a, b, votes)).padEnd(22));
   lines.push(`${`${a} less ${b}`.padEnd(26)} ${cells.join('')}`);
 }
@@ -61,18 +66,18 @@ const worse = (name, votes) =>
     .map((by) => by.filter((v) => v < 0).length)
     .reduce((a, b) => a + b, 0);
 lines.push('');
-for (const name of ['one for all', 'dpo', 'learned', 'pessimistic'])
+for (const name of known(['one for all', 'dpo', 'learned', 'pessimistic']))
   lines.push(
     `${`${name}: worse off than with the base`.padEnd(44)} ${kinds.map((votes) => `${worse(name, votes)} of ${less(name, 'base', votes).flat().length} with ${votes} votes`).join(', ')}`,
   );
-lines.push('', 'of each voter (votes): short by learned, pessimistic, dpo, one for all');
+const each = known(['learned', 'pessimistic', 'dpo', 'one for all']);
+const [from, sign] = runs[0].oracle ? ['oracle', 1] : ['base', -1];
+lines.push('', `of each voter (votes): ${sign === 1 ? 'short' : 'more than the base'} by ${each.join(', ')}`);
 for (const [seed, run] of runs.entries())
   lines.push(
-    `seed ${seed}: ${run.oracle
+    `seed ${seed}: ${run[from]
       .map(({ votes, worth }, u) => {
-        const gaps = ['learned', 'pessimistic', 'dpo', 'one for all'].map((name) =>
-          fixed(worth - run[name][u].worth, 1),
-        );
+        const gaps = each.map((name) => fixed(sign * (worth - run[name][u].worth), 1));
         return `(${votes}) ${gaps.join(' ')}`;
       })
       .join('; ')}`,

@@ -15,7 +15,7 @@ import {
 } from '../../dist/index.js';
 import { tokenScores } from '../../dist/rl/rollout.js';
 import { writePrompts } from '../soups/settings.mjs';
-import { featuresBy, nameOf, plant, voteOn, votesOf } from './planted.mjs';
+import { featuresBy, nameOf, plant, plantOn, truths, voteOn, votesOf } from './planted.mjs';
 import { options, sizes } from './settings.mjs';
 
 const { values } = parseArgs({ options: { ...options, seed: { type: 'string' } } });
@@ -72,8 +72,10 @@ const encode = ({ tokenizer }, text) =>
 
 const items = await sampleItems();
 const features = featuresBy(items.map(({ completion }) => completion));
-const reward = plant(features, seed);
-const votes = voteOn(items, reward, seed);
+const truthOf = truths[values.truth];
+const reward = plant(features, seed, truthOf);
+const measured = items.map(({ completion }) => features(completion));
+const votes = voteOn(items, measured, plantOn(votesOf.length, seed, truthOf), seed, { pairing: values.pairs });
 const table = write(
   'features.jsonl',
   items.map(({ id, completion }) => ({ id, features: features(completion) })),
@@ -87,7 +89,7 @@ async function trained(name, config, rewards) {
   return output;
 }
 
-// A reward for each from the votes: low-rank on the features.
+// A reward for each from the votes, on the features.
 const rewardRun = join(dir, 'rewards');
 if (!existsSync(join(rewardRun, 'features.safetensors')))
   await train(
@@ -105,7 +107,7 @@ if (!existsSync(join(rewardRun, 'features.safetensors')))
           })),
         ),
       },
-      features: { model: 'low-rank', rank: 2, l2: Number(values.l2) },
+      features: { model: values.reward, rank: 2, l2: Number(values.l2) },
       output: rewardRun,
     },
     { quiet: true },
@@ -160,22 +162,22 @@ const dpo = { method: 'dpo', model: modelDir, data: { train: pairs }, loss: { be
 const dpoTraining = { ...training(size.dpo, 24), learning_rate: 0.004 };
 const one = { r: 8, alpha: 16 };
 const by = (name) => [{ type: 'function', name }];
-const policies = {
-  oracle: await trained('oracle', { ...rloo, rewards: by('truth') }, { truth }),
-  learned: await trained('learned', { ...rloo, rewards: by('learned') }, { learned: learned(0) }),
-  pessimistic: await trained(
-    'pessimistic',
-    { ...rloo, rewards: by('learned') },
-    { learned: learned(Number(values.lower)) },
-  ),
-  'one for all': await trained(
-    'one',
-    { ...base, adapter: one, rewards: by('learned'), train: training(Math.ceil(size.steps / 2), 16) },
-    { learned: learned(0, false) },
-  ),
-  dpo: await trained('dpo', { ...dpo, adapter: own, train: dpoTraining }),
-  'dpo for all': await trained('dpo-one', { ...dpo, adapter: one, train: dpoTraining }),
+const makes = {
+  oracle: () => trained('oracle', { ...rloo, rewards: by('truth') }, { truth }),
+  learned: () => trained('learned', { ...rloo, rewards: by('learned') }, { learned: learned(0) }),
+  pessimistic: () =>
+    trained('pessimistic', { ...rloo, rewards: by('learned') }, { learned: learned(Number(values.lower)) }),
+  'one for all': () =>
+    trained(
+      'one',
+      { ...base, adapter: one, rewards: by('learned'), train: training(Math.ceil(size.steps / 2), 16) },
+      { learned: learned(0, false) },
+    ),
+  dpo: () => trained('dpo', { ...dpo, adapter: own, train: dpoTraining }),
+  'dpo for all': () => trained('dpo-one', { ...dpo, adapter: one, train: dpoTraining }),
 };
+const policies = {};
+for (const name of values.policies.split(',')) policies[name] = await makes[name]();
 
 /** What a policy's answers are truly worth to each of the people, and how far it is from the base. */
 async function judge(model, run) {

@@ -9,6 +9,10 @@ export const options = {
   beta: { type: 'string', default: '0.1' },
   lower: { type: 'string', default: '1' },
   l2: { type: 'string', default: '1' },
+  truth: { type: 'string', default: 'linear' },
+  pairs: { type: 'string', default: 'random' },
+  reward: { type: 'string', default: 'low-rank' },
+  policies: { type: 'string', default: 'oracle,learned,pessimistic,one for all,dpo,dpo for all' },
   rate: { type: 'string', default: '0.004' },
 };
 
