@@ -27,6 +27,7 @@ export function configDifferences(was: ResolvedConfig, now: ResolvedConfig): Con
 const harmless = new Set([
   'output',
   'rollout.at_once',
+  'soups.side_by_side',
   'train.device',
   'train.eval_every',
   'train.gradient_checkpointing',
