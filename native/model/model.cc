@@ -82,7 +82,7 @@ static std::vector<int32_t> readout_adapters(const PlacedBank* bank, const Plan&
   return out;
 }
 
-void Model::read(const Pass& pass, const Decoder& decoder, const ScoreRequest& request, Readouts& r, float* out, float* squares) {
+void Model::read(const Pass& pass, const Decoder& decoder, const ScoreRequest& request, bool keep, Readouts& r, float* out, float* squares) {
   const Device& on = pass.device;
   const int64_t n = pass.plan.plan.readouts;
   r.values.as<float>(on, n);
@@ -96,7 +96,7 @@ void Model::read(const Pass& pass, const Decoder& decoder, const ScoreRequest& r
     if (squares) r.squares.as<float>(on, n);
     else r.squares.release();
     device::HeadCall call = head_call(pass, decoder, request.temperature, r);
-    call.dhidden = request.keep && &r == &kept_readouts_ && !call.dweight ? r.dhidden.as<float>(on, n * config_.hidden) : nullptr;
+    call.dhidden = keep && !call.dweight ? r.dhidden.as<float>(on, n * config_.hidden) : nullptr;
     on.run(&Table::head, call);
     if (squares) on.fetch(squares, r.squares.data(), size_t(n) * 4);
   }
@@ -130,7 +130,7 @@ void Model::score(const Device& device, const Pack& pack, const Bank* bank, cons
       const Pass pass{on, network, placed, *plan, request.dropout_seed, cancel};
       decoder.forward(pass, grad && request.keep, request.checkpoint);
       const int64_t first = plan->plan.first_readout;
-      read(pass, decoder, request, grad ? kept_[i]->readouts : free_readouts_[i], out + first, squares ? squares + first : nullptr);
+      read(pass, decoder, request, grad && request.keep, grad ? kept_[i]->readouts : free_readouts_[i], out + first, squares ? squares + first : nullptr);
       if (grad) kept_[i]->plan = std::move(plan);
     });
   }

@@ -58,7 +58,7 @@ class Model {
   // Calls body(device, decoder, i) for every share, side by side where there are enough for all threads. The decoder is for
   // passes that keep nothing.
   void each_share(const Device& device, size_t count, const std::function<void(const Device&, Decoder&, size_t)>& body);
-  void read(const Pass& pass, const Decoder& decoder, const ScoreRequest& request, Readouts& readouts, float* out, float* squares);
+  void read(const Pass& pass, const Decoder& decoder, const ScoreRequest& request, bool keep, Readouts& readouts, float* out, float* squares);
   device::HeadCall head_call(const Pass& pass, const Decoder& decoder, float temperature, const Readouts& readouts) const;
   device::RewardCall reward_call(const Pass& pass, const Decoder& decoder, const Readouts& readouts) const;
 
