@@ -22,6 +22,18 @@ export function emulatedCudaSources() {
   return [...cuda, ...emulator];
 }
 
+/** Operators described once, for tests on any device. */
+export const operatorSources = () => ['check', 'rows', 'products'].map((name) => `native/test/operators/${name}.cc`);
+
+/** The program that tries them on a device library: built where it is not there yet. */
+export const deviceTests = () =>
+  compile({
+    folder: join(root, 'build/device-tests'),
+    target: 'pluralign_device_tests',
+    defines: { PLURALIGN_SANITIZE: '', CMAKE_BUILD_TYPE: 'Release' },
+    sources: [...coreSources(), ...operatorSources(), 'native/test/operators/main.cc'],
+  });
+
 export function findCompiler() {
   const found = [process.env.CXX, 'g++', 'clang++', 'c++'].find((c) => c && works(c));
   if (!found) throw new Error('no C++ compiler: install g++ or clang++, or set CXX');

@@ -72,7 +72,7 @@ export async function trainMinMaxRegret(run: string, options: TrainedOptions): P
   const { config: shape } = await loadPeft(types[0].dir!, model.shape);
   // The policy in training is one more adapter beside the frozen ones, so that samples are judged in one pass.
   const bank = Bank.create(model.shape, adapterConfig({ ...shape, share: 'none' }), ['policy'], { seed });
-  using against = await openReference(opened.reference, model, packTokens(train.max_tokens_per_pack), true, train);
+  using against = await openReference(opened.reference, model, packTokens(train), true, train);
   const objective = new DpoObjective(loss);
   const prompts = drawPrompts(groups, model.config.maxPositions - maxNewTokens, options.prompts ?? 64, seed);
   const reference = (some: readonly Group[]) => against.sums(some, objective, abort);
@@ -106,7 +106,7 @@ export async function trainMinMaxRegret(run: string, options: TrainedOptions): P
         bank.zeroGrad();
         const batch = [...order.batch(step)].map((i) => groups[i]);
         const outcome = await lossStep(batch, objective, { model, bank, adapter: 0 }, against, {
-          maxTokens: packTokens(train.max_tokens_per_pack),
+          maxTokens: packTokens(train),
           checkpoint: train.gradient_checkpointing,
           dropoutSeed: step + 1,
           abort,

@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
@@ -8,7 +8,6 @@ import { type Forest, type Pack, pack, splitByTokens, toCompletions, tokensAPass
 import type { Group } from '../data/types.js';
 import { pairLoss, spreadGradient, sumTokens } from '../losses/index.js';
 import { nativeConfig, newConfig, parseModelConfig } from '../model/config.js';
-import { writeSafetensors } from '../model/safetensors.js';
 import type { NativeModel, NativeModelConfig } from '../native/addon.js';
 import type { ChosenDevice } from '../native/device.js';
 import { addon } from '../native/loader.js';
@@ -41,19 +40,48 @@ export const large: Shape = {
   runs: 3,
 };
 
-/** Weights of a model that knows nothing, N(0, 0.02²); norms 1. A fixed block of draws is repeated: drawing 135M is slow. */
-async function writeWeights(path: string, config: NativeModelConfig, dtype: 'F32' | 'BF16'): Promise<void> {
+/** N(0, 0.02²) and ones, as the file wants them. A fixed block of draws is repeated: drawing billions is slow. */
+function blocks(dtype: 'F32' | 'BF16'): { draws: Buffer; ones: Buffer } {
   const random = new Random(1);
-  const draws = Float32Array.from({ length: 65521 }, () => 0.02 * random.normal());
+  const draws = Float32Array.from({ length: 1 << 20 }, () => 0.02 * random.normal());
+  const bytes = (values: Float32Array) => {
+    if (dtype === 'F32') return Buffer.from(values.buffer);
+    const bits = new Uint32Array(values.buffer);
+    return Buffer.from(Uint16Array.from(bits, (u) => (u + 0x7fff + ((u >>> 16) & 1)) >>> 16).buffer);
+  };
+  return { draws: bytes(draws), ones: bytes(new Float32Array(draws.length).fill(1)) };
+}
+
+/** Weights of a model that knows nothing; norms 1. Written piece by piece: 8 billion of them are no more in memory than a few. */
+async function writeWeights(path: string, config: NativeModelConfig, dtype: 'F32' | 'BF16'): Promise<void> {
+  const { draws, ones } = blocks(dtype);
+  const size = dtype === 'F32' ? 4 : 2;
+  let end = 0;
   const tensors = addon()
     .weightShapes(config)
     .map(({ name, rows, cols }) => {
-      const data = new Float32Array(rows * cols);
-      if (/norm\.weight$/.test(name)) data.fill(1);
-      else for (let at = 0; at < data.length; at += draws.length) data.set(draws.subarray(0, data.length - at), at);
-      return { name, dtype, shape: rows === 1 ? [cols] : [rows, cols], data };
+      const begin = end;
+      end += rows * cols * size;
+      return { name, begin, end, shape: rows === 1 ? [cols] : [rows, cols] };
     });
-  await writeSafetensors(path, tensors);
+  const header = JSON.stringify(
+    Object.fromEntries(
+      tensors.map(({ name, begin, end, shape }) => [name, { dtype, shape, data_offsets: [begin, end] }]),
+    ),
+  );
+  const start = Buffer.from(`${' '.repeat(8)}${header.padEnd(Math.ceil(header.length / 8) * 8)}`);
+  start.writeBigUInt64LE(BigInt(start.length - 8));
+  const file = await open(path, 'w');
+  try {
+    await file.writeFile(start);
+    for (const { name, begin, end } of tensors) {
+      const block = /norm\.weight$/.test(name) ? ones : draws;
+      for (let left = end - begin; left > 0; left -= block.length)
+        await file.writeFile(block.subarray(0, Math.min(left, block.length)));
+    }
+  } finally {
+    await file.close();
+  }
 }
 
 /** Pairs of random tokens. */
@@ -123,10 +151,10 @@ export class SyntheticModel implements Disposable {
   }
 
   /** Packs pairs under adapters that train and, last, the reference, as a step would: in passes that the caches hold. */
-  passes(groups: readonly Group[], adapters: readonly number[], reference: boolean): Pack[] {
+  passes(groups: readonly Group[], adapters: readonly number[], reference: boolean, tokens = tokensAPass): Pack[] {
     const policies = adapters.map((adapter) => ({ adapter, grad: true }));
     if (reference) policies.push({ adapter: -1, grad: false });
-    return splitByTokens(groups, policies.length, tokensAPass).map((some) => pack(some, { policies, read: 'logps' }));
+    return splitByTokens(groups, policies.length, tokens).map((some) => pack(some, { policies, read: 'logps' }));
   }
 
   /** Sums of log-probabilities of every completion, policy by policy. */

@@ -223,7 +223,8 @@ const trainSchema = section({
   batch_size: wholeFrom(1).default(8),
   /**
    * A step is split into packs of about this many tokens; results do not depend on it but for rounding. auto: what the
-   * processor's caches hold, and whole steps where a loss couples rows or a rollout is scored once for several uses.
+   * processor's caches hold, and whole steps where a loss couples rows, a rollout is scored once for several uses, or a GPU
+   * was asked for.
    */
   max_tokens_per_pack: z
     .union([z.literal('auto'), wholeFrom(1)], { error: 'auto or a whole number of at least 1' })

@@ -144,10 +144,16 @@ export function packTrees(trees: readonly Tree[], options: Omit<PackOptions, 'po
  */
 export const tokensAPass = 1024;
 
-/** Tokens of a pack by `train.max_tokens_per_pack`. `whole`: auto means enough for most steps as one pack. */
-export function packTokens(setting: 'auto' | number, whole = false): number {
-  if (setting !== 'auto') return setting;
-  return whole ? 8192 : tokensAPass;
+/** Tokens of a pass where it fills a device: enough for most steps as one pack, and for every part of a GPU. */
+const tokensAStep = 8192;
+
+/**
+ * Tokens of a pack by `train.max_tokens_per_pack`. auto: what a processor's caches hold, or what fills a GPU where one was
+ * asked for. `whole`: enough for most steps as one pack.
+ */
+export function packTokens(train: { max_tokens_per_pack: 'auto' | number; device: string }, whole = false): number {
+  if (train.max_tokens_per_pack !== 'auto') return train.max_tokens_per_pack;
+  return whole || train.device.startsWith('cuda') ? tokensAStep : tokensAPass;
 }
 
 /** Splits groups, in their order, into runs of at most `maxTokens` tokens over all policies (one group at least). */

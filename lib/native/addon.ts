@@ -137,8 +137,8 @@ export interface NativeModel {
   hidden(pack: NativePack, bank: NativeBank | null, out: Float32Array, abort?: Int32Array): Promise<void>;
   /** New tokens of each prompt. */
   generate(prompts: Int32Array[], bank: NativeBank | null, options: GenerateOptions): Promise<Int32Array[]>;
-  /** Bytes held outside the JavaScript heap: packed weights and kept activations. */
-  memory(): { weights: number; activations: number };
+  /** Bytes held outside the JavaScript heap: packed weights, kept activations, and all that is held on a GPU. */
+  memory(): { weights: number; activations: number; device: number };
   /** Names and shapes of the base weights that are there. */
   weightShapes(): { name: string; rows: number; cols: number }[];
   dispose(): void;

@@ -234,7 +234,7 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
     const { beside } = options;
     using own = beside ? null : await openModel(config);
     const model = beside?.model ?? own!;
-    const maxTokens = packTokens(config.train.max_tokens_per_pack, true);
+    const maxTokens = packTokens(config.train, true);
     const rewards = await openRewards(config.rewards!, model, {
       functions: options.rewards,
       maxTokens,

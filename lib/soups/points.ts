@@ -77,7 +77,7 @@ export class Points {
     const compare = policy && {
       policy,
       reference: { model: this.model, bank: null, adapter: -1 },
-      options: { temperature, maxTokens: packTokens(this.config.train.max_tokens_per_pack), abort: this.abort },
+      options: { temperature, maxTokens: packTokens(this.config.train), abort: this.abort },
     };
     // Every policy draws from the same numbers, so that differences are of policies.
     const seed = mix32(this.config.train.seed + 0x50b1);

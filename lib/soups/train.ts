@@ -76,7 +76,7 @@ export async function trainSoups(given: ResolvedConfig, options: TrainOptions = 
     const ones = wishes.map(() => 1);
     const rewards = await openRewards(rewardsOf(wishes, ones), model, {
       functions: options.rewards,
-      maxTokens: packTokens(config.train.max_tokens_per_pack),
+      maxTokens: packTokens(config.train),
       abort: stop.flag,
       onWarning: note,
     });

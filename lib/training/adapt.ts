@@ -153,7 +153,7 @@ async function fitOne(
   const { train } = config;
   const { steps = 20, learningRate = train.learning_rate } = options;
   const penalty = options.penalty ?? ((config.adapter as { penalty: number }).penalty || 1);
-  const settings = { maxTokens: packTokens(train.max_tokens_per_pack), abort };
+  const settings = { maxTokens: packTokens(train), abort };
   const judge = async (index: number) => {
     const { rows } = await evaluateGroups(votes, objective, { model, bank, adapter: index }, reference, settings);
     return summarise(rows).overall;

@@ -139,7 +139,7 @@ class Run implements SteppedRun {
     const bar = progress(groups.length, 'evaluate', { quiet: this.quiet });
     try {
       const { loss, rows } = await evaluateGroups(groups, this.objective, this.policy(adapter), this.reference, {
-        maxTokens: packTokens(this.config.train.max_tokens_per_pack),
+        maxTokens: packTokens(this.config.train),
         abort: this.abort,
         onProgress: (done) => bar.update(done),
       });
@@ -173,7 +173,7 @@ class Run implements SteppedRun {
     this.bank.zeroGrad(active);
     const policy = this.policy(this.voters?.training(step) ?? 0);
     const outcome = await lossStep(groups, this.objective, policy, this.reference, {
-      maxTokens: packTokens(train.max_tokens_per_pack, this.objective.coupled),
+      maxTokens: packTokens(train, this.objective.coupled),
       checkpoint: train.gradient_checkpointing,
       dropoutSeed: (Math.imul(train.seed + 1, 0x9e3779b1) ^ Math.imul(step + 1, 0x85ebca6b)) >>> 0 || 1,
       abort: this.abort,

@@ -22,7 +22,7 @@ struct Loaded {
   int ordinal = 0;
   std::optional<Device> device;
   // As of the last job's end: the main thread asks while the job thread changes what is counted.
-  std::atomic<int64_t> weight_bytes{0}, activation_bytes{0};
+  std::atomic<int64_t> weight_bytes{0}, activation_bytes{0}, device_bytes{0};
 
   const Device& ready(Executor& executor) {
     if (!device && !library.empty()) device = executor.device(library, ordinal);
@@ -35,6 +35,7 @@ struct Loaded {
   void measure() {
     weight_bytes = model->weights().bytes();
     activation_bytes = model->activation_bytes();
+    if (device && !device->on_cpu()) device_bytes = device->memory().held;
   }
 };
 

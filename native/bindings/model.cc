@@ -290,6 +290,7 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
       Napi::Object out = Napi::Object::New(info.Env());
       out.Set("weights", double(model->weight_bytes));
       out.Set("activations", double(model->activation_bytes));
+      out.Set("device", double(model->device_bytes));
       return out;
     });
   }

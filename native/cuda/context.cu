@@ -11,7 +11,8 @@
 namespace pluralign::device {
 namespace {
 
-constexpr size_t kStaging = size_t(4) << 20;  // pinned memory that uploads pass through
+constexpr size_t kStaging = size_t(4) << 20;  // bytes of a half of the pinned memory
+constexpr size_t kSmallestLoan = 4096;
 
 [[noreturn]] void fail(Status status, const char* format, ...) {
   char text[512];
@@ -52,7 +53,8 @@ Context::Context(int ordinal_, int64_t limit) : ordinal(ordinal_), limit_(limit)
   if (capability < 80) fail(Status::unsupported, "%s has compute capability %d.%d; 8.0 or newer is needed", properties.name, properties.major, properties.minor);
   try {
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
-    check(cudaMallocHost(&staging_, kStaging), "pinning memory");
+    check(cudaMallocHost(reinterpret_cast<void**>(&staging_), 2 * kStaging), "pinning memory");
+    for (cudaEvent_t& gone : gone_) check(cudaEventCreateWithFlags(&gone, cudaEventDisableTiming), "making an event");
     products = std::make_unique<cuda::Products>();
   } catch (...) {
     close();
@@ -68,6 +70,8 @@ Context::~Context() {
 }
 
 void Context::close() {
+  for (cudaEvent_t gone : gone_)
+    if (gone) cudaEventDestroy(gone);
   if (staging_) cudaFreeHost(staging_);
   if (stream) cudaStreamDestroy(stream);
 }
@@ -114,6 +118,25 @@ void Context::release(void* at) {
   cudaFree(at);  // waits for the device; a sticky error is found by the next call that may fail
 }
 
+void* Context::borrow(size_t bytes, const char* purpose) {
+  size_t size = kSmallestLoan;
+  while (size < bytes) size *= 2;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (auto& spare = spare_[size]; !spare.empty()) {
+      void* at = spare.back();
+      spare.pop_back();
+      return at;
+    }
+  }
+  return allocate(size, purpose);
+}
+
+void Context::give_back(void* at) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (const auto found = held_.find(at); found != held_.end()) spare_[found->second].push_back(at);
+}
+
 void* Context::scratch(cuda::Slot slot, size_t bytes) {
   Scratch& s = scratch_[slot];
   if (bytes > s.bytes) {
@@ -129,9 +152,12 @@ void* Context::scratch(cuda::Slot slot, size_t bytes) {
 void Context::upload(void* to, const void* host, size_t bytes) {
   for (size_t done = 0; done < bytes; done += kStaging) {
     const size_t n = std::min(kStaging, bytes - done);
-    check(cudaStreamSynchronize(stream), "waiting to upload");  // until what was staged before has gone
-    std::memcpy(staging_, static_cast<const char*>(host) + done, n);
-    check(cudaMemcpyAsync(static_cast<char*>(to) + done, staging_, n, cudaMemcpyHostToDevice, stream), "uploading");
+    half_ ^= 1;
+    char* staged = staging_ + size_t(half_) * kStaging;
+    check(cudaEventSynchronize(gone_[half_]), "waiting to upload");
+    std::memcpy(staged, static_cast<const char*>(host) + done, n);
+    check(cudaMemcpyAsync(static_cast<char*>(to) + done, staged, n, cudaMemcpyHostToDevice, stream), "uploading");
+    check(cudaEventRecord(gone_[half_], stream), "uploading");
   }
 }
 

@@ -42,6 +42,10 @@ struct Context {
 
   void* allocate(size_t bytes, const char* purpose);
   void release(void* at);
+  // Small memory that comes and goes with every pass: given back it waits for the next, in the stream's order, and the device is
+  // not waited for. Sizes are rounded up to powers of two.
+  void* borrow(size_t bytes, const char* purpose);
+  void give_back(void* at);
   // Copies through pinned memory; `host` may be reused at once.
   void upload(void* to, const void* host, size_t bytes);
 
@@ -67,7 +71,11 @@ struct Context {
   std::mutex mutex_;  // of what is held: memory is released on any thread
   std::map<void*, size_t> held_;
   int64_t limit_ = 0, total_ = 0;
-  void* staging_ = nullptr;
+  std::map<size_t, std::vector<void*>> spare_;  // what was given back, by size
+  // Pinned memory that uploads pass through, one half while the other is on its way.
+  char* staging_ = nullptr;
+  cudaEvent_t gone_[2]{};  // when what a half held last has gone
+  int half_ = 0;
   friend struct Table;
   friend device::Status memory_of(Context*, Memory*);
 };
@@ -109,6 +117,7 @@ void norm_backward(Context&, const device::NormBackwardCall&);
 void rope(Context&, const device::RopeCall&);
 void rope_backward(Context&, const device::RopeCall&);
 void attention(Context&, const device::AttentionCall&);                    // ops/attention/cuda_forward.cu
+void attention_cached(Context&, const device::CachedAttentionCall&);
 void attention_backward(Context&, const device::AttentionBackwardCall&);   // ops/attention/cuda_backward.cu
 void linear(Context&, const device::LinearCall&);                          // ops/linear/cuda.cu, by product() and lora
 void linear_backward(Context&, const device::LinearCall&);

@@ -98,12 +98,12 @@ Status make_plan(Context* context, const PlanArrays* host, Plan** out) {
     add(d.run, d.runs);
     add(d.read_rows, d.readouts);
     add(d.targets, d.readouts);
-    plan->memory = context->allocate(bytes.size(), "a plan");
+    plan->memory = context->borrow(bytes.size(), "a plan");
     for (auto [at, field] : places) *field = static_cast<char*>(plan->memory) + at;
     try {
       context->upload(plan->memory, bytes.data(), bytes.size());
     } catch (...) {
-      context->release(plan->memory);
+      context->give_back(plan->memory);
       throw;
     }
     *out = plan.release();
@@ -113,7 +113,7 @@ Status make_plan(Context* context, const PlanArrays* host, Plan** out) {
 void drop_plan(Context* context, Plan* plan) {
   if (!plan) return;
   plan->schedules.clear();
-  context->release(plan->memory);
+  context->give_back(plan->memory);
   delete plan;
 }
 
@@ -180,6 +180,7 @@ const Table& table() {
     t.head = call<cuda::head, HeadCall>;
     t.head_backward = call<cuda::head_backward, HeadCall>;
     t.attention = call<cuda::attention, AttentionCall>;
+    t.attention_cached = call<cuda::attention_cached, CachedAttentionCall>;
     t.attention_backward = call<cuda::attention_backward, AttentionBackwardCall>;
     return t;
   }();

@@ -37,6 +37,7 @@ class Device {
   void fetch(void* host, const void* from, size_t bytes) const { check(table_->fetch(context_, host, from, bytes)); }
   void copy(void* to, const void* from, size_t bytes) const { check(table_->copy(context_, to, from, bytes)); }
   void zero(void* to, size_t bytes) const { check(table_->zero(context_, to, bytes)); }
+  void synchronize() const { check(table_->synchronize(context_)); }
   device::Plan* make_plan(const device::PlanArrays& arrays) const {
     device::Plan* plan = nullptr;
     check(table_->make_plan(context_, &arrays, &plan));

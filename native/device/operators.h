@@ -18,7 +18,7 @@ struct LoraModule;
 
 namespace pluralign::device {
 
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
 enum class Status : int32_t {
   ok = 0,
@@ -121,6 +121,13 @@ struct AttentionCall {
   void* out;
   float* lse;
 };
+// Rows that continue sequences whose keys and values are held: a node has one span, of rows of `cache`, and its own rows are the
+// last of them. Their keys and values are put there first. cache: [rows × 2 kv_heads · kept] in storage, keys, then values of all
+// heads; `kept` is head_dim rounded up to 64 or 128. No gradient: `lse` is null.
+struct CachedAttentionCall {
+  AttentionCall forward;
+  void* cache;
+};
 // dqkv [rows × stride] float32 is written whole: gradients of queries, keys and values (of all nodes that see them).
 // `out` and `lse` are those of the forward pass.
 struct AttentionBackwardCall {
@@ -133,7 +140,7 @@ struct AttentionBackwardCall {
 // run's adapter (ops/linear, ops/lora). modules[adapter] has r = 0 where the adapter leaves this linear alone.
 struct LinearPart {
   int64_t out;
-  View weight;             // [out × in]
+  View weight;             // [out × in]; without data in every part: adapters alone, which add to y and dx (not on the CPU)
   const void* packed;      // the device's own form of the weight (CPU: PackedOperand), or null
   const float* bias;       // [out] or null
   const LoraModule* modules;       // [adapters], or null: none at all
@@ -268,6 +275,7 @@ struct Table {
   Status (*reward)(Context*, const RewardCall*);
   Status (*reward_backward)(Context*, const RewardCall*);
   Status (*adamw)(Context*, const AdamWCall*);
+  Status (*attention_cached)(Context*, const CachedAttentionCall*);
 };
 
 // The one symbol of a device library: its table, whatever its version.

@@ -1,7 +1,7 @@
 // Cross-builds the C++ tests for arm64 and prints the program's path; qemu-aarch64 -L /usr/aarch64-linux-gnu runs it.
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { compile, coreSources, emulatedCudaSources, root } from '../compile.mjs';
+import { compile, coreSources, emulatedCudaSources, operatorSources, root } from '../compile.mjs';
 
 const program = await compile({
   folder: join(root, 'build/cpp-tests-arm64'),
@@ -14,6 +14,7 @@ const program = await compile({
     ...readdirSync(join(root, 'native/test'))
       .filter((f) => f.endsWith('.cc'))
       .map((f) => `native/test/${f}`),
+    ...operatorSources(),
   ],
 });
 console.log(program);

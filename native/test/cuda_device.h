@@ -3,7 +3,7 @@
 #pragma once
 #include "cuda/emulator.h"
 #include "cuda/runtime.h"
-#include "device/operators.h"
+#include "packed_forest.h"
 #include "support.h"
 
 extern "C" const pluralign::device::Table* pluralign_device();
@@ -85,68 +85,18 @@ void on_emulated_device(Body&& body) {
   }
 }
 
-// A plan of the device from segments: parents[i] < i or -1, rows of a segment, its adapter. Tokens count up; every row is read.
-class TestPlan {
+// A forest's plan on the device.
+class TestPlan : public PackedForest {
  public:
-  TestPlan(EmulatedDevice& gpu, const std::vector<int>& parents, const std::vector<int64_t>& lengths, const std::vector<int>& adapters, int64_t vocabulary = 17) : gpu_(gpu) {
-    std::vector<std::vector<device::PlanSpan>> paths;
-    std::vector<std::vector<int32_t>> trees;
-    std::vector<int> tree_of;
-    for (size_t i = 0; i < parents.size(); ++i) {
-      const int parent = parents[i];
-      paths.push_back(parent < 0 ? std::vector<device::PlanSpan>{} : paths[size_t(parent)]);
-      int64_t prefix = 0;
-      for (const device::PlanSpan& s : paths[i]) prefix += s.rows;
-      paths[i].push_back({arrays.rows, lengths[i]});
-      tree_of.push_back(parent < 0 ? int(trees.size()) : tree_of[size_t(parent)]);
-      if (parent < 0) trees.emplace_back();
-      trees[size_t(tree_of[i])].push_back(int32_t(i));
-      nodes.push_back({arrays.rows, lengths[i], prefix, int64_t(spans.size()), int64_t(paths[i].size())});
-      spans.insert(spans.end(), paths[i].begin(), paths[i].end());
-      if (!runs.empty() && runs.back().adapter == adapters[i]) runs.back().rows += lengths[i];
-      else runs.push_back({arrays.rows, lengths[i], adapters[i], 0});
-      for (int64_t t = 0; t < lengths[i]; ++t) {
-        tokens.push_back(int32_t((arrays.rows + t * 7) % vocabulary));
-        targets.push_back(int32_t((arrays.rows * 3 + t * 5 + 1) % vocabulary));
-        positions.push_back(int32_t(prefix + t));
-        keys.push_back(uint64_t(i + 5) << 32 | uint64_t(prefix + t));
-        read_rows.push_back(int32_t(arrays.rows + t));
-      }
-      arrays.rows += lengths[i];
-      arrays.longest = std::max(arrays.longest, prefix + lengths[i]);
-    }
-    for (const auto& t : trees) {
-      tree_starts.push_back(int32_t(tree_nodes.size()));
-      tree_nodes.insert(tree_nodes.end(), t.begin(), t.end());
-    }
-    tree_starts.push_back(int32_t(tree_nodes.size()));
-    arrays.nodes = int64_t(nodes.size());
-    arrays.spans = int64_t(spans.size());
-    arrays.trees = int64_t(trees.size());
-    arrays.runs = int64_t(runs.size());
-    arrays.readouts = int64_t(read_rows.size());
-    arrays.tokens = tokens.data();
-    arrays.positions = positions.data();
-    arrays.row_keys = keys.data();
-    arrays.node = nodes.data();
-    arrays.span = spans.data();
-    arrays.tree_starts = tree_starts.data();
-    arrays.tree_nodes = tree_nodes.data();
-    arrays.run = runs.data();
-    arrays.read_rows = read_rows.data();
-    arrays.targets = targets.data();
+  TestPlan(EmulatedDevice& gpu, const std::vector<int>& parents, const std::vector<int64_t>& lengths, const std::vector<int>& adapters, int64_t vocabulary = 17)
+      : PackedForest(parents, lengths, adapters, vocabulary), arrays(PackedForest::arrays()), gpu_(gpu) {
     gpu.check(gpu.table().make_plan(gpu.context(), &arrays, &plan_));
   }
   ~TestPlan() { gpu_.table().drop_plan(gpu_.context(), plan_); }
   TestPlan(const TestPlan&) = delete;
   const device::Plan* get() const { return plan_; }
 
-  device::PlanArrays arrays{};
-  std::vector<int32_t> tokens, positions, tree_starts, tree_nodes, read_rows, targets;
-  std::vector<uint64_t> keys;
-  std::vector<device::PlanNode> nodes;
-  std::vector<device::PlanSpan> spans;
-  std::vector<device::PlanRun> runs;
+  const device::PlanArrays arrays;
 
  private:
   EmulatedDevice& gpu_;

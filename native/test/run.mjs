@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { compile, coreSources, emulatedCudaSources, root } from '../compile.mjs';
+import { compile, coreSources, emulatedCudaSources, operatorSources, root } from '../compile.mjs';
 
 const args = process.argv.slice(2);
 const sanitize = args.find((a) => a === '--sanitize' || a.startsWith('--sanitize='));
@@ -21,6 +21,7 @@ try {
       ...readdirSync(join(root, 'native/test'))
         .filter((f) => f.endsWith('.cc'))
         .map((f) => `native/test/${f}`),
+      ...operatorSources(),
     ],
     flags: sanitizers ? [`-fsanitize=${sanitizers}`, '-fno-sanitize-recover=all', '-fno-omit-frame-pointer'] : [],
   });

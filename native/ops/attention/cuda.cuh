@@ -25,6 +25,8 @@ struct Attention {
   const device::PlanNode* nodes;
   const device::PlanSpan* spans;
   const T* packed;  // [rows × (heads + 2 kv_heads) × kD]
+  const T* keys;    // key head 0 of row 0, among `key_vectors` vectors of kD to a row; values follow all keys
+  int64_t key_vectors;
   const T* dout;    // [rows × heads × kD]
   int64_t heads, kv_heads, head_dim, window;
   float scale;
@@ -46,6 +48,25 @@ __device__ inline void copy_lines(T* tile, const T* readable, From&& from) {
     const T* begin = from(line);
     copy_async(tile + line * (kD + kChunk<T>) + at, begin ? begin + at : readable, begin != nullptr);
   }
+}
+
+// Keys and values of a head at rows[0 … kN), -1: zeros, into two tiles.
+template <class T, int kD, int kN>
+__device__ inline void copy_keys(const Attention<T>& c, T* keys, T* values, const int64_t* rows, int64_t head) {
+  const T* of_head = c.keys + head * kD;
+  copy_lines<T, kD, kN>(keys, c.packed, [&](int line) { return rows[line] < 0 ? nullptr : of_head + rows[line] * c.key_vectors * kD; });
+  copy_lines<T, kD, kN>(values, c.packed, [&](int line) { return rows[line] < 0 ? nullptr : of_head + (rows[line] * c.key_vectors + c.kv_heads) * kD; });
+}
+
+// Lines [first, end) of a node's rows · group, of the query heads that read key head `head`, into a tile of n lines. `from` holds
+// `vectors` to a row, the query heads first.
+template <class T, int kD, int n>
+__device__ inline void copy_queries(const Attention<T>& c, T* tile, const T* from, int64_t vectors, const device::PlanNode& node, int64_t first, int64_t end, int64_t head) {
+  const int group = c.group();
+  copy_lines<T, kD, n>(tile, c.packed, [&](int line) -> const T* {
+    const int64_t e = first + line;
+    return e < end ? from + ((node.row + e / group) * vectors + head * group + e % group) * kD : nullptr;
+  });
 }
 
 // The rows of keys at positions [first, first + n) of a node's path, -1 beyond its end.
@@ -98,9 +119,9 @@ __device__ inline void multiply_held(TileProduct<T, 64, kD, kN, false, true, 4, 
 
 // ---- host (cuda_tiles.cu)
 
-// Tiles of a plan for `group` query heads to a key head, most work first; made at the plan's first call.
+// Tiles of a plan for `group` query heads to a key head, most work first, of keys too where `keys`; made at the first call.
 struct AttentionTiles : Plan::Schedule {
-  AttentionTiles(Context& context, const Plan& plan, int64_t group);
+  AttentionTiles(Context& context, const Plan& plan, int64_t group, bool keys);
   ~AttentionTiles() override;
   Context* context;
   void* memory = nullptr;
@@ -109,7 +130,7 @@ struct AttentionTiles : Plan::Schedule {
   const KeyTile* key_tiles = nullptr;
   const int32_t* seers = nullptr;
 };
-const AttentionTiles& attention_tiles(Context& context, const Plan& plan, int64_t group);
+const AttentionTiles& attention_tiles(Context& context, const Plan& plan, int64_t group, bool keys);
 
 // Throws where the kernels cannot do this call, or the device has no shared memory for it (99 KiB a block hold everything but
 // float32 gradients of heads of more than 64 numbers).
@@ -118,6 +139,6 @@ void check_shared(Context& context, size_t bytes);
 
 // What both passes of a call know; qkv is packed into kSlotA.
 template <class T, int kD>
-Attention<T> prepare_attention(Context& context, const device::AttentionCall& call);
+Attention<T> prepare_attention(Context& context, const device::AttentionCall& call, const AttentionTiles& tiles);
 
 }  // namespace pluralign::cuda

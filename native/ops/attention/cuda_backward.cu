@@ -48,20 +48,11 @@ __global__ void __launch_bounds__(kAttentionThreads) query_gradient_kernel(Atten
   const int64_t first = node.prefix + tile.first / group, last = node.prefix + (tile.first + tile.count - 1) / group;
   const int64_t begin = c.window > 0 && first >= c.window ? (first - c.window + 1) / kN : 0, end = last / kN + 1;
   const auto load = [&](int64_t t, int buffer) {
-    const int64_t* at = rows + buffer * kN;
-    const T* of_head = c.packed + (c.heads + head) * kD;
-    copy_lines<T, kD, kN>(keys + buffer * Keys::kSize, c.packed, [&](int line) { return at[line] < 0 ? nullptr : of_head + at[line] * c.vectors() * kD; });
-    copy_lines<T, kD, kN>(values + buffer * Keys::kSize, c.packed, [&](int line) { return at[line] < 0 ? nullptr : of_head + (at[line] * c.vectors() + c.kv_heads) * kD; });
+    copy_keys<T, kD, kN>(c, keys + buffer * Keys::kSize, values + buffer * Keys::kSize, rows + buffer * kN, head);
     commit_copies();
   };
-  copy_lines<T, kD, kTileQueries>(queries, c.packed, [&](int line) -> const T* {
-    const int64_t e = tile.first + line;
-    return line < tile.count ? c.packed + ((node.row + e / group) * c.vectors() + head * group + e % group) * kD : nullptr;
-  });
-  copy_lines<T, kD, kTileQueries>(gradients, c.packed, [&](int line) -> const T* {
-    const int64_t e = tile.first + line;
-    return line < tile.count ? c.dout + ((node.row + e / group) * c.heads + head * group + e % group) * kD : nullptr;
-  });
+  copy_queries<T, kD, kTileQueries>(c, queries, c.packed, c.vectors(), node, tile.first, tile.first + tile.count, head);
+  copy_queries<T, kD, kTileQueries>(c, gradients, c.dout, c.heads, node, tile.first, tile.first + tile.count, head);
   find_keys(rows, kN, node, c.spans, begin * kN);
   __syncthreads();
   load(begin, 0);
@@ -162,14 +153,8 @@ __global__ void __launch_bounds__(kAttentionThreads) key_gradient_kernel(Attenti
     return true;
   };
   const auto load = [&](int buffer) {
-    copy_lines<T, kD, kN>(queries + buffer * Queries::kSize, c.packed, [&](int line) -> const T* {
-      const int64_t e = at + line;
-      return e < to ? c.packed + ((from.row + e / group) * c.vectors() + head * group + e % group) * kD : nullptr;
-    });
-    copy_lines<T, kD, kN>(gradients + buffer * Queries::kSize, c.packed, [&](int line) -> const T* {
-      const int64_t e = at + line;
-      return e < to ? c.dout + ((from.row + e / group) * c.heads + head * group + e % group) * kD : nullptr;
-    });
+    copy_queries<T, kD, kN>(c, queries + buffer * Queries::kSize, c.packed, c.vectors(), from, at, to, head);
+    copy_queries<T, kD, kN>(c, gradients + buffer * Queries::kSize, c.dout, c.heads, from, at, to, head);
     commit_copies();
     if (int(threadIdx.x) < kN) {
       const int64_t e = at + threadIdx.x, vector = e < to ? (from.row + e / group) * c.heads + head * group + e % group : 0;
@@ -226,8 +211,8 @@ __global__ void __launch_bounds__(kAttentionThreads) key_gradient_kernel(Attenti
 template <class T, int kD>
 void start(Context& context, const device::AttentionBackwardCall& call) {
   const device::AttentionCall& f = call.forward;
-  Attention<T> a = prepare_attention<T, kD>(context, f);
-  const AttentionTiles& tiles = attention_tiles(context, *f.plan, f.heads / f.kv_heads);
+  const AttentionTiles& tiles = attention_tiles(context, *f.plan, f.heads / f.kv_heads, true);
+  Attention<T> a = prepare_attention<T, kD>(context, f, tiles);
   const int64_t vectors = f.plan->host.rows * f.heads;
   T* dout = context.scratch<T>(kSlotB, vectors * kD);
   float* delta = context.scratch<float>(kSlotC, vectors);

@@ -33,16 +33,10 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention<
   const int64_t first = node.prefix + tile.first / group, last = node.prefix + (tile.first + tile.count - 1) / group;  // positions
   const int64_t begin = c.window > 0 && first >= c.window ? (first - c.window + 1) / kN : 0, end = last / kN + 1;       // tiles of keys
   const auto load = [&](int64_t t, int buffer) {
-    const int64_t* at = rows + buffer * kN;
-    const T* of_head = c.packed + (c.heads + head) * kD;
-    copy_lines<T, kD, kN>(keys + buffer * Keys::kSize, c.packed, [&](int line) { return at[line] < 0 ? nullptr : of_head + at[line] * c.vectors() * kD; });
-    copy_lines<T, kD, kN>(values + buffer * Keys::kSize, c.packed, [&](int line) { return at[line] < 0 ? nullptr : of_head + (at[line] * c.vectors() + c.kv_heads) * kD; });
+    copy_keys<T, kD, kN>(c, keys + buffer * Keys::kSize, values + buffer * Keys::kSize, rows + buffer * kN, head);
     commit_copies();
   };
-  copy_lines<T, kD, kTileQueries>(queries, c.packed, [&](int line) -> const T* {
-    const int64_t e = tile.first + line;
-    return line < tile.count ? c.packed + ((node.row + e / group) * c.vectors() + head * group + e % group) * kD : nullptr;
-  });
+  copy_queries<T, kD, kTileQueries>(c, queries, c.packed, c.vectors(), node, tile.first, tile.first + tile.count, head);
   find_keys(rows, kN, node, c.spans, begin * kN);
   __syncthreads();
   load(begin, 0);
@@ -111,23 +105,56 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention<
   }
 }
 
+// A plan's keys and values into the cache: every row of a node is a query of one tile. A thread takes 16 bytes at a time.
 template <class T, int kD>
-void start(Context& context, const device::AttentionCall& call) {
-  const Attention<T> a = prepare_attention<T, kD>(context, call);
-  const int64_t tiles = attention_tiles(context, *call.plan, call.heads / call.kv_heads).query_count;
+__global__ void __launch_bounds__(kAttentionThreads) keep_kernel(Attention<T> c, T* cache) {
+  constexpr int kLine = kD / kChunk<T>;
+  const QueryTile tile = c.query_tiles[blockIdx.x];
+  const device::PlanNode node = c.nodes[tile.node];
+  const int64_t head = blockIdx.y, to = c.spans[node.first_span].row + node.prefix;
+  for (int i = int(threadIdx.x); i < tile.count * 2 * kLine; i += kAttentionThreads) {
+    const int64_t e = tile.first + i / (2 * kLine), row = e / c.group();
+    if (e % c.group() != 0) continue;
+    const int64_t vector = i / kLine % 2 * c.kv_heads + head, at = i % kLine * kChunk<T>;
+    *reinterpret_cast<uint4*>(cache + ((to + row) * 2 * c.kv_heads + vector) * kD + at) =
+        *reinterpret_cast<const uint4*>(c.packed + ((node.row + row) * c.vectors() + c.heads + vector) * kD + at);
+  }
+}
+
+template <class T, int kD>
+void start(Context& context, const device::AttentionCall& call, void* cache) {
+  const AttentionTiles& schedule = attention_tiles(context, *call.plan, call.heads / call.kv_heads, false);
+  Attention<T> a = prepare_attention<T, kD>(context, call, schedule);
+  const int64_t tiles = schedule.query_count;
+  if (cache) {
+    PLURALIGN_LAUNCH((keep_kernel<T, kD>), dim3(unsigned(tiles), unsigned(call.kv_heads)), kAttentionThreads, 0, context.stream, a, static_cast<T*>(cache));
+    a.keys = static_cast<const T*>(cache);
+    a.key_vectors = 2 * call.kv_heads;
+  }
   check_shared(context, forward_bytes<T, kD>());
   allow_shared(context, attention_kernel<T, kD>, forward_bytes<T, kD>());
   PLURALIGN_LAUNCH((attention_kernel<T, kD>), dim3(unsigned(tiles), unsigned(call.kv_heads)), kAttentionThreads, (forward_bytes<T, kD>()), context.stream, a, static_cast<T*>(call.out));
 }
 
-}  // namespace
-
-void attention(Context& context, const device::AttentionCall& call) {
+void attend(Context& context, const device::AttentionCall& call, void* cache) {
   check_attention(call);
   if (call.plan->host.rows <= 0) return;
-  if (call.storage == kF32) call.head_dim <= 64 ? start<float, 64>(context, call) : start<float, 128>(context, call);
-  else call.head_dim <= 64 ? start<bf16, 64>(context, call) : start<bf16, 128>(context, call);
+  const bool narrow = call.head_dim <= 64;
+  if (call.storage == kF32) narrow ? start<float, 64>(context, call, cache) : start<float, 128>(context, call, cache);
+  else narrow ? start<bf16, 64>(context, call, cache) : start<bf16, 128>(context, call, cache);
   context.check("attention");
+}
+
+}  // namespace
+
+void attention(Context& context, const device::AttentionCall& call) { attend(context, call, nullptr); }
+
+void attention_cached(Context& context, const device::CachedAttentionCall& call) {
+  const PlanArrays& p = call.forward.plan->host;
+  for (int64_t n = 0; n < p.nodes; ++n)
+    if (p.node[n].spans != 1 || p.span[p.node[n].first_span].rows != p.node[n].prefix + p.node[n].rows)
+      throw Failure(device::Status::bad_argument, "attention: a node that continues a sequence has one span, its own rows the last of it");
+  attend(context, call.forward, call.cache);
 }
 
 }  // namespace pluralign::cuda

@@ -21,7 +21,7 @@ __global__ void pack_kernel(T* to, const float* from, int64_t vectors, int64_t w
 
 }  // namespace
 
-AttentionTiles::AttentionTiles(Context& c, const Plan& plan, int64_t group) : context(&c) {
+AttentionTiles::AttentionTiles(Context& c, const Plan& plan, int64_t group, bool with_keys) : context(&c) {
   const device::PlanArrays& p = plan.host;
   std::vector<QueryTile> queries;
   std::vector<KeyTile> keys;
@@ -29,7 +29,7 @@ AttentionTiles::AttentionTiles(Context& c, const Plan& plan, int64_t group) : co
   std::map<int64_t, int32_t> node_at;  // by first row
   for (int64_t n = 0; n < p.nodes; ++n) node_at[p.node[n].row] = int32_t(n);
   std::vector<std::vector<int32_t>> seen_by(static_cast<size_t>(p.nodes));
-  for (int64_t n = 0; n < p.nodes; ++n)
+  for (int64_t n = 0; with_keys && n < p.nodes; ++n)
     for (int64_t s = 0; s < p.node[n].spans; ++s) {
       const device::PlanSpan& span = p.span[p.node[n].first_span + s];
       const auto found = node_at.find(span.row);
@@ -49,7 +49,7 @@ AttentionTiles::AttentionTiles(Context& c, const Plan& plan, int64_t group) : co
     list.insert(list.end(), seers_of.begin(), seers_of.end());
     int64_t watchers = 0;
     for (int32_t m : seers_of) watchers += p.node[m].rows;
-    for (int64_t i = 0; i < node.rows; i += kTileKeys) {
+    for (int64_t i = 0; with_keys && i < node.rows; i += kTileKeys) {
       keys.push_back({int32_t(n), int32_t(i), int32_t(std::min<int64_t>(kTileKeys, node.rows - i)), seer, int32_t(seers_of.size())});
       key_cost.push_back(watchers - i);
     }
@@ -71,7 +71,7 @@ AttentionTiles::AttentionTiles(Context& c, const Plan& plan, int64_t group) : co
   std::memcpy(bytes.data(), queries.data(), queries.size() * sizeof(QueryTile));
   std::memcpy(bytes.data() + query_bytes, sorted.data(), sorted.size() * sizeof(KeyTile));
   std::memcpy(bytes.data() + query_bytes + key_bytes, list.data(), list.size() * sizeof(int32_t));
-  char* at = static_cast<char*>(memory = c.allocate(bytes.size(), "a plan's tiles"));
+  char* at = static_cast<char*>(memory = c.borrow(bytes.size(), "a plan's tiles"));
   c.upload(memory, bytes.data(), bytes.size());
   query_tiles = reinterpret_cast<const QueryTile*>(at);
   key_tiles = reinterpret_cast<const KeyTile*>(at + query_bytes);
@@ -79,12 +79,12 @@ AttentionTiles::AttentionTiles(Context& c, const Plan& plan, int64_t group) : co
 }
 
 AttentionTiles::~AttentionTiles() {
-  if (memory) context->release(memory);
+  if (memory) context->give_back(memory);
 }
 
-const AttentionTiles& attention_tiles(Context& context, const Plan& plan, int64_t group) {
-  auto& made = const_cast<Plan&>(plan).schedules["attention " + std::to_string(group)];
-  if (!made) made = std::make_unique<AttentionTiles>(context, plan, group);
+const AttentionTiles& attention_tiles(Context& context, const Plan& plan, int64_t group, bool keys) {
+  auto& made = const_cast<Plan&>(plan).schedules[(keys ? "attention, keys " : "attention ") + std::to_string(group)];
+  if (!made) made = std::make_unique<AttentionTiles>(context, plan, group, keys);
   return static_cast<const AttentionTiles&>(*made);
 }
 
@@ -100,9 +100,8 @@ void check_shared(Context& context, size_t bytes) {
 }
 
 template <class T, int kD>
-Attention<T> prepare_attention(Context& context, const device::AttentionCall& call) {
+Attention<T> prepare_attention(Context& context, const device::AttentionCall& call, const AttentionTiles& tiles) {
   const Plan& plan = *call.plan;
-  const AttentionTiles& tiles = attention_tiles(context, plan, call.heads / call.kv_heads);
   const int64_t vectors = plan.host.rows * (call.heads + 2 * call.kv_heads);
   T* packed = context.scratch<T>(kSlotA, vectors * kD);
   PLURALIGN_LAUNCH((pack_kernel<T, kD>), blocks(ceil_div(vectors * (kD / kChunk<T>), 256)), 256, 0, context.stream, packed, call.qkv, vectors, call.head_dim);
@@ -113,6 +112,8 @@ Attention<T> prepare_attention(Context& context, const device::AttentionCall& ca
   a.nodes = plan.on_device.node;
   a.spans = plan.on_device.span;
   a.packed = packed;
+  a.keys = packed + call.heads * kD;
+  a.key_vectors = call.heads + 2 * call.kv_heads;
   a.heads = call.heads;
   a.kv_heads = call.kv_heads;
   a.head_dim = call.head_dim;
@@ -121,9 +122,9 @@ Attention<T> prepare_attention(Context& context, const device::AttentionCall& ca
   a.lse = call.lse;
   return a;
 }
-template Attention<float> prepare_attention<float, 64>(Context&, const device::AttentionCall&);
-template Attention<float> prepare_attention<float, 128>(Context&, const device::AttentionCall&);
-template Attention<bf16> prepare_attention<bf16, 64>(Context&, const device::AttentionCall&);
-template Attention<bf16> prepare_attention<bf16, 128>(Context&, const device::AttentionCall&);
+template Attention<float> prepare_attention<float, 64>(Context&, const device::AttentionCall&, const AttentionTiles&);
+template Attention<float> prepare_attention<float, 128>(Context&, const device::AttentionCall&, const AttentionTiles&);
+template Attention<bf16> prepare_attention<bf16, 64>(Context&, const device::AttentionCall&, const AttentionTiles&);
+template Attention<bf16> prepare_attention<bf16, 128>(Context&, const device::AttentionCall&, const AttentionTiles&);
 
 }  // namespace pluralign::cuda

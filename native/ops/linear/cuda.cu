@@ -42,6 +42,7 @@ void linear(Context& context, const device::LinearCall& c) {
   const DType type = c.storage == kF32 ? DType::f32 : DType::bf16;
   for (int i = 0; i < c.count; ++i) {
     const device::LinearPart& p = c.part[i];
+    if (!p.weight.data) continue;  // adapters alone
     const Matrix w = as_operand(context, kSlotProductB, {p.weight.data, p.weight.type, p.weight.ld}, p.out, c.in, c.storage);
     product(context, {c.rows, p.out, c.in, c.x, w.data, type, w.type, c.residual ? DType::f32 : type, false, true, c.in, w.ld, p.ldy, p.y, 1.f, p.bias, c.residual != 0});
   }
@@ -55,10 +56,10 @@ void linear_backward(Context& context, const device::LinearCall& c) {
   for (int i = 0; i < c.count; ++i) {
     const device::LinearPart& p = c.part[i];
     if (p.dbias) PLURALIGN_LAUNCH(bias_backward_kernel, blocks(ceil_div(p.out, 128)), 128, 0, context.stream, p.dbias, p.dy, c.rows, p.out, p.ldy);
-    if (c.dx || p.dweight) {
+    if ((c.dx && p.weight.data) || p.dweight) {
       const Matrix dy = as_operand(context, kSlotProductA, {p.dy, DType::f32, p.ldy}, c.rows, p.out, c.storage);
       if (p.dweight) product(context, {p.out, c.in, c.rows, dy.data, c.x, dy.type, type, DType::f32, true, false, dy.ld, c.in, c.in, p.dweight, 1.f, nullptr, true});
-      if (c.dx) {
+      if (c.dx && p.weight.data) {
         const Matrix w = as_operand(context, kSlotProductB, {p.weight.data, p.weight.type, p.weight.ld}, p.out, c.in, c.storage);
         product(context, {c.rows, c.in, p.out, dy.data, w.data, dy.type, w.type, DType::f32, false, false, dy.ld, w.ld, c.in, c.dx, 1.f, nullptr, i > 0});
       }

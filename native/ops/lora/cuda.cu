@@ -207,11 +207,11 @@ struct RowTiles : Plan::Schedule {
     }
     count = int64_t(list.size());
     if (count == 0) return;
-    tiles = static_cast<RowTile*>(c.allocate(list.size() * sizeof(RowTile), "a plan's tiles"));
+    tiles = static_cast<RowTile*>(c.borrow(list.size() * sizeof(RowTile), "a plan's tiles"));
     c.upload(tiles, list.data(), list.size() * sizeof(RowTile));
   }
   ~RowTiles() override {
-    if (tiles) context->release(tiles);
+    if (tiles) context->give_back(tiles);
   }
   Context* context;
   RowTile* tiles = nullptr;

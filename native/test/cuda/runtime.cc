@@ -121,6 +121,10 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t n, cudaStream_t) {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) { return *s = nullptr, cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return device().sticky; }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { return *e = nullptr, cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return device().sticky; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return device().sticky; }
 
 namespace emulator {
 
