@@ -113,7 +113,7 @@ void compare(Context& context, const Product& p, const Expected& both) {
 
 // Small products, and such as are split over threads; k over one block and at its edges.
 const std::vector<Shape> kLarge{{37, 70, 150}, {3, 1000, 101}, {211, 3, 400}, {65, 257, 33}, {9, 40, 1023}, {6, 37, 1024},
-                                {5, 43, 1025}, {13, 17, 2500}, {1, 900, 300}, {1, 1, 3000}, {64, 64, 64}};
+                                {5, 43, 1025}, {13, 17, 2500}, {130, 40, 1500}, {1, 900, 300}, {1, 1, 3000}, {64, 64, 64}};
 
 }  // namespace
 

@@ -220,6 +220,53 @@ TEST(lora_rows_do_not_depend_on_company_or_threads) {
   }
 }
 
+// More rows than the caches hold: what is worked on at a time must not show.
+TEST(lora_of_many_rows_matches_float64) {
+  constexpr int64_t in = 330, out = 290, r = 5, rows = 545;
+  Random random(31);
+  const std::vector<float> x = random.normals(rows * in), dy = random.normals(rows * out), a = random.normals(r * in, 0.2), b = random.normals(2 * out * r, 0.2);
+  const std::vector<float> y = random.normals(rows * out);
+  const auto owner = [](int64_t row) { return row >= 300 && row < 345 ? 1 : 0; };  // adapters share A
+  std::vector<double> low(size_t(rows * r)), up = doubles(y), dx(size_t(rows * in)), da(a.size()), db(b.size());
+  for (int64_t row = 0; row < rows; ++row) {
+    const double scale = owner(row) ? -0.5 : 2;
+    const float* own = b.data() + owner(row) * out * r;
+    for (int64_t j = 0; j < r; ++j) {
+      double sum = 0, back = 0;
+      for (int64_t i = 0; i < in; ++i) sum += double(a[size_t(j * in + i)]) * x[size_t(row * in + i)];
+      for (int64_t o = 0; o < out; ++o) {
+        up[size_t(row * out + o)] += scale * own[o * r + j] * sum;
+        back += scale * own[o * r + j] * dy[size_t(row * out + o)];
+        db[size_t((owner(row) * out + o) * r + j)] += scale * sum * dy[size_t(row * out + o)];
+      }
+      for (int64_t i = 0; i < in; ++i) {
+        dx[size_t(row * in + i)] += back * a[size_t(j * in + i)];
+        da[size_t(j * in + i)] += back * x[size_t(row * in + i)];
+      }
+    }
+  }
+  const auto near = [](const std::vector<float>& found, const std::vector<double>& wanted, const std::string& what) {
+    for (size_t i = 0; i < found.size(); ++i)
+      if (!CHECK(std::abs(double(found[i]) - wanted[i]) <= 2e-3 + 1e-4 * std::abs(wanted[i]))) {
+        fail(__FILE__, __LINE__, what + " " + std::to_string(i));
+        return;
+      }
+  };
+  on_every_machine([&](Context& context) {
+    std::vector<float> h(size_t(rows * r)), y1 = y, dx1(dx.size()), da1(da.size()), db1(db.size());
+    const LoraModule modules[2] = {{a.data(), b.data(), nullptr, da1.data(), db1.data(), nullptr, r, 0, 2.f, 0.f},
+                                   {a.data(), b.data() + out * r, nullptr, da1.data(), db1.data() + out * r, nullptr, r, 0, -0.5f, 0.f}};
+    const std::vector<LoraRange> ranges{{0, 300, &modules[0], 0}, {300, 45, &modules[1], 0}, {345, 200, &modules[0], 0}};
+    const LoraCall call{ranges, in, out, kF32, x.data(), h.data(), r, nullptr};
+    lora_forward(context, call, y1.data(), out, true);
+    lora_backward(context, call, dy.data(), out, dx1.data());
+    near(y1, up, "y " + name_of(context));
+    near(dx1, dx, "dx " + name_of(context));
+    near(da1, da, "da " + name_of(context));
+    near(db1, db, "db " + name_of(context));
+  });
+}
+
 TEST(lora_step_matches_float64) {
   for (const auto& [in, out, r] : {std::tuple<int64_t, int64_t, int64_t>{33, 50, 3}, {1, 1, 1}, {64, 16, 8}, {100, 31, 9}, {31, 97, 12}, {576, 192, 8}})
     for (int storage : {kF32, kBf16})

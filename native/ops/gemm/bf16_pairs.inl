@@ -41,18 +41,24 @@ static void pairs_of(int64_t rows, const Bf16Block& g, int64_t row, int64_t col,
   else pairs<1, P>(g, row, col, out);
 }
 
+// Rows of C may lie a multiple of a page apart, so that lines of many rows do not fit a cache together: a tile of rows passes
+// several tiles of columns, whose share of B fits the second-level cache, and C is written by whole lines.
 static void multiply_pairs(const Bf16Block& g) {
-  alignas(64) float sums[kPairRows * kPairPanels * 16];
-  for (int64_t col = 0; col < g.n; col += kPairPanels * 16) {
-    const int64_t cols = g.n - col < kPairPanels * 16 ? g.n - col : kPairPanels * 16, panels = (cols + 15) / 16;
-    for (int64_t row = 0; row < g.m; row += kPairRows) {
-      const int64_t rows = g.m - row < kPairRows ? g.m - row : kPairRows;
-      if (panels == 3) pairs_of<3>(rows, g, row, col, sums);
-      else if (panels == 2) pairs_of<2>(rows, g, row, col, sums);
-      else pairs_of<1>(rows, g, row, col, sums);
-      finish(g, row, col, sums, panels * 16, rows, cols);
-    }
-  }
+  constexpr int64_t width = kPairPanels * 16, most = 4;
+  alignas(64) float sums[kPairRows * width];
+  int64_t bytes = 1;
+  for (int64_t t = 0; t < g.term_count; ++t) bytes += g.terms[t].b_panel * kPairPanels * 2;
+  const int64_t fit = (int64_t(256) << 10) / bytes, chunk = (fit < 1 ? 1 : fit > most ? most : fit) * width;
+  for (int64_t first = 0; first < g.n; first += chunk)
+    for (int64_t row = 0; row < g.m; row += kPairRows)
+      for (int64_t col = first; col < g.n && col < first + chunk; col += width) {
+        const int64_t rows = g.m - row < kPairRows ? g.m - row : kPairRows;
+        const int64_t cols = g.n - col < width ? g.n - col : width, panels = (cols + 15) / 16;
+        if (panels == 3) pairs_of<3>(rows, g, row, col, sums);
+        else if (panels == 2) pairs_of<2>(rows, g, row, col, sums);
+        else pairs_of<1>(rows, g, row, col, sums);
+        finish(g, row, col, sums, panels * 16, rows, cols);
+      }
 }
 
 // As multiply_adds, in registers.

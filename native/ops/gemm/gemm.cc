@@ -12,10 +12,14 @@ const void* offset(const Operand& o, int64_t i, int64_t j) {
   return static_cast<const char*>(o.data) + (i * o.row_stride + j * o.col_stride) * int64_t(type_size(o.type));
 }
 
+// Rows of A that stay in the second-level cache while the columns of a chunk of B pass by.
+int64_t block_rows(int64_t mr, int64_t kc) { return std::max<int64_t>(1, (int64_t(256) << 10) / (4 * mr * std::max<int64_t>(1, kc))) * mr; }
+
 // One block of C: rows [m0, m1), columns [n0, n1), all of k. `a` holds A's panels for all k, by blocks of k.
 void block(Context& context, int thread, const Gemm& g, const float* a, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
   const Kernels& kr = context.kernels;
   const int64_t mr = kr.mr, nr = kr.nr, m_panels = ceil_div(g.m, mr), m = m1 - m0, n = n1 - n0;
+  const int64_t some = block_rows(mr, std::min(g.k, kGemmBlockK));
   auto& local = context.local[size_t(thread)];
   float* packed = g.packed ? nullptr : local.slot[0].as<float>(ceil_div(n, nr) * nr * std::min(g.k, kGemmBlockK));
   // A bfloat16 C is rounded once: sums over several blocks of k meet in float32.
@@ -37,16 +41,15 @@ void block(Context& context, int thread, const Gemm& g, const float* a, int64_t 
       b_step = kc * nr;
     }
     const float* ap = a + m_panels * mr * k0 + m0 / mr * kc * mr;
-    if (staged && !last) kr.panels(m, n, kc, ap, kc * mr, b, b_step, stage, DType::f32, n, g.alpha, nullptr, !first);
-    else if (staged) {
-      kr.panels(m, n, kc, ap, kc * mr, b, b_step, stage, DType::f32, n, g.alpha, nullptr, true);
-      for (int64_t i = 0; i < m; ++i) {
-        bf16* row = reinterpret_cast<bf16*>(c) + i * g.ldc;
-        for (int64_t j = 0; j < n; ++j)
-          row[j] = to_bf16(stage[i * n + j] + (bias ? bias[j] : 0.f) + (g.accumulate ? to_float(row[j]) : 0.f));
-      }
-    } else {
-      kr.panels(m, n, kc, ap, kc * mr, b, b_step, c, g.c_type, g.ldc, g.alpha, last ? bias : nullptr, !first || g.accumulate);
+    void* to = staged ? static_cast<void*>(stage) : c;
+    const DType to_type = staged ? DType::f32 : g.c_type;
+    const int64_t ld = staged ? n : g.ldc;
+    for (int64_t i = 0; i < m; i += some)
+      kr.panels(std::min(some, m - i), n, kc, ap + i * kc, kc * mr, b, b_step, static_cast<char*>(to) + i * ld * int64_t(type_size(to_type)), to_type, ld, g.alpha,
+                last && !staged ? bias : nullptr, !first || (g.accumulate && !staged));
+    for (int64_t i = 0; staged && last && i < m; ++i) {
+      bf16* row = reinterpret_cast<bf16*>(c) + i * g.ldc;
+      for (int64_t j = 0; j < n; ++j) row[j] = to_bf16(stage[i * n + j] + (bias ? bias[j] : 0.f) + (g.accumulate ? to_float(row[j]) : 0.f));
     }
     if (g.k == 0) break;
   }

@@ -75,8 +75,16 @@ struct MicroTable {
   MicroTable() { Micros<MR>::fill(run); }
 };
 
+// One copy of it: in two, the compiler may fuse alpha's product with the sum in one only, and bits would differ with the rows.
+#if defined(__GNUC__) && !defined(__clang__)
+#define PLURALIGN_ONE_COPY __attribute__((noinline, noclone))
+#elif defined(__clang__)
+#define PLURALIGN_ONE_COPY __attribute__((noinline))
+#else
+#define PLURALIGN_ONE_COPY
+#endif
 template <class T>
-static void write_tile(T* c, int64_t ldc, const float* tile, int64_t rows, int64_t cols, float alpha, const float* bias, bool accumulate) {
+PLURALIGN_ONE_COPY static void write_tile(T* c, int64_t ldc, const float* tile, int64_t rows, int64_t cols, float alpha, const float* bias, bool accumulate) {
   for (int64_t i = 0; i < rows; ++i) {
     T* row = c + i * ldc;
     for (int64_t j = 0; j < cols; j += W) {

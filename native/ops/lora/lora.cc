@@ -15,6 +15,7 @@ uint64_t mix(uint64_t x) {  // splitmix64's finaliser: a counter in, 64 even bit
 bool drops(const LoraRange& r) { return r.module->dropout > 0.f && r.stream != 0; }
 
 // Up to so many rows of a range are one task; more where B is turned for them.
+constexpr int64_t kNearBytes = 256 << 10;  // of a thread's share of a near cache
 constexpr int64_t kTaskRows = 64, kTallRows = 512, kTaskColumns = 512;  // columns: whole panels of any instruction set
 
 // Adapters of many short ranges come from far away, each once: the next one's factor is asked for while one is worked on.
@@ -114,7 +115,11 @@ struct Task {
     float* b = floats(3, (n + kr.nr) * r);
     kr.pack_a(a, low, DType::f32, part.rows, r, stride, 1);
     kr.pack_b(b, m().b + first * r, DType::f32, n, r, r, 1);
-    kr.panels(part.rows, n, r, a, kr.mr * r, b, kr.nr * r, y + (part.row * ldy + first) * int64_t(dtype_size(type)), type, ldy, m().scale, nullptr, true);
+    // A few rows at a time, so that y passes by in the order of its memory.
+    const int64_t some = 2 * kr.mr;
+    for (int64_t i = 0; i < part.rows; i += some)
+      kr.panels(std::min(some, part.rows - i), n, r, a + i * r, kr.mr * r, b, kr.nr * r, y + ((part.row + i) * ldy + first) * int64_t(dtype_size(type)), type, ldy, m().scale,
+                nullptr, true);
   }
 
   // Given dy of the part's rows: part.low, what the core gets of it, and dx.
@@ -195,19 +200,23 @@ void lora_backward(Context& context, const LoraCall& c, const float* dy, int64_t
     p.low = p.range->module->core_rows == 0 ? dc + at : low + at;
     at += p.rows * p.range->module->r;
   }
-  context.pool.run(parts.count, [&](int64_t i, int thread) { Task{context, c, parts.at[i], thread}.down_backward(dy, ldy, dc + offsets[i], dx); });
   // Factors may be shared, so one thread adds to the cores, and one to some columns of all A or B: sums keep their order.
-  for (int64_t i = 0; i < parts.count; ++i) Task{context, c, parts.at[i], 0}.core_backward(dc + offsets[i]);
-  constexpr int64_t chunk = 96;
-  const int64_t chunks = (std::max(c.in, c.out) + chunk - 1) / chunk;
-  context.pool.run(2 * chunks, [&](int64_t t, int thread) {
-    const int64_t first = t / 2 * chunk;
-    for (int64_t i = 0; i < parts.count; ++i) {
-      const Task task{context, c, parts.at[i], thread};
-      if (t % 2) task.a_backward(first, std::min(chunk, c.in - first));
-      else task.b_backward(dy, ldy, first, std::min(chunk, c.out - first));
-    }
-  });
+  const int64_t widest = std::max(c.in, c.out), row_bytes = 4 * (2 * c.in + c.out);
+  const int64_t chunk = context.pool.size() == 1 ? widest : std::max<int64_t>(96, widest / (4 * context.pool.size()) / 96 * 96), chunks = (widest + chunk - 1) / chunk;
+  for (int64_t first = 0, last = 0; first < parts.count; first = last) {
+    // So few rows that x and dy are still in the caches when the factors' gradients ask for them.
+    for (int64_t rows = 0; last < parts.count && (rows == 0 || rows * row_bytes < context.pool.size() * kNearBytes); ++last) rows += parts.at[last].rows;
+    context.pool.run(last - first, [&](int64_t i, int thread) { Task{context, c, parts.at[first + i], thread}.down_backward(dy, ldy, dc + offsets[first + i], dx); });
+    for (int64_t i = first; i < last; ++i) Task{context, c, parts.at[i], 0}.core_backward(dc + offsets[i]);
+    context.pool.run(2 * chunks, [&](int64_t t, int thread) {
+      const int64_t column = t / 2 * chunk;
+      for (int64_t i = first; i < last; ++i) {
+        const Task task{context, c, parts.at[i], thread};
+        if (t % 2) task.a_backward(column, std::min(chunk, c.in - column));
+        else task.b_backward(dy, ldy, column, std::min(chunk, c.out - column));
+      }
+    });
+  }
 }
 
 }  // namespace pluralign
