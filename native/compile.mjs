@@ -64,7 +64,7 @@ function newestHeader(folder) {
   return newest;
 }
 
-async function withCompiler({ folder, target, compiler = findCompiler(), sources, flags = [] }) {
+async function withCompiler({ folder, target, compiler = findCompiler(), sources, flags = [], libraries = [] }) {
   mkdirSync(folder, { recursive: true });
   const common = [
     '-std=c++20',
@@ -100,11 +100,11 @@ async function withCompiler({ folder, target, compiler = findCompiler(), sources
   await Promise.all(Array.from({ length: availableParallelism() }, worker));
   const program = join(folder, target);
   if (time(program) <= Math.max(...objects.map(time)))
-    step(compiler, [...flags, '-pthread', ...objects, '-o', program, '-ldl']);
+    step(compiler, [...flags, '-pthread', ...objects, '-o', program, ...libraries, '-ldl']);
 }
 
 /**
- * Builds `target` and returns its path. `defines` are CMake's; `sources` and `flags` say the same to the fallback.
+ * Builds `target` and returns its path. `defines` are CMake's; `sources`, `flags` and `libraries` say the same to the fallback.
  */
 export async function compile(options) {
   if (works('cmake')) withCmake(options);

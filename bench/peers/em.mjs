@@ -164,7 +164,8 @@ for (const [name, values] of Object.entries(seconds)) {
   console.log(`${name.padEnd(52)}${cell(median(values), 0, 10)}${second}`);
 }
 if (peer.length > 0) {
-  const ratio = median(peer) / median(seconds[names[1]]);
-  console.log(`\n${types} TRL epochs / EM round with an exact E-step: ${ratio.toFixed(1)}`);
+  console.log();
+  for (const name of names)
+    console.log(`${types} TRL epochs / ${name}: ${(median(peer) / median(seconds[name])).toFixed(1)}`);
 }
 rmSync(folder, { recursive: true, force: true });

@@ -77,7 +77,7 @@ function decoderCases(dtype: Dtype, timing: NativeTiming): Case[] {
     }));
 }
 
-const popularities = ['identical', 'distinct', 'uniform', 'skewed'] as const;
+export const popularities = ['identical', 'distinct', 'uniform', 'skewed'] as const;
 
 /**
  * How many of some requests each adapter gets, as in Punica's benchmark (Chen et al. 2023, section 7.1): one for all; one
@@ -96,7 +96,7 @@ export function requestsByAdapter(popularity: (typeof popularities)[number], req
 }
 
 /** Widths and ranks of the grouped products. */
-const loraShapes = [
+export const loraShapes = [
   [576, 8],
   [576, 16],
   [576, 64],
