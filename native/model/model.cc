@@ -17,8 +17,9 @@ std::vector<Plan> Model::shares(const Device& device, const Bank* bank, Plan sid
   std::vector<Plan> out;
   if (device.on_cpu() && weights_->in_cache()) {
     // Not by what needs a gradient: a row is scored alike on either side.
-    const int64_t most = bank ? kApart / std::max<int64_t>(1, bank->size()) : INT64_MAX;
-    if (most > 1) return cut_plan(std::move(side), std::max(kShareRows, (side.rows + most - 1) / most));
+    const int64_t most = bank ? kApart / std::max<int64_t>(1, bank->size()) : std::max<int64_t>(2, side.rows);
+    const int64_t rows = most > 1 ? std::max(kShareRows, (side.rows + most - 1) / most) : 0;
+    if (rows > 0) return cut_plan(std::move(side), rows);
   }
   out.push_back(std::move(side));
   return out;

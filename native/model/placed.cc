@@ -1,6 +1,7 @@
 #include "placed.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace pluralign {
 
@@ -93,7 +94,12 @@ void PlacedBank::bring(const std::vector<AdapterRun>& runs) {
 
 void PlacedBank::clear_gradients(const std::vector<AdapterRun>& runs) {
   if (at_home()) return;
-  for (const Stretch& s : stretches(runs)) device_.zero(gradients_ + s.begin, size_t(s.end - s.begin) * 4);
+  for (const Stretch& s : stretches(runs)) {
+    const size_t bytes = size_t(s.end - s.begin) * 4;
+    // On the CPU a share's own, perhaps from within a region of the pool, which must not be entered again.
+    if (device_.on_cpu()) std::memset(gradients_ + s.begin, 0, bytes);
+    else device_.zero(gradients_ + s.begin, bytes);
+  }
 }
 
 void PlacedBank::send_gradients(const std::vector<AdapterRun>& runs) {
