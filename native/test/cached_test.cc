@@ -1,5 +1,9 @@
-// Attention over cached panels: the bits of attention over the whole sequence, however the sequence is cut into steps.
+// Attention over cached panels: the bits of attention over the whole sequence (but where passes multiply in bfloat16), however
+// the sequence is cut into steps.
+#include <cstring>
+
 #include "model/kv_cache.h"
+#include "ops/attention/bf16.h"
 #include "support.h"
 
 using namespace pluralign;
@@ -14,6 +18,16 @@ ModelConfig config_of(const AttentionShape& s) {
   c.kv_heads = s.kv_heads;
   c.head_dim = s.head_dim;
   return c;
+}
+
+std::vector<float> widened(const std::vector<char>& bytes) {
+  std::vector<float> out;
+  for (size_t i = 0; i < bytes.size(); i += 2) {
+    bf16 v;
+    std::memcpy(&v, &bytes[i], 2);
+    out.push_back(to_float(v));
+  }
+  return out;
 }
 
 }  // namespace
@@ -31,6 +45,14 @@ TEST(attention_cached_is_attention_to_the_bit) {
         const AttentionSegment whole{0, length, 0, {{x.data() + q, x.data() + q + kv, stride, length, nullptr, nullptr}}};
         attention(context, shape, {whole}, x.data(), stride, storage, expected.data());
         KvCache cache(config_of(shape), context.kernels);
+        if (attends_in_bf16(context, storage)) {
+          // Passes round their operands there, steps do not: near each other, and steps to the bit among themselves.
+          const std::vector<float> passed = widened(expected);
+          const int once = cache.open(length);
+          attention_cached(context, shape, {cache.sequence(1, once, 0, length, 0)}, x.data(), stride, q, q + kv, storage, expected.data());
+          CHECK_CLOSE(name_of(context), widened(expected), passed, 0.03, 0.02);
+          cache.close(once);
+        }
         CHECK(cache.bytes(length) >= 2 * length * 2 * kv * 4 && cache.bytes_held() == 0);
         const int other = cache.open(5), slot = cache.open(length), copied = cache.open(length + 40);
         CHECK(cache.bytes_held() == cache.bytes(5) + cache.bytes(length) + cache.bytes(length + 40));

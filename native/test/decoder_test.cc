@@ -272,6 +272,33 @@ TEST(decoder_shares_of_a_large_pack) {
   }
 }
 
+TEST(decoder_shares_of_packs_of_any_size_after_one_another) {
+  // Gradients that are large enough to be cleared by several threads, in fewer shares than threads and then in more.
+  TinyOptions options = kModels[0];
+  options.vocabulary = 14000;
+  const auto trees = [](int n) {
+    std::vector<int32_t> parents(size_t(n), -1), lengths, adapters(size_t(n), 0);
+    for (int i = 0; i < n; ++i) lengths.push_back(11 + i % 5);
+    return TinyPack(parents, lengths, adapters, size_t(n), 7);
+  };
+  const TinyPack few = trees(30), many = trees(80);
+  Tiny tiny(options);
+  const Bank bank = tiny.bank();
+  std::vector<float> first;
+  for (int threads : {1, 4}) {
+    Machine machine(Isa::generic, threads);
+    Model model(tiny.config, Weights::none(tiny.config), false);
+    for (const TinyPack* p : {&few, &many, &few}) {
+      std::fill(tiny.gradients.begin(), tiny.gradients.end(), 0.f);
+      score(model, machine.context, *p, &bank, {false, true, false, 0});
+      model.backward(machine.context, bank, p->gradient.data(), int64_t(p->gradient.size()), Cancel());
+      if (p != &many) continue;
+      if (first.empty()) first = tiny.gradients;
+      CHECK_BITS(name_of(machine.context) + " gradients", tiny.gradients, first);
+    }
+  }
+}
+
 TEST(decoder_dropout_is_one_function_forward_and_backward) {
   TinyOptions options = kModels[0];
   options.dropout = 0.4f;

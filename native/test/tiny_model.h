@@ -9,11 +9,12 @@ struct TinyOptions {
   int64_t window = 0;
   bool qk_norm = false, tied = false, biases = true, all_weights = true;
   float dropout = 0;
+  int64_t vocabulary = 17;  // of which packs use 17
 };
 
 struct Tiny : DoubleModel {
   explicit Tiny(const TinyOptions& o, unsigned seed = 1) : options(o) {
-    config.vocabulary = 17;
+    config.vocabulary = o.vocabulary;
     config.hidden = 10;
     config.intermediate = 14;
     config.layers = 2;

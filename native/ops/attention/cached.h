@@ -1,5 +1,6 @@
 // Causal attention of rows that continue sequences whose keys and values are held in panels, as the products read them: a
-// decoding step packs nothing but its own rows. Numbers are those of attention() over the whole sequence, to the bit.
+// decoding step packs nothing but its own rows. Numbers are those of attention() over the whole sequence, to the bit,
+// but where that multiplies in bfloat16 (see bf16.h): steps are bound by memory, and stay in float32.
 #pragma once
 #include "attention.h"
 
