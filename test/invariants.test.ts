@@ -171,6 +171,44 @@ describe('packs', () => {
     expect(distance(gradients, bank.gradients)).toBeLessThan(1e-6);
   });
 
+  it.each([
+    'float32',
+    'bf16',
+  ] as const)('of many trees come to the same bits on any number of threads (%s)', async (dtype) => {
+    const runs: { values: Float32Array; gradients: Float32Array }[] = [];
+    let apart = new Float32Array();
+    for (const threads of [1, 2, 4]) {
+      using model = await tinyModel('qwen3', threads, dtype);
+      const bank = randomBank(model, ['u', 'v'], { share: 'core' });
+      const groups = randomGroups(60, model.config.vocabSize, 6, 12);
+      const trees = groups.flatMap((group, i): Tree[] => [
+        { group, adapter: i % 2, grad: true },
+        { group, adapter: i % 3 === 0 ? -1 : i % 2, grad: false },
+      ]);
+      const p = packTrees(trees, { read: 'logps' });
+      const { values } = await model.score(p, bank, 'logps', { keep: true });
+      const pull = values.map((_, i) => Math.cos(i));
+      bank.zeroGrad();
+      await model.backward(p, bank, pull);
+      runs.push({ values, gradients: bank.gradients.slice() });
+      if (threads > 1) continue;
+      bank.zeroGrad();
+      for (const [i, one] of trees.entries()) {
+        const [from, to] = [p.treeOffsets[i], p.treeOffsets[i + 1]].map((c) => p.offsets[c]);
+        const alone = packTrees([one], { read: 'logps' });
+        const own = await model.score(alone, bank, 'logps', { keep: one.grad });
+        expect(own.values).toEqual(values.slice(from, to));
+        if (one.grad) await model.backward(alone, bank, pull.subarray(from, to));
+      }
+      apart = bank.gradients.slice();
+    }
+    for (const { values, gradients } of runs.slice(1)) {
+      expect(values).toEqual(runs[0].values);
+      expect(gradients).toEqual(runs[0].gradients);
+    }
+    expect(distance(runs[0].gradients, apart)).toBeLessThan(dtype === 'bf16' ? 1e-2 : 1e-6);
+  });
+
   it('of different sizes, one after another, do not disturb each other', async () => {
     using model = await tinyModel('llama-old');
     const bank = randomBank(model, ['u'], { dropout: 0.2 });

@@ -53,7 +53,8 @@ class Weights {
   // in the type of activations and vectors as float32. Weights live on one device.
   void settle(const Device& device, const Cancel& cancel);
   // Packs every linear and the head once. In bfloat16 that takes the place of the file's pages, 2 bytes a weight, and serves
-  // forward and backward; else it takes 4 bytes a weight more, and is for passes over few rows (generation).
+  // forward and backward; else it takes 4 bytes a weight more, and is for passes over few rows (generation)
+  // and for models that stay in a cache.
   void pack(Context& context, const Cancel& cancel);
 
   const std::vector<WeightShape>& shapes() const { return shapes_; }  // those that are there

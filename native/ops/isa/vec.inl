@@ -87,7 +87,7 @@ INLINE float maximum(vf v) {
   else return pairs[0];
 }
 
-// e^x to about 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, a minimax polynomial of e^r (relative error 2e-9), times 2^n.
+// e^x to about 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, a minimax polynomial of e^r (relative error 2e-8), times 2^n.
 // Below -87.3 the result is exactly 0, so that a masked score adds nothing.
 INLINE vf vexp(vf x) {
   const vf lowest = splat(-87.3f), highest = splat(88.3f);
