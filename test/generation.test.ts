@@ -85,6 +85,25 @@ describe.each(['llama-old', 'mistral', 'qwen3'])('a sequence of %s', (name) => {
   });
 });
 
+describe.each([
+  'float32',
+  'bf16',
+] as const)('with rows enough that each thread goes on with sequences of its own (%s)', (dtype) => {
+  it('says the same on any number of threads, and as in small company', async () => {
+    const few = requests(18);
+    const many = Array.from({ length: 90 }, (_, i) => few[i % few.length]);
+    using one = await tinyModel('llama-old', 1, dtype);
+    const bank = randomBank(one, ['x', 'y']);
+    const expected = await generate(one, bank, few);
+    for (const threads of [1, 2, 3]) {
+      using model = await tinyModel('llama-old', threads, dtype);
+      const made = await generate(model, bank, many);
+      for (const [i, sequence] of made.entries())
+        expect(sequence, `${threads}, ${i}`).toEqual(expected[i % few.length]);
+    }
+  });
+});
+
 describe('in bfloat16', () => {
   it('a sequence says the same whatever else is in the batch, on one thread and two', async () => {
     using model = await tinyModel('llama-old', 2, 'bf16');
