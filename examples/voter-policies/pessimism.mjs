@@ -16,6 +16,7 @@ import { writePrompts } from '../soups/settings.mjs';
 import { fits, fitted, peoples, rewardsOf, tableOf, worthOfBest } from './choices.mjs';
 import { tableOf as findingsOf } from './findings.mjs';
 import { featuresBy, pairings, plantOn, truths, voteOn } from './planted.mjs';
+import { checkChoice, holdTo } from './settings.mjs';
 
 const { values } = parseArgs({
   options: {
@@ -27,9 +28,14 @@ const { values } = parseArgs({
   },
 });
 const sizes = { tiny: { prompts: 2, samples: 4, items: 4 }, full: { prompts: 24, samples: 128, items: 8 } };
+checkChoice('size', values.size, Object.keys(sizes));
 const size = sizes[values.size];
 const output = resolve(values.output);
 mkdirSync(output, { recursive: true });
+holdTo(output, { model: resolve(values.model), text: resolve(values.text), size: values.size }, [
+  'items.jsonl',
+  'choices.jsonl',
+]);
 const data = writePrompts({ ...values, output });
 const rowsOf = (path) =>
   readFileSync(path, 'utf8')

@@ -15,11 +15,16 @@ import {
 } from '../../dist/index.js';
 import { tokenScores } from '../../dist/rl/rollout.js';
 import { writePrompts } from '../soups/settings.mjs';
-import { featuresBy, nameOf, plant, plantOn, truths, voteOn, votesOf } from './planted.mjs';
-import { options, sizes } from './settings.mjs';
+import { featuresBy, nameOf, pairings, plant, plantOn, truths, voteOn, votesOf } from './planted.mjs';
+import { checkChoice, options, policyNames, sizes } from './settings.mjs';
 
 const { values } = parseArgs({ options: { ...options, seed: { type: 'string' } } });
 const seed = Number(values.seed);
+const wanted = values.policies.split(',');
+for (const name of wanted) checkChoice('policies', name, policyNames);
+checkChoice('truth', values.truth, Object.keys(truths));
+checkChoice('pairs', values.pairs, Object.keys(pairings));
+checkChoice('size', values.size, Object.keys(sizes));
 const size = sizes[values.size];
 const dir = join(resolve(values.output), `seed-${seed}`);
 mkdirSync(dir, { recursive: true });
@@ -177,7 +182,7 @@ const makes = {
   'dpo for all': () => trained('dpo-one', { ...dpo, adapter: one, train: dpoTraining }),
 };
 const policies = {};
-for (const name of values.policies.split(',')) policies[name] = await makes[name]();
+for (const name of wanted) policies[name] = await makes[name]();
 
 /** What a policy's answers are truly worth to each of the people, and how far it is from the base. */
 async function judge(model, run) {
