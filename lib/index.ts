@@ -46,7 +46,7 @@ export { exitCode, PluralignError } from './native/errors.js';
 export { writeReport } from './report/index.js';
 export { type RewardScale, Rewards, type RewardTerm, type Scored } from './rewards/compose.js';
 export type { RewardFunction, Sample } from './rewards/types.js';
-export { type Company, SideBySide } from './rl/side-by-side.js';
+export { JointRuns } from './rl/joint-runs.js';
 export { type AdaptVotersOptions, type AdaptVotersResult, adaptVoters } from './training/adapt.js';
 export { type TrainOptions, type TrainSummary, train } from './training/train.js';
 export type * from './types.js';

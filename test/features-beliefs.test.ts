@@ -109,6 +109,15 @@ describe('posteriors', () => {
     expect((population.posterior(-1) as Posterior).sd(delta)).toBeCloseTo(size / Math.sqrt(l2), 12);
   });
 
+  it('are the same bits however many voters are taken at a time', async () => {
+    const model = featureModel('local', d, 1);
+    const given = { ...votes, annotator: votes.annotator.map((u, v) => (v % 11 === 3 ? -1 : u)) };
+    const { parameters } = await model.fit(table, given, { model: 'local', rank: 1, l2, seed: 0 });
+    const of = new Population(model, 1, l2, given.annotators, parameters);
+    const whole = of.withPosteriors(table, given).parameters.posterior!;
+    for (const atOnce of [1, 2, 4]) expect(of.withPosteriors(table, given, atOnce).parameters.posterior).toEqual(whole);
+  });
+
   it('of a voter alone (local) are kept too, and a new voter is fitted as the others were', async () => {
     const model = featureModel('local', d, 1);
     const { parameters } = await model.fit(table, votes, { model: 'local', rank: 1, l2, seed: 0 });

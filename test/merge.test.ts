@@ -7,6 +7,7 @@ import { loadPeftConfig, writePeft } from '../lib/adapters/peft.js';
 import { Random } from '../lib/base/random.js';
 import { openExpert } from '../lib/merge/expert.js';
 import { type MergeOptions, mergeExperts, methodNames } from '../lib/merge/index.js';
+import { weightsByLayer } from '../lib/merge/layers.js';
 import { mergeMethods } from '../lib/merge/methods.js';
 import { readSafetensors, type Tensor } from '../lib/model/safetensors.js';
 import { combination, type Dense, distance, formulas, norm, reference, update } from './support/merge-reference.js';
@@ -296,6 +297,7 @@ describe('weights by layer', () => {
       ).rejects.toMatchObject({ code: 'BAD_ARGUMENT', message: expect.stringMatching(text) });
     await bad([1, 2], own, /--layer-weights 1-2: no expert adapts layer 2; the last one is 1/);
     await bad([1, 0], own, /--layer-weights 1-0: expected the first and the last/);
+    await bad([0, 2], own, /no expert adapts layer 2/);
     await bad([-1, 0], own, /expected the first and the last/);
     await bad([0, 0.5], own, /expected the first and the last/);
     await bad([1, 1], { one: 1, two: 1 }, /--layer-weights 1: 'three' has none/);
@@ -310,6 +312,21 @@ describe('weights by layer', () => {
     await expect(
       mergeExperts({ experts, method: 'cat', layerWeights: twice, output: path('refused') }),
     ).rejects.toThrow(/--layer-weights 1: layer 1 has weights already/);
+  });
+
+  it('may span layers that nothing adapts, between two that something does', () => {
+    const tensors = [0, 2, 5].map((layer) => `model.layers.${layer}.mlp.up_proj`);
+    const of = (...layers: [number, number][]) =>
+      weightsByLayer(
+        ['x'],
+        [1],
+        layers.map((run, i) => ({ layers: run, weights: { x: 2 + i } })),
+        tensors,
+        null,
+      );
+    expect(tensors.map(of([0, 2], [5, 5]))).toEqual([[2], [2], [3]]);
+    expect(() => of([0, 1])).toThrow(/no expert adapts layer 1; the last one is 5/);
+    expect(() => of([1, 2])).toThrow(/no expert adapts layer 1/);
   });
 });
 

@@ -336,3 +336,24 @@ describe('refusals before anything is trained', () => {
     expect(notes.join('\n')).toMatch(/reward "length" has no bound/);
   });
 });
+
+it('says that nothing is saved where a stop comes within the first step, and begins anew with --resume', async () => {
+  const stop = new AbortController();
+  const notes: string[] = [];
+  const given = config(next(), {
+    data: { train: prompts },
+    rewards: [{ type: 'function', name: 'mine', normalise: false }],
+  });
+  const mine: RewardFunction = (samples) => {
+    stop.abort();
+    return samples.map((_, i) => i % 2);
+  };
+  const onNote = (note: string) => void notes.push(note);
+  const stopped = await quiet(given, { stop: stop.signal, rewards: { mine }, onNote });
+  expect(stopped).toMatchObject({ finished: false, steps: 0 });
+  expect(notes.filter((note) => note.startsWith('stopped'))).toEqual([
+    'stopped before the first step, and nothing is saved: --resume begins anew',
+  ]);
+  expect(existsSync(`${given.output}/checkpoints`)).toBe(false);
+  expect(await quiet(given, { resume: true, rewards: { mine } })).toMatchObject({ finished: true, steps: 6 });
+});

@@ -30,15 +30,21 @@ describe('a log of records', () => {
     expect(readFileSync(path, 'utf8')).toBe('{"n":1}\n{"n":2\n{"n":3}\n{"n":4}\n');
   });
 
+  it('passes over lines of JSON that are no objects', async () => {
+    const path = join(folder, 'log.jsonl');
+    writeFileSync(path, 'null\n{"n":1}\n3\n"n"\n[1]\ntrue\n');
+    expect((await RecordLog.open<{ n: number }>(path)).records).toEqual([{ n: 1 }]);
+  });
+
   it('says so where it cannot be read or written', async () => {
     await expect(RecordLog.open(folder)).rejects.toMatchObject({ code: 'IO' });
     writeFileSync(join(folder, 'file'), '');
     await expect(RecordLog.open(join(folder, 'file', 'log.jsonl'))).rejects.toMatchObject({ code: 'IO' });
     const log = await RecordLog.open(join(folder, 'new', 'log.jsonl'));
     writeFileSync(join(folder, 'new'), '');
-    await expect(log.append(1)).rejects.toMatchObject({ code: 'IO' });
+    await expect(log.append({ n: 1 })).rejects.toMatchObject({ code: 'IO' });
     rmSync(join(folder, 'new'));
-    await log.append(2);
-    expect((await RecordLog.open(log.path)).records).toEqual([2]);
+    await log.append({ n: 2 });
+    expect((await RecordLog.open(log.path)).records).toEqual([{ n: 2 }]);
   });
 });

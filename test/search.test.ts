@@ -1,11 +1,12 @@
 // Covariance matrix adaptation on functions whose minimum is known, and the search for weights in a run of soups.
-import { appendFileSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { appendFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { Bank } from '../lib/adapters/bank.js';
 import { Random } from '../lib/base/random.js';
 import type { Config } from '../lib/config/index.js';
 import { generate } from '../lib/generation/engine.js';
 import { Model } from '../lib/model/model.js';
+import { writeReport } from '../lib/report/index.js';
 import { CmaEs, eigenOf } from '../lib/search/cma-es.js';
 import { runsOfLayers } from '../lib/soups/search.js';
 import type { SoupsResult } from '../lib/soups/train.js';
@@ -154,12 +155,16 @@ describe('weights in a run of soups', () => {
   });
 
   it('gives runs of layers weights of their own, and judges the merge of those', async () => {
-    expect(runsOfLayers(7, 3)).toEqual([
+    expect(runsOfLayers([0, 1, 2, 3, 4, 5, 6], 3)).toEqual([
       [0, 1],
       [2, 4],
       [5, 6],
     ]);
-    expect(runsOfLayers(3, 3)).toEqual([0, 1, 2].map((layer) => [layer, layer]));
+    expect(runsOfLayers([0, 1, 2], 3)).toEqual([0, 1, 2].map((layer) => [layer, layer]));
+    expect(runsOfLayers([1, 4, 5, 9], 2)).toEqual([
+      [1, 4],
+      [5, 9],
+    ]);
     const given = config({ target: { a: 1, z: 0 }, evaluations: 40, answers: 12, blocks: 2, l1: 20 });
     const found = await run(given);
     const tried = lines(given).map((line) => JSON.parse(line) as { weights: number[]; value: number });
@@ -186,12 +191,34 @@ describe('weights in a run of soups', () => {
       expect(logp).toBeCloseTo(other.logps[i], 4);
     });
     expect(readFileSync(`${given.output}/report.html`, 'utf8')).toContain('found, layers 0 to');
+    // Blocks are held to what runs of layers of a merge are held to.
+    const mix = (...runs: [number, number][]) =>
+      Bank.fromPeft(model.shape, experts, [
+        { name: 'm', weights: [0, 0], blocks: runs.map(([first, last]) => ({ first, last, weights: [1, 0] })) },
+      ]);
+    await expect(mix([0, 1], [1, 1])).rejects.toThrow(/mix m, layers 1 to 1: layer 1 has weights already/);
+    await expect(mix([1, 0])).rejects.toMatchObject({ code: 'BAD_ARGUMENT' });
+    await expect(mix([0, 9])).rejects.toThrow(/no expert adapts layer 9; the last one is 1/);
+    // A run of before layers had weights of their own.
+    const result = JSON.parse(readFileSync(`${given.output}/soups.json`, 'utf8'));
+    const { layers: _, ...earlier } = result.search;
+    earlier.weights = earlier.weights.slice(0, 2);
+    writeFileSync(`${given.output}/soups.json`, JSON.stringify({ ...result, search: earlier }));
+    await writeReport(given.output!);
+    expect(readFileSync(`${given.output}/report.html`, 'utf8')).toMatch(/the wants themselves.*>found</s);
   });
 
   it('refuses more runs of layers than layers, and a grid over them', async () => {
     await expect(run(config({ blocks: 99 }))).rejects.toThrow(
-      /soups\.search\.blocks: found 99, expected at most \d+, the model's layers/,
+      /soups\.search\.blocks: found 99, expected at most 2, the layers that experts adapt/,
     );
+    const some = config({ blocks: 2 });
+    some.adapter = { r: 2, alpha: 4, targets: '.*layers\\.1\\..*(q|v)_proj' };
+    // Before an expert is trained on its pairs, which the rewards wait for.
+    const pairs = { name: 'a', pairs: f.prefs };
+    some.soups = { ...some.soups!, wishes: [pairs, some.soups!.wishes[1]] };
+    await expect(run(some)).rejects.toThrow(/found 2, expected at most 1, the layers that experts adapt/);
+    expect(existsSync(some.output!)).toBe(false);
     await expect(run(config({ blocks: 2, method: 'grid' }))).rejects.toThrow(/with method grid, expected 1/);
   });
 

@@ -3,6 +3,7 @@ import { PluralignError } from '../native/errors.js';
 import type { Bank } from './bank.js';
 import { adapterConfig, type Target } from './config.js';
 import type { Layout } from './factors.js';
+import { checkLayerRuns } from './layers.js';
 import type { PeftAdapter } from './peft.js';
 
 /** Several adapters as one, without merging them: Σ w ΔW through the low-rank products. */
@@ -14,7 +15,7 @@ export interface AdapterMix {
   blocks?: readonly LayerBlock[];
 }
 
-/** Weights from one layer to another, both counted in, from 0. */
+/** Weights from one layer to another, both counted in, from 0; adapters act on both, and no block has a layer of another. */
 export interface LayerBlock {
   first: number;
   last: number;
@@ -57,6 +58,15 @@ export function layMixes(
         'BAD_ARGUMENT',
         `mix ${mix.name}: expected ${adapters.length} finite weights, one an adapter`,
       );
+  const adapted = new Set(adapters.flatMap((adapter) => adapter.targets.map(({ layer }) => layer)));
+  for (const { name, blocks = [] } of mixes)
+    checkLayerRuns(
+      blocks.map(({ first, last }) => [first, last] as const),
+      adapted,
+      ([first, last], message) => {
+        throw new PluralignError('BAD_ARGUMENT', `mix ${name}, layers ${first} to ${last}: ${message}`);
+      },
+    );
   const targets = new Map<string, { target: Target; parts: Part[] }>();
   adapters.forEach((adapter, index) => {
     if (mixes.every((mix) => given(mix).every((weights) => weights[index] === 0))) return;

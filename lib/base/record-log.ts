@@ -4,9 +4,9 @@ import { errnoOf, ioError } from './files.js';
 
 /**
  * A file of records, a line of JSON each (.jsonl), that outlives the process that writes it: what was appended is read again
- * by the next one. A line that a killed process left unfinished is passed over, and the next record starts a line of its own.
+ * by the next one. A line that a killed process left unfinished, or that is no object, is passed over, and the next record starts a line of its own.
  */
-export class RecordLog<T> {
+export class RecordLog<T extends object> {
   /** Appends go one after another, in the order of their calls. */
   #last: Promise<void> = Promise.resolve();
   #unfinished: boolean;
@@ -21,14 +21,15 @@ export class RecordLog<T> {
   }
 
   /** A file that is not there has no records. Throws `IO` where it cannot be read. */
-  static async open<T>(path: string): Promise<RecordLog<T>> {
+  static async open<T extends object>(path: string): Promise<RecordLog<T>> {
     const text = await readFile(path, 'utf8').catch((error: unknown) => {
       if (errnoOf(error) === 'ENOENT') return '';
       throw ioError('read', path, error);
     });
     const records = text.split('\n').flatMap((line): T[] => {
       try {
-        return [JSON.parse(line) as T];
+        const found: unknown = JSON.parse(line);
+        return typeof found === 'object' && found !== null && !Array.isArray(found) ? [found as T] : [];
       } catch {
         return [];
       }

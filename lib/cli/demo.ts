@@ -1,27 +1,8 @@
 import { Command } from 'commander';
-import type { StopRequest } from '../training/signals.js';
+import type { DemoOptions, DemoResult } from '../demo/types.js';
 import { formatRecords, printableLine } from './format.js';
 import { emit, withQuietStdout } from './output.js';
-import { addJsonOption, addRuntimeOptions, type RuntimeOptions, runtimeOptions, withStop } from './shared.js';
-
-export interface DemoOptions extends RuntimeOptions {
-  stop: StopRequest;
-}
-
-/** The object of `demo --json`. Shares are between 0 and 1. */
-export interface DemoResult {
-  /** One row for each annotator, then means: accuracy on held-out votes under each policy. */
-  table: Record<string, string | number>[];
-  /** One row for each policy: what the stories that it writes now are like, and who likes them. */
-  stories: Record<string, string | number>[];
-  /** The same prompt under every policy, by the policy's name. */
-  samples: ({ prompt: string } & Record<string, string>)[];
-  /** What stories of the experts for two wishes, and of their mix, are worth to each wish, in [−1, 1]. */
-  soup: Record<string, string | number>[];
-  soup_samples: ({ prompt: string } & Record<string, string>)[];
-  seconds: number;
-  paths: { run: string; report: string };
-}
+import { addJsonOption, addRuntimeOptions, runtimeOptions, withStop } from './shared.js';
 
 export interface DemoApi {
   demo(options: DemoOptions): Promise<DemoResult>;

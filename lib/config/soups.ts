@@ -56,6 +56,12 @@ export function checkSoups(config: ParsedConfig, source: Source): string[] {
   }
   for (const name of soups.front ?? [])
     if (!names.includes(name)) say(['soups', 'front'], `${name} is no wish; expected ${names.join(', ')}`);
+  const share = config.adapter === null || config.adapter === 'full' ? 'none' : config.adapter.share;
+  if (soups.side_by_side > 1 && share !== 'none')
+    say(
+      ['soups', 'side_by_side'],
+      `found ${soups.side_by_side} with adapter.share ${share}; side_by_side needs adapter.share: none`,
+    );
   if (config.adapter === 'full') say(['adapter'], 'found full; experts are adapters');
   if (config.data.eval === null && config.data.split === null)
     say(['data', 'eval'], 'found nothing, expected prompts that the mixes are compared on; or give data.split');

@@ -2,7 +2,6 @@ import { mkdir, readdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { Bank } from '../adapters/bank.js';
 import { errnoOf, ioError, writeFileAtomic } from '../base/files.js';
-import type { DemoResult } from '../cli/demo.js';
 import type { Config } from '../config/index.js';
 import { groupsOf, readRows } from '../data/index.js';
 import type { Model } from '../model/model.js';
@@ -15,6 +14,7 @@ import { type DemoSettings, demoModel, Session } from './session.js';
 import { defaultPlan } from './settings.js';
 import { makeSoup } from './soup.js';
 import { type StoryTable, storyTable, voterTable, wishes } from './tables.js';
+import type { DemoResult } from './types.js';
 import { type Candidates, collectVotes, groups, makeAnnotators, type Vote } from './votes.js';
 
 export { type DemoSettings, demoModel } from './session.js';

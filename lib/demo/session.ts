@@ -1,10 +1,10 @@
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { DemoOptions } from '../cli/demo.js';
 import { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { progress } from '../training/progress.js';
 import type { DemoPlan } from './settings.js';
+import type { DemoOptions } from './types.js';
 
 export interface DemoSettings extends DemoOptions {
   /** Where to write; absent: ./runs/demo, or with a number behind it where that is taken. */

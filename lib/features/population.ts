@@ -12,7 +12,7 @@ import { Posterior, packLower, posteriorSize, unpackLower } from './posterior.js
 import { fitRidge } from './ridge.js';
 import { fitInSpan } from './span.js';
 import { type Ties, withTies } from './ties.js';
-import { subTable, subVotes, type Votes } from './votes.js';
+import { subTable, subVotes, type Votes, votesByAnnotator, votesOfSome } from './votes.js';
 
 /** Says the reward of an item for an annotator (an index into the population, or −1 for whoever is unknown). */
 export type Scorer = (annotator: number, item: number) => number;
@@ -57,18 +57,34 @@ export class Population {
     return packed ? new Posterior(unpackLower(packed, k), k) : null;
   }
 
-  /** With everyone's posteriors, from the votes that they were fitted to; as it was where the model keeps none. */
-  withPosteriors(table: Features, votes: Votes): Population {
+  /** As many as take 2^27 bytes. */
+  get #factorsAtOnce(): number {
+    return Math.max(1, Math.floor(2 ** 24 / this.model.own ** 2));
+  }
+
+  /**
+   * With everyone's posteriors, from the votes that they were fitted to; as it was where the model keeps none.
+   *
+   * @param atOnce voters whose whole factors [own, own] are held at a time; what is kept is their lower triangles
+   */
+  withPosteriors(table: Features, votes: Votes, atOnce = this.#factorsAtOnce): Population {
     const { own: k } = this.model;
     if (!this.posterior(-1)) return this;
     const side = this.model.items(table, this.parameters.shared);
     const count = this.annotators.length;
-    const factors = new Float64Array(count * k * k);
-    newtonNative(votes, side, this.parameters.own.slice(), k, Math.max(this.l2, 1e-6), 1e-12, factors);
     const size = (k * (k + 1)) / 2;
     const posterior = new Float64Array(count * size);
-    for (let u = 0; u < count; u++) {
-      packLower(factors.subarray(u * k * k, (u + 1) * k * k), k, posterior.subarray(u * size, (u + 1) * size));
+    const by = count > atOnce ? votesByAnnotator(votes) : null;
+    for (let first = 0; first < count; first += atOnce) {
+      const last = Math.min(count, first + atOnce);
+      const factors = new Float64Array((last - first) * k * k);
+      const of = by ? votesOfSome(votes, by, first, last) : votes;
+      const own = this.parameters.own.slice(first * k, last * k);
+      newtonNative(of, side, own, k, Math.max(this.l2, 1e-6), 1e-12, factors);
+      for (let u = first; u < last; u++) {
+        const at = (u - first) * k * k;
+        packLower(factors.subarray(at, at + k * k), k, posterior.subarray(u * size, (u + 1) * size));
+      }
     }
     const { shared, own } = this.parameters;
     return new Population(this.model, this.rank, this.l2, this.annotators, { shared, own, posterior }, this.ties);

@@ -160,6 +160,21 @@ export function subVotes(votes: Votes, indices: Int32Array): Votes {
   };
 }
 
+/** The votes of annotators from one place up to another, who are then counted from 0; `by` as `votesByAnnotator` gives it. */
+export function votesOfSome(
+  votes: Votes,
+  by: { offsets: Int32Array; votes: Int32Array },
+  first: number,
+  last: number,
+): Votes {
+  const own = subVotes(votes, by.votes.subarray(by.offsets[first], by.offsets[last]));
+  return {
+    ...own,
+    annotators: votes.annotators.slice(first, last),
+    annotator: own.annotator.map((u) => u - first),
+  };
+}
+
 /** A vote's items in the order of the choice. */
 function order(row: Row, table: ItemTable): { places: number[]; stages: number } {
   if (row.kind === 'pair') {

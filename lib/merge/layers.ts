@@ -1,18 +1,18 @@
+import { checkLayerRuns, type LayerRun } from '../adapters/layers.js';
 import { layerOf } from '../adapters/mix.js';
 import { PluralignError } from '../native/errors.js';
 import { type MergeMethod, weightsOf } from './methods.js';
 
 /** Experts' weights in a run of layers. */
 export interface LayerWeights {
-  /** The first and the last, from 0. */
-  layers: readonly [number, number];
+  /** The first and the last, from 0; the experts adapt both. */
+  layers: LayerRun;
   /** By the experts' names, all of them. */
   weights: Readonly<Record<string, number>>;
 }
 
 /** `--layer-weights 0-3`: how a run of layers is named to people. */
-const titleOf = ([first, last]: readonly [number, number]) =>
-  `--layer-weights ${first === last ? first : `${first}-${last}`}`;
+const titleOf = ([first, last]: LayerRun) => `--layer-weights ${first === last ? first : `${first}-${last}`}`;
 
 /**
  * The weights of each tensor, in the order of the experts: those of its layer, where some are given, else `weights`. Throws
@@ -33,24 +33,21 @@ export function weightsByLayer(
     const layer = layerOf(tensor);
     if (layer !== null) known.add(layer);
   }
-  const last = Math.max(...known);
+  const failAt = (run: LayerRun, message: string): never => {
+    throw new PluralignError('BAD_ARGUMENT', `${titleOf(run)}: ${message}`);
+  };
+  checkLayerRuns(
+    given.map(({ layers }) => layers),
+    known,
+    failAt,
+  );
   const byLayer = new Map<number, readonly number[]>();
   for (const { layers, weights: own } of given) {
-    const fail = (message: string): never => {
-      throw new PluralignError('BAD_ARGUMENT', `${titleOf(layers)}: ${message}`);
-    };
-    const [from, to] = layers;
-    if (!(Number.isSafeInteger(from) && Number.isSafeInteger(to) && from >= 0 && from <= to))
-      fail('expected the first and the last of some layers, from 0');
+    const fail = (message: string) => failAt(layers, message);
     const values = weightsOf(names, own, fail);
     if (values.every((w) => w === 0) && method?.combine !== 'sum')
       fail('all are zero, which this method cannot divide by; cat leaves such layers as they are in the base');
-    for (let layer = from; layer <= to; layer++) {
-      if (!known.has(layer))
-        fail(`no expert adapts layer ${layer}; ${known.size ? `the last one is ${last}` : 'there are no layers'}`);
-      if (byLayer.has(layer)) fail(`layer ${layer} has weights already`);
-      byLayer.set(layer, values);
-    }
+    for (let layer = layers[0]; layer <= layers[1]; layer++) byLayer.set(layer, values);
   }
   return (tensor) => {
     const layer = layerOf(tensor);

@@ -21,6 +21,9 @@ export function candidates(): string[] {
   return [join(root, 'build/Release/pluralign.node'), ...tags.map((t) => join(prebuilds, t))];
 }
 
+/** Where the addon was found. */
+let loadedFrom: string | undefined;
+
 function load(): Addon {
   const failures: string[] = [];
   for (const path of candidates()) {
@@ -31,6 +34,7 @@ function load(): Addon {
     try {
       const found = require(path) as Addon;
       found.useErrorClass(PluralignError);
+      loadedFrom = path;
       return found;
     } catch (error) {
       failures.push(`${path}: ${(error as Error).message}`);
@@ -50,4 +54,10 @@ let loaded: Addon | undefined;
 export function addon(): Addon {
   loaded ??= load();
   return loaded;
+}
+
+/** The file of the addon, loaded on first use. Throws as `addon`. */
+export function addonFile(): string {
+  addon();
+  return loadedFrom!;
 }

@@ -1,6 +1,7 @@
 import type { WinRate } from '../evaluation/pairwise.js';
 import type { Combinations } from '../soups/combinations.js';
 import type { Front, FrontPoint } from '../soups/fronts.js';
+import type { SearchResult } from '../soups/search.js';
 import type { SoupsResult } from '../soups/train.js';
 import { html, type Markup } from './html.js';
 import { formatPercent, formatValue } from './numbers.js';
@@ -110,6 +111,8 @@ function searchSection({ search, front }: SoupsResult): Markup | null {
     return html`<tr><th scope="row">${name}</th>${weights.map((w) => html`<td>${fixed(w)}</td>`)}
 ${objectives.map((value) => html`<td>${fixed(value)}</td>`)}<td>${fixed(worth)}</td></tr>`;
   };
+  // Runs of before layers had weights of their own say nothing of them.
+  const layers: SearchResult['layers'] = search.layers ?? [[0, 0]];
   return html`<section><h2>Weights that were searched for</h2>
 <p class="caption">For somebody who wants ${front.map((name, k) => `${fixed(search.target[k])} ${name}`).join(', ')}: the weights
 of the experts that were best on answers to training prompts (${search.method}, ${formatValue(search.evaluations)} mixes tried),
@@ -119,9 +122,9 @@ ${front.map((name) => html`<th scope="col">${name}</th>`)}<th scope="col">worth<
     'the wants themselves',
     search.target,
     search.plain,
-  )}${search.layers.map(([first, last], b) => {
+  )}${layers.map(([first, last], b) => {
     const own = search.weights.slice(b * front.length, (b + 1) * front.length);
-    const name = search.layers.length === 1 ? 'found' : `found, layers ${first} to ${last}`;
+    const name = layers.length === 1 ? 'found' : `found, layers ${first} to ${last}`;
     return row(name, own, search.found);
   })}</tbody></table></div></section>`;
 }

@@ -15,6 +15,7 @@ import { openRunFolder, type RunFolder } from '../training/run-folder.js';
 import { saveResult } from '../training/save.js';
 import { learningRateFactor } from '../training/schedule.js';
 import { adapterName, makeBank, openModel, openReference, referenceOf } from '../training/setup.js';
+import { checkShared, type SharedBase } from '../training/shared-base.js';
 import { stopOf } from '../training/signals.js';
 import type { TrainOptions, TrainSummary } from '../training/train.js';
 import { writeAdapterMap } from '../training/voter-map.js';
@@ -23,7 +24,6 @@ import { type Answered, evaluatePolicy, type PolicyScores } from './evaluate.js'
 import { type PreparedPrompts, type Prompt, preparePrompts } from './prompts.js';
 import { makeRollout, rolloutMetrics, type Scorers } from './rollout.js';
 import { type SampleFunction, type Speaker, sampler, samplesOf } from './sampling.js';
-import type { Company } from './side-by-side.js';
 import { type Banks, freshRlState, loadRlState, promptsFingerprint, type RlState, saveRlState } from './state.js';
 import { updateOn } from './update.js';
 
@@ -55,7 +55,7 @@ class RlRun implements SteppedRun {
     readonly stop: Readonly<ReturnType<typeof stopOf>>,
     readonly note: (text: string) => void,
     /** Who samples, where not the run alone. */
-    private readonly say?: Company['generate'],
+    private readonly say?: SharedBase['generate'],
   ) {
     this.fingerprint = promptsFingerprint(prompts.train);
     this.voters =
@@ -232,6 +232,7 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
   let begun = false;
   try {
     const { beside } = options;
+    if (beside) await checkShared(config, beside);
     using own = beside ? null : await openModel(config);
     const model = beside?.model ?? own!;
     const maxTokens = packTokens(config.train, true);

@@ -13,9 +13,10 @@ import { keepsRank, mergeMethods } from '../merge/methods.js';
 import { PluralignError } from '../native/errors.js';
 import type { LogitMix } from '../native/generation.js';
 import type { RewardFunction } from '../rewards/types.js';
+import { JointRuns } from '../rl/joint-runs.js';
 import { type Prompt, withText } from '../rl/prompts.js';
 import { type SampleFunction, sampler, samplesOf } from '../rl/sampling.js';
-import { type Company, SideBySide } from '../rl/side-by-side.js';
+import type { SharedBase } from '../training/shared-base.js';
 import type { TrainOptions } from '../training/train.js';
 import type { Evaluated, Points } from './points.js';
 import { mergedPolicy, seedOf, trainedOnPairs, trainedOnText, trainedPolicy, writeRows } from './policies.js';
@@ -92,13 +93,13 @@ export class Kitchen {
     const { side_by_side: atOnce } = this.soups;
     const rewarded = wishes.filter((wish) => !this.soups.wishes[wish].pairs);
     for (let at = 0; atOnce > 1 && at < rewarded.length; at += atOnce) {
-      const runs = rewarded.slice(at, at + atOnce).map((wish) => (beside: Company) => this.expert(wish, beside));
-      await new SideBySide(this.points.model).all(runs);
+      const runs = rewarded.slice(at, at + atOnce).map((wish) => (beside: SharedBase) => this.expert(wish, beside));
+      await new JointRuns(this.points.model).all(runs);
     }
   }
 
   /** The folder of a wish's expert. */
-  expert(wish: number, beside?: Company): Promise<string> {
+  expert(wish: number, beside?: SharedBase): Promise<string> {
     const seed = seedOf(this.config, wish);
     const { pairs } = this.soups.wishes[wish];
     if (pairs)

@@ -7,6 +7,7 @@ import { simplexGrid } from '../evaluation/fronts.js';
 import { PluralignError } from '../native/errors.js';
 import { sampler, samplesOf } from '../rl/sampling.js';
 import { CmaEs } from '../search/cma-es.js';
+import { adaptedLayers } from '../training/setup.js';
 import type { Kitchen } from './kitchen.js';
 import { objectivesOf } from './wishes.js';
 
@@ -16,7 +17,7 @@ export interface SearchResult {
   target: number[];
   /** The experts' weights that were found for it, of each run of layers in turn, [runs · front wishes]. */
   weights: number[];
-  /** First and last layer of each run. */
+  /** First and last layer of each run of adapted layers. */
   layers: [number, number][];
   /** Σ target · objective − l1 Σ |weight|, on the prompts that were searched on. */
   value: number;
@@ -29,7 +30,7 @@ export interface SearchResult {
 /**
  * Weights of the experts for a person who wants `target`: those that are best on answers to training prompts, which every
  * candidate gives from the same random numbers. Candidates are mixed unmerged (Σ w ΔW), a generation side by side. With `blocks`, runs of
- * layers have weights of their own. Throws `BAD_CONFIG` where those are more than the model has layers.
+ * adapted layers have weights of their own. Throws `BAD_CONFIG` where those are more than there are such layers.
  */
 export async function searchWeights(kitchen: Kitchen, chosen: readonly number[]): Promise<SearchResult> {
   const { config, points, stop } = kitchen;
@@ -37,7 +38,7 @@ export async function searchWeights(kitchen: Kitchen, chosen: readonly number[])
   const { method, evaluations, l1, answers, deviation, blocks, target: given } = soups.search!;
   const names = chosen.map((wish) => soups.wishes[wish].name);
   const target = names.map((name) => (given === null ? 1 / names.length : (given[name] ?? 0)));
-  const layers = runsOfLayers(points.model.config.layers, blocks);
+  const layers = runsOfLayers(await adaptedLayers(config, points.model.shape), blocks);
   const n = names.length;
   const blocksOf = (weights: readonly number[]): LayerBlock[] =>
     layers.map(([first, last], b) => ({ first, last, weights: weights.slice(b * n, (b + 1) * n) }));
@@ -102,15 +103,15 @@ export async function searchWeights(kitchen: Kitchen, chosen: readonly number[])
   };
 }
 
-/** Layers in so many runs, whose sizes differ by one at most: the first and the last of each. */
-export function runsOfLayers(layers: number, runs: number): [number, number][] {
-  if (runs > layers)
+/** Layers in so many runs, with numbers of layers that differ by one at most: the first and the last of each. */
+export function runsOfLayers(layers: readonly number[], runs: number): [number, number][] {
+  if (runs > layers.length)
     throw new PluralignError(
       'BAD_CONFIG',
-      `soups.search.blocks: found ${runs}, expected at most ${layers}, the model's layers`,
+      `soups.search.blocks: found ${runs}, expected at most ${layers.length}, the layers that experts adapt`,
     );
-  const cut = (k: number) => Math.round((k * layers) / runs);
-  return Array.from({ length: runs }, (_, k) => [cut(k), cut(k + 1) - 1]);
+  const cut = (k: number) => Math.round((k * layers.length) / runs);
+  return Array.from({ length: runs }, (_, k) => [layers[cut(k)], layers[cut(k + 1) - 1]]);
 }
 
 /** Values of candidates, kept in a file, so that a stopped search goes on. */

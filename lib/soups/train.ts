@@ -6,13 +6,15 @@ import { packTokens } from '../data/pack.js';
 import { simplexGrid } from '../evaluation/fronts.js';
 import { checkJudge, openJudge } from '../judges/index.js';
 import { methodNames } from '../merge/index.js';
+import { nativeConfig, readModelConfig } from '../model/config.js';
+import { resolveModel } from '../model/hub.js';
 import { PluralignError } from '../native/errors.js';
 import { openRewards } from '../rewards/open.js';
 import { preparePrompts } from '../rl/prompts.js';
 import { sampler, samplesOf } from '../rl/sampling.js';
 import { progress } from '../training/progress.js';
 import { openRunFolder } from '../training/run-folder.js';
-import { openModel } from '../training/setup.js';
+import { adaptedLayers, openModel } from '../training/setup.js';
 import { stopOf } from '../training/signals.js';
 import type { TrainOptions, TrainSummary } from '../training/train.js';
 import { type Combinations, compareOn, judgeOn } from './combinations.js';
@@ -61,6 +63,11 @@ export async function trainSoups(given: ResolvedConfig, options: TrainOptions = 
         'BAD_CONFIG',
         `soups.merges: ${JSON.stringify(unknown)} is not known; expected ${methodNames.join(', ')}`,
       );
+    // Said before hours of training, not after.
+    if (given.soups!.search && given.model !== null) {
+      const shape = nativeConfig(readModelConfig(await resolveModel(given.model)));
+      runsOfLayers(await adaptedLayers(given, shape), given.soups!.search.blocks);
+    }
     const hold = async () => {
       // From here on the folder holds a run: other settings need another one.
       await writeFileAtomic(folder.paths.metrics, `${JSON.stringify({ step: 0 })}\n`);
@@ -71,8 +78,6 @@ export async function trainSoups(given: ResolvedConfig, options: TrainOptions = 
     using model = await openModel(config);
     const soups = config.soups!;
     const { wishes } = soups;
-    // Said before hours of training, not after.
-    if (soups.search) runsOfLayers(model.config.layers, soups.search.blocks);
     const ones = wishes.map(() => 1);
     const rewards = await openRewards(rewardsOf(wishes, ones), model, {
       functions: options.rewards,

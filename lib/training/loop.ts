@@ -104,7 +104,11 @@ export async function runSteps(run: SteppedRun): Promise<void> {
     run.stopped = true;
     // After the last step the parameters may be other ones already; the checkpoint that is there is the right one.
     if (!trained && state.step > 0) await run.save();
-    run.note(`stopped after step ${state.step}; the run is saved, go on with --resume`);
+    run.note(
+      state.step > 0
+        ? `stopped after step ${state.step}; the run is saved, go on with --resume`
+        : 'stopped before the first step, and nothing is saved: --resume begins anew',
+    );
   } finally {
     bar.stop();
     await metrics.close();

@@ -8,17 +8,33 @@ import { packageVersion } from '../base/version.js';
 import type { Group } from '../data/types.js';
 import { weightFiles } from '../model/config.js';
 import type { Model } from '../model/model.js';
-import { addon } from '../native/loader.js';
+import { cudaLibraries } from '../native/device.js';
+import { addon, addonFile } from '../native/loader.js';
 
 async function addFile(hash: ReturnType<typeof createHash>, path: string): Promise<void> {
   if (!existsSync(path)) return;
   for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Buffer);
 }
 
+const kernelFiles = new Map<string, Promise<string>>();
+
+/** What is in a file of kernels, hashed once: they may change while the version stays. */
+function kernelsIn(path: string): Promise<string> {
+  let found = kernelFiles.get(path);
+  if (!found) {
+    const hash = createHash('sha256');
+    found = addFile(hash, path).then(() => hash.digest('hex'));
+    kernelFiles.set(path, found);
+  }
+  return found;
+}
+
 /** What log-probabilities of a policy depend on: the contents of its files, the type it is computed in, the kernels. */
 async function identity(model: Model, adapter: string | null): Promise<string> {
   const kernels = `${packageVersion()} ${process.arch} ${addon().cpu().isa} ${model.device}`;
-  const hash = createHash('sha256').update(`${model.dtype} ${kernels}\n`);
+  const library = model.device === 'cpu' ? undefined : cudaLibraries().find(existsSync);
+  const binaries = await Promise.all([addonFile(), ...(library ? [library] : [])].map(kernelsIn));
+  const hash = createHash('sha256').update(`${model.dtype} ${kernels} ${binaries.join(' ')}\n`);
   const dir = model.dir!;
   const files = [join(dir, 'config.json'), ...weightFiles(dir)];
   if (adapter !== null)

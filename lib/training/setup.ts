@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { Bank } from '../adapters/bank.js';
-import { type AdapterConfig, adapterConfig } from '../adapters/config.js';
+import { type AdapterConfig, adapterConfig, targetsOf } from '../adapters/config.js';
 import { loadPeft } from '../adapters/peft.js';
 import { genericAdapter } from '../adapters/voters.js';
 import { Random } from '../base/random.js';
@@ -23,6 +23,7 @@ import { kindsOf } from '../methods/index.js';
 import { newConfig, parseModelConfig } from '../model/config.js';
 import { type LoadOptions, Model } from '../model/model.js';
 import { loadTokenizer } from '../model/tokenizer.js';
+import type { NativeModelConfig } from '../native/addon.js';
 import { PluralignError } from '../native/errors.js';
 import { MarginReference } from './modpo.js';
 import { progress } from './progress.js';
@@ -184,6 +185,14 @@ function settings(a: ResolvedAdapter): Partial<AdapterConfig> {
   if (a.targets !== null) given.targets = a.targets;
   if (a.dropout !== null) given.dropout = a.dropout;
   return given;
+}
+
+/** Layers that a run's adapters act on, in order; all of the model's where whole weights are trained. */
+export async function adaptedLayers({ adapter }: ResolvedConfig, shape: NativeModelConfig): Promise<number[]> {
+  if (adapter === 'full') return Array.from({ length: shape.layers }, (_, layer) => layer);
+  const { init_from } = adapter;
+  const own = init_from === null ? adapterConfig(settings(adapter)) : (await loadPeft(init_from, shape)).config;
+  return [...new Set(targetsOf(own, shape).map(({ layer }) => layer))].sort((a, b) => a - b);
 }
 
 /** The parameters that a run trains: all weights, or one adapter for each name. */

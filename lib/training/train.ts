@@ -10,7 +10,6 @@ import { isPolicyMethod } from '../methods/policies.js';
 import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import type { RewardFunction } from '../rewards/types.js';
-import type { Company } from '../rl/side-by-side.js';
 import { loadLatestCheckpoint, openCheckpoint, pruneCheckpoints } from './checkpoint.js';
 import { evaluationLine, runSteps, type SteppedRun } from './loop.js';
 import { totalSteps } from './order.js';
@@ -20,6 +19,7 @@ import { saveResult } from './save.js';
 import { learningRateFactor } from './schedule.js';
 import { type AdapterChoice, adaptersOf, type Reference, type Scorer } from './scorer.js';
 import { adapterName, makeBank, makeReference, openModel, type PreparedData, prepareData } from './setup.js';
+import type { SharedBase } from './shared-base.js';
 import { type Stop, stopOf } from './signals.js';
 import { fingerprint, freshState, loadState, type RunState, saveState } from './state.js';
 import { evaluateGroups, lossStep, namedRows } from './step.js';
@@ -40,8 +40,11 @@ export interface TrainOptions {
   rewards?: Readonly<Record<string, RewardFunction>>;
   /** Mean and deviation that rewards are normalised by, by their names, in place of what samples of the reference say. */
   rewardScale?: Readonly<Record<string, { mean: number; deviation: number }>>;
-  /** Policies on own samples: the base that this run shares with others of its process, and who samples for all. */
-  beside?: Company;
+  /**
+   * Policies on own samples: the base that this run shares with others of its process, and who samples for all.
+   * BAD_ARGUMENT for another method, and where it is not the configuration's model in its dtype.
+   */
+  beside?: SharedBase;
 }
 
 /** RUN/summary.json, and what `train --json` prints. */
@@ -293,6 +296,11 @@ class Run implements SteppedRun {
 export async function train(given: Config | ResolvedConfig, options: TrainOptions = {}): Promise<TrainSummary> {
   const config = resolveConfig(given as Config);
   const { quiet = false } = options;
+  if (options.beside && !isPolicyMethod(config.method))
+    throw new PluralignError(
+      'BAD_ARGUMENT',
+      `beside: method ${config.method} does not sample from its policy, and has nothing to share`,
+    );
   if (config.model === 'features' && config.method === 'reward') {
     const { trainFeatures } = await import('../features/train.js');
     return trainFeatures(config, options);
