@@ -83,7 +83,12 @@ function peer() {
       child.stdin.write(`${JSON.stringify({ prompts: prompts.map((p) => [...p]), new: fresh, seed })}\n`);
       return JSON.parse(await next());
     },
-    stop: () => child.stdin.end(),
+    // Until it is gone: what a process does to end takes a core from the limits that are measured next.
+    stop: () =>
+      new Promise((resolve) => {
+        child.once('exit', resolve);
+        child.stdin.end();
+      }),
   };
 }
 
@@ -138,7 +143,7 @@ for (const batch of values.batch.split(',').map(Number)) {
     cpu_ratio: theirs ? median(samples.ours.map((o, i) => cost(samples.theirs[i]) / cost(o))) : null,
   });
 }
-theirs?.stop();
+await theirs?.stop();
 if (adapters > 0) {
   const names = Array.from({ length: adapters }, (_, i) => `a${i}`);
   const bank = Bank.create(model.shape, adapterConfig({ r: rank, alpha: rank }), names, { seed: 1 });
