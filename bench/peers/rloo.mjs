@@ -4,7 +4,8 @@
  * two alternate; the line gives the median of the ratios of samples a second, and each side's median. The same by processor
  * time stands beside it, which other work on the machine spoils less.
  *
- * usage: PLURALIGN_PYTHON=python node bench/peers/rloo.mjs --model DIR --rows prompts.jsonl [--rounds 3] [--threads 2]
+ * usage: PLURALIGN_PYTHON=python node bench/peers/rloo.mjs --model DIR --rows prompts.jsonl [--rounds 3] [--steps 30] [--threads 2]
+ *          [--dtype float32|bf16]
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -20,12 +21,13 @@ const { values } = parseArgs({
     model: { type: 'string' },
     rows: { type: 'string' },
     rounds: number('3'),
-    steps: number('6'),
+    steps: number('30'),
     batch: number('8'),
     group: number('4'),
     tokens: number('48'),
     rank: number('8'),
     threads: number('2'),
+    dtype: { type: 'string', default: 'float32' },
     config: { type: 'string' },
     python: { type: 'string', default: process.env.PLURALIGN_PYTHON ?? 'python3' },
   },
@@ -85,7 +87,7 @@ function ours(round) {
       batch_size: count('batch'),
       learning_rate: 0.002,
       schedule: 'constant',
-      dtype: 'float32',
+      dtype: values.dtype,
       threads: count('threads'),
       save_every: null,
       log_every: 1,
@@ -98,7 +100,7 @@ function ours(round) {
 }
 
 function theirs() {
-  const options = ['steps', 'batch', 'group', 'tokens', 'rank', 'threads'].flatMap((name) => [
+  const options = ['steps', 'batch', 'group', 'tokens', 'rank', 'threads', 'dtype'].flatMap((name) => [
     `--${name}`,
     values[name],
   ]);
@@ -121,7 +123,7 @@ const [cpu, otherCpu] = [0, 1].map((side) => median(rounds.map((pair) => pair[si
 const byCpu = median(rounds.map(([a, b]) => a.samples_per_cpu_s / b.samples_per_cpu_s));
 const tokens = [0, 1].map((side) => median(rounds.map((pair) => pair[side].mean_tokens)).toFixed(1));
 console.log(
-  `RLOO, ${values.batch} prompts × ${values.group}, at most ${values.tokens} tokens, rank ${values.rank}, ${values.threads} threads, ` +
+  `RLOO, ${values.batch} prompts × ${values.group}, at most ${values.tokens} tokens, rank ${values.rank}, ${values.dtype}, ${values.threads} threads, ` +
     `${rounds.length} rounds: ${mine.toFixed(1)} samples/s against ${other.toFixed(1)}, ${ratio.toFixed(1)} times ` +
     `(by processor time ${cpu.toFixed(1)} against ${otherCpu.toFixed(1)}, ${byCpu.toFixed(1)} times; mean tokens of a sample: ${tokens.join(' and ')})`,
 );

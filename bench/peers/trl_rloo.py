@@ -18,6 +18,7 @@ def parse():
     parser.add_argument('--tokens', type=int, default=48)
     parser.add_argument('--rank', type=int, default=8)
     parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--dtype', default='float32', choices=['float32', 'bf16'])
     parser.add_argument('--learning-rate', type=float, default=2e-3)
     options = parser.parse_args()
     for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
@@ -31,6 +32,7 @@ def parse():
 
 def main():
     options = parse()
+    import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
@@ -56,7 +58,8 @@ def main():
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(options.model)
+    dtype = torch.bfloat16 if options.dtype == 'bf16' else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype)
     folder = tempfile.mkdtemp(prefix='trl-')
     try:
         trainer = RLOOTrainer(
