@@ -271,3 +271,24 @@ test('property: what is written is read', async () => {
     { numRuns: 150 },
   );
 });
+
+test('a tensor may come as bytes, piece by piece, and must come whole', async () => {
+  const file = join(folder, 'pieces.safetensors');
+  const whole = Float32Array.of(1, 2, 3, 4, 5, 6);
+  const bytes = new Uint8Array(whole.buffer);
+  const pieces = (...at: number[]) => ({
+    name: 'a',
+    shape: [2, 3],
+    *data() {
+      for (let i = 1; i < at.length; i++) yield bytes.subarray(at[i - 1], at[i]);
+    },
+  });
+  await writeSafetensors(file, [pieces(0, 5, 20, 24)]);
+  const pieced = readFileSync(file);
+  await writeSafetensors(file, [{ name: 'a', shape: [2, 3], data: whole }]);
+  expect(pieced.equals(readFileSync(file))).toBe(true);
+  const part = join(folder, 'part.safetensors');
+  await expect(writeSafetensors(part, [pieces(0, 5, 20)])).rejects.toMatchObject({ code: 'BAD_SHAPE' });
+  await expect(writeSafetensors(part, [{ ...pieces(0, 24), shape: [5] }])).rejects.toMatchObject({ code: 'BAD_SHAPE' });
+  expect(existsSync(part)).toBe(false);
+});

@@ -1,4 +1,4 @@
-import { mkdtemp, open, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
@@ -8,6 +8,7 @@ import { type Forest, type Pack, pack, splitByTokens, toCompletions, tokensAPass
 import type { Group } from '../data/types.js';
 import { pairLoss, spreadGradient, sumTokens } from '../losses/index.js';
 import { nativeConfig, newConfig, parseModelConfig } from '../model/config.js';
+import { toBf16, writeSafetensors } from '../model/safetensors.js';
 import type { NativeModel, NativeModelConfig } from '../native/addon.js';
 import type { ChosenDevice } from '../native/device.js';
 import { addon } from '../native/loader.js';
@@ -40,48 +41,26 @@ export const large: Shape = {
   runs: 3,
 };
 
-/** N(0, 0.02²) and ones, as the file wants them. A fixed block of draws is repeated: drawing billions is slow. */
-function blocks(dtype: 'F32' | 'BF16'): { draws: Buffer; ones: Buffer } {
+/** Weights of a model that knows nothing, N(0, 0.02²); norms 1. A fixed block of draws is repeated: drawing billions is slow. */
+async function writeWeights(path: string, config: NativeModelConfig, dtype: 'F32' | 'BF16'): Promise<void> {
   const random = new Random(1);
   const draws = Float32Array.from({ length: 1 << 20 }, () => 0.02 * random.normal());
-  const bytes = (values: Float32Array) => {
-    if (dtype === 'F32') return Buffer.from(values.buffer);
-    const bits = new Uint32Array(values.buffer);
-    return Buffer.from(Uint16Array.from(bits, (u) => (u + 0x7fff + ((u >>> 16) & 1)) >>> 16).buffer);
-  };
-  return { draws: bytes(draws), ones: bytes(new Float32Array(draws.length).fill(1)) };
-}
-
-/** Weights of a model that knows nothing; norms 1. Written piece by piece: 8 billion of them are no more in memory than a few. */
-async function writeWeights(path: string, config: NativeModelConfig, dtype: 'F32' | 'BF16'): Promise<void> {
-  const { draws, ones } = blocks(dtype);
+  const block = (values: Float32Array) => new Uint8Array((dtype === 'F32' ? values : toBf16(values)).buffer);
+  const blocks = { draws: block(draws), ones: block(new Float32Array(draws.length).fill(1)) };
   const size = dtype === 'F32' ? 4 : 2;
-  let end = 0;
   const tensors = addon()
     .weightShapes(config)
-    .map(({ name, rows, cols }) => {
-      const begin = end;
-      end += rows * cols * size;
-      return { name, begin, end, shape: rows === 1 ? [cols] : [rows, cols] };
-    });
-  const header = JSON.stringify(
-    Object.fromEntries(
-      tensors.map(({ name, begin, end, shape }) => [name, { dtype, shape, data_offsets: [begin, end] }]),
-    ),
-  );
-  const start = Buffer.from(`${' '.repeat(8)}${header.padEnd(Math.ceil(header.length / 8) * 8)}`);
-  start.writeBigUInt64LE(BigInt(start.length - 8));
-  const file = await open(path, 'w');
-  try {
-    await file.writeFile(start);
-    for (const { name, begin, end } of tensors) {
-      const block = /norm\.weight$/.test(name) ? ones : draws;
-      for (let left = end - begin; left > 0; left -= block.length)
-        await file.writeFile(block.subarray(0, Math.min(left, block.length)));
-    }
-  } finally {
-    await file.close();
-  }
+    .map(({ name, rows, cols }) => ({
+      name,
+      dtype,
+      shape: rows === 1 ? [cols] : [rows, cols],
+      *data() {
+        const own = /norm\.weight$/.test(name) ? blocks.ones : blocks.draws;
+        for (let left = rows * cols * size; left > 0; left -= own.length)
+          yield own.subarray(0, Math.min(left, own.length));
+      },
+    }));
+  await writeSafetensors(path, tensors);
 }
 
 /** Pairs of random tokens. */

@@ -13,8 +13,11 @@ export interface Tensor {
 export interface NamedTensor {
   name: string;
   shape: number[];
-  /** The values, or what makes them when their turn to be written comes: then one tensor at a time is in memory. */
-  data: Float32Array | (() => Promise<Float32Array>);
+  /**
+   * The values, or what makes them when their turn to be written comes: then one tensor at a time is in memory; or bytes in
+   * the file's type, piece by piece.
+   */
+  data: Float32Array | (() => Promise<Float32Array> | Iterable<Uint8Array>);
   /** Type in the file; BF16 rounds to nearest, ties to even. F32 unless given. */
   dtype?: 'F32' | 'BF16';
 }
@@ -110,7 +113,7 @@ function headerOf(path: string, tensors: Planned[], metadata: Record<string, str
 }
 
 /** bf16 bit patterns, rounded to nearest, ties to even; NaN stays NaN. */
-function toBf16(values: Float32Array): Uint16Array {
+export function toBf16(values: Float32Array): Uint16Array {
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const out = new Uint16Array(values.length);
   for (let i = 0; i < bits.length; i++) {
@@ -128,8 +131,18 @@ async function writeAll(handle: fsp.FileHandle, bytes: Uint8Array): Promise<void
   }
 }
 
-async function writeTensor(handle: fsp.FileHandle, { name, shape, data: given, dtype }: Planned): Promise<void> {
+async function writeTensor(handle: fsp.FileHandle, { name, shape, data: given, dtype, bytes }: Planned): Promise<void> {
   const data = typeof given === 'function' ? await given() : given;
+  if (!(data instanceof Float32Array)) {
+    let written = 0;
+    for (const piece of data) {
+      await writeAll(handle, piece);
+      written += piece.length;
+    }
+    if (written !== bytes)
+      throw new PluralignError('BAD_SHAPE', `tensor "${name}" was made with ${written} bytes, expected ${bytes}`);
+    return;
+  }
   if (data.length !== shape.reduce((product, size) => product * size, 1))
     throw new PluralignError('BAD_SHAPE', `tensor "${name}" was made with ${data.length} values for [${shape}]`);
   const chunk = dtype === 'F32' ? data.length : 1 << 20;
