@@ -6,7 +6,6 @@ import type { Config } from '../config/index.js';
 import { groupsOf, readRows } from '../data/index.js';
 import type { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
-import { train } from '../training/train.js';
 import { tellBeginnings } from './grammar.js';
 import { writeDemoReport } from './page.js';
 import { accuracies, base, sampleEndings } from './policies.js';
@@ -81,8 +80,7 @@ class Demo extends Session {
   }
 
   config(policy: string): Config {
-    const { dtype, device, threads } = this.options;
-    const { seed, epochs, batchSize, learningRate, rank, beta, likelihood } = this.plan;
+    const { epochs, batchSize, learningRate, rank, beta, likelihood } = this.plan;
     return {
       method: 'dpo',
       model: demoModel,
@@ -93,28 +91,9 @@ class Demo extends Session {
       },
       adapter: { r: rank, alpha: 2 * rank },
       loss: { type: ['sigmoid', { type: 'sft', weight: likelihood }], beta },
-      train: {
-        epochs,
-        batch_size: batchSize,
-        learning_rate: learningRate,
-        warmup: 0.1,
-        seed,
-        dtype,
-        device,
-        threads,
-        save_every: null,
-        log_every: 1,
-      },
+      train: { ...this.runtime, epochs, batch_size: batchSize, learning_rate: learningRate, warmup: 0.1 },
       output: this.path(policy),
     };
-  }
-
-  async train(policy: string): Promise<void> {
-    this.checkStop();
-    const { stop, quiet } = this.options;
-    this.say(`     for ${policy}`);
-    const summary = await train(this.config(policy), { stop, quiet });
-    if (!summary.finished) throw new PluralignError('ABORTED', 'the demo was stopped');
   }
 
   /** Every annotator's held-out votes under every policy. */
@@ -186,7 +165,7 @@ export async function demo(options: DemoSettings): Promise<DemoResult> {
     await run.vote(candidates);
   }
   run.say(`3/5  DPO: a policy for ${groups.join(', a policy for ')}, and one for everyone`);
-  for (const policy of policyNames) await run.train(policy);
+  for (const policy of policyNames) await run.train(`for ${policy}`, run.config(policy));
   run.say('4/5  whom does each policy serve?');
   const { before, after, stories } = await run.judge();
   run.say(`5/5  a soup: an expert for each of ${Object.keys(wishes).length} wishes, mixed without training`);

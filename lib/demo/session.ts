@@ -1,8 +1,10 @@
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { Config } from '../config/index.js';
 import { Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { progress } from '../training/progress.js';
+import { type TrainOptions, train } from '../training/train.js';
 import type { DemoPlan } from './settings.js';
 import type { DemoOptions } from './types.js';
 
@@ -42,6 +44,21 @@ export class Session {
     } finally {
       bar.stop();
     }
+  }
+
+  /** What every training of a demo has in common. */
+  get runtime() {
+    const { dtype, device, threads } = this.options;
+    return { seed: this.plan.seed, dtype, device, threads, save_every: null, log_every: 1 };
+  }
+
+  /** Throws `ABORTED` where the demo was stopped meanwhile. */
+  async train(what: string, config: Config, rewards?: TrainOptions['rewards']): Promise<void> {
+    this.checkStop();
+    this.say(`     ${what}`);
+    const { stop, quiet } = this.options;
+    const summary = await train(config, { stop, quiet, rewards });
+    if (!summary.finished) throw new PluralignError('ABORTED', 'the demo was stopped');
   }
 
   path(name: string): string {

@@ -2,9 +2,7 @@ import { Bank } from '../adapters/bank.js';
 import { writeFileAtomic } from '../base/files.js';
 import type { Config } from '../config/index.js';
 import { mergeExperts } from '../merge/index.js';
-import { PluralignError } from '../native/errors.js';
 import type { RewardFunction } from '../rewards/types.js';
-import { train } from '../training/train.js';
 import { tellBeginnings } from './grammar.js';
 import { base, longestEnding, sampleEndings } from './policies.js';
 import { demoModel, type Session } from './session.js';
@@ -12,8 +10,7 @@ import { type SoupTable, soupTable, wishes } from './tables.js';
 
 /** A wish's expert: RLOO on the base's own answers, rewarded by the wish's measure alone. */
 function config(session: Session, wish: string, prompts: string): Config {
-  const { dtype, device, threads } = session.options;
-  const { seed, rank, soup } = session.plan;
+  const { rank, soup } = session.plan;
   return {
     method: 'rloo',
     model: demoModel,
@@ -23,16 +20,11 @@ function config(session: Session, wish: string, prompts: string): Config {
     rollout: { max_new_tokens: longestEnding, reference_samples: 96 },
     rloo: { group_size: 4, beta: 0.05 },
     train: {
+      ...session.runtime,
       steps: soup.steps,
       batch_size: soup.batchSize,
       learning_rate: 4e-3,
       schedule: 'constant',
-      seed,
-      dtype,
-      device,
-      threads,
-      save_every: null,
-      log_every: 1,
     },
     output: session.path(wish),
   };
@@ -44,17 +36,14 @@ function config(session: Session, wish: string, prompts: string): Config {
  */
 export async function makeSoup(session: Session): Promise<SoupTable> {
   const { plan, options } = session;
-  const { stop, quiet } = options;
+  const { stop } = options;
   const prompts = session.path('wishes.jsonl');
   const asked = tellBeginnings(plan.soup.prompts, plan.seed + 8);
   await writeFileAtomic(prompts, asked.map((prompt) => `${JSON.stringify({ prompt })}\n`).join(''));
   const names = Object.keys(wishes);
   for (const wish of names) {
-    session.checkStop();
-    session.say(`     an expert for ${wish}`);
     const reward: RewardFunction = (samples) => samples.map(({ completion }) => wishes[wish](completion));
-    const summary = await train(config(session, wish, prompts), { stop, quiet, rewards: { [wish]: reward } });
-    if (!summary.finished) throw new PluralignError('ABORTED', 'the demo was stopped');
+    await session.train(`an expert for ${wish}`, config(session, wish, prompts), { [wish]: reward });
   }
   const experts = names.map((name) => ({ name, dir: session.path(`${name}/adapter`) }));
   await mergeExperts({ experts, method: 'cat', output: session.path('soup'), signal: stop.signal });
