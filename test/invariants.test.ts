@@ -124,6 +124,28 @@ describe('adapters that share factors', () => {
   });
 });
 
+/**
+ * Log-probabilities of trees in one pack, and gradients of a fixed pull on them. Each tree alone has the same
+ * log-probabilities; the gradients of all of them alone are left in the bank.
+ */
+async function scoredTogether(model: Model, bank: Bank, trees: Tree[]) {
+  const together = packTrees(trees, { read: 'logps' });
+  const { values } = await model.score(together, bank, 'logps', { keep: true });
+  const pull = values.map((_, i) => Math.cos(i));
+  bank.zeroGrad();
+  await model.backward(together, bank, pull);
+  const gradients = bank.gradients.slice();
+  bank.zeroGrad();
+  for (const [i, one] of trees.entries()) {
+    const [from, to] = [together.treeOffsets[i], together.treeOffsets[i + 1]].map((c) => together.offsets[c]);
+    const alone = packTrees([one], { read: 'logps' });
+    const own = await model.score(alone, bank, 'logps', { keep: one.grad });
+    expect(own.values).toEqual(values.slice(from, to));
+    if (one.grad) await model.backward(alone, bank, pull.subarray(from, to));
+  }
+  return { values, gradients };
+}
+
 describe('packs', () => {
   it.each(['none', 'core', 'vector'] as const)('a batch of 8 equals 4 + 4 accumulated (share %s)', async (share) => {
     using model = await tinyModel('mistral');
@@ -154,20 +176,7 @@ describe('packs', () => {
       tree(3, 1, true),
       tree(0, 0, true),
     ];
-    const together = packTrees(trees, { read: 'logps' });
-    const { values } = await model.score(together, bank, 'logps', { keep: true });
-    const pull = values.map((_, i) => Math.cos(i));
-    bank.zeroGrad();
-    await model.backward(together, bank, pull);
-    const gradients = bank.gradients.slice();
-    bank.zeroGrad();
-    for (const [i, one] of trees.entries()) {
-      const [from, to] = [together.treeOffsets[i], together.treeOffsets[i + 1]].map((c) => together.offsets[c]);
-      const alone = packTrees([one], { read: 'logps' });
-      const own = await model.score(alone, bank, 'logps', { keep: one.grad });
-      expect(own.values).toEqual(values.slice(from, to));
-      if (one.grad) await model.backward(alone, bank, pull.subarray(from, to));
-    }
+    const { gradients } = await scoredTogether(model, bank, trees);
     expect(distance(gradients, bank.gradients)).toBeLessThan(1e-6);
   });
 
@@ -185,22 +194,8 @@ describe('packs', () => {
         { group, adapter: i % 2, grad: true },
         { group, adapter: i % 3 === 0 ? -1 : i % 2, grad: false },
       ]);
-      const p = packTrees(trees, { read: 'logps' });
-      const { values } = await model.score(p, bank, 'logps', { keep: true });
-      const pull = values.map((_, i) => Math.cos(i));
-      bank.zeroGrad();
-      await model.backward(p, bank, pull);
-      runs.push({ values, gradients: bank.gradients.slice() });
-      if (threads > 1) continue;
-      bank.zeroGrad();
-      for (const [i, one] of trees.entries()) {
-        const [from, to] = [p.treeOffsets[i], p.treeOffsets[i + 1]].map((c) => p.offsets[c]);
-        const alone = packTrees([one], { read: 'logps' });
-        const own = await model.score(alone, bank, 'logps', { keep: one.grad });
-        expect(own.values).toEqual(values.slice(from, to));
-        if (one.grad) await model.backward(alone, bank, pull.subarray(from, to));
-      }
-      apart = bank.gradients.slice();
+      runs.push(await scoredTogether(model, bank, trees));
+      if (threads === 1) apart = bank.gradients.slice();
     }
     for (const { values, gradients } of runs.slice(1)) {
       expect(values).toEqual(runs[0].values);
