@@ -81,6 +81,7 @@ const parts = [
   ['ops', 120, true, 'operators and their gradients, odd shapes', (s) => operators(['--odd'], s)],
   ['real', 120, false, 'operators at the sizes of an 8B model', (s) => operators(['--real'], s)],
   ['parity', 120, true, 'PyTorch fixtures and three training steps', (s) => node(['test/cuda-parity.mjs'], s)],
+  ['generation', 90, true, 'texts as the CPU says them', (s) => node(['test/cuda-generation.mjs'], s)],
   ['memcheck', 120, false, 'no access out of bounds', (s) => sanitizer('memcheck', s)],
   ['racecheck', 120, false, 'no race in shared memory', (s) => sanitizer('racecheck', s)],
   ['times', 90, false, 'speed of every operator', (s) => operators(['--times', '--seconds', '0.1'], s)],
@@ -89,6 +90,7 @@ const parts = [
   ['step-8b', 180, false, 'DPO steps beside PyTorch + PEFT, 8B', peers(['step', '8b'])],
   ['lora', 90, false, 'grouped low-rank products beside PyTorch', peers(['lora'])],
   ['attention', 60, false, 'attention beside SDPA', peers(['attention'])],
+  ['texts', 120, false, 'generation under 64 adapters beside PyTorch + PEFT', peers(['generate'])],
 ];
 
 function say(name, result) {

@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /**
  * One GPU, pluralign and PyTorch + transformers + PEFT on it, taking turns: DPO steps of the shapes of 135M, 1B and 8B models with
- * random weights (LoRA r 16 on every linear, bfloat16), grouped low-rank products, attention, generation (which a GPU refuses in this version). Each line is printed as
- * soon as it is known, as JSON; the last ones compare.
+ * random weights (LoRA r 16 on every linear, bfloat16), grouped low-rank products, attention and
+ * generation under 64 adapters. Each line is printed as soon as it is known, as JSON; the last ones compare.
  *
  * usage: node bench/peers/cuda.mjs step 135m|1b|8b|tiny [options] | lora | attention | generate
  *   --seconds 120    for everything, models' start included     --device cuda (cpu: to try the script)

@@ -54,7 +54,7 @@ export interface NativeGeneration {
 }
 
 export interface NativeGenerations {
-  /** `rows`: policies' sequences at a time; `memory`: bytes for keys and values; `stopTokens`: ids that end a sequence. */
+  /** `rows`: policies' sequences at a time; `memory`: bytes for keys and values, negative: what a GPU has to spare; `stopTokens`: ids that end a sequence. */
   createGeneration(
     model: NativeModel,
     options: { rows: number; memory: number; stopTokens: Int32Array },

@@ -101,10 +101,12 @@ class GenerationObject : public Napi::ObjectWrap<GenerationObject> {
  private:
   Napi::Value bytes(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
-      const KvCache cache(held_->loaded->model->config(), kernels_of(choose_isa()));
+      const Model& model = *held_->loaded->model;
+      const KvCache cache(model.config(), kernels_of(choose_isa()));
       const double tokens = info[0].ToNumber().DoubleValue();
       if (!(tokens >= 0 && tokens < 1e9)) throw_error("BAD_ARGUMENT", "tokens must be a number of tokens");
-      return Napi::Number::New(info.Env(), double(cache.bytes(int64_t(tokens))));
+      const double on_device = double(model.config().layers * DeviceCache::row_bytes(model.config(), model.storage())) * std::floor(tokens);
+      return Napi::Number::New(info.Env(), held_->loaded->library.empty() ? double(cache.bytes(int64_t(tokens))) : on_device);
     });
   }
 
@@ -139,11 +141,11 @@ class GenerationObject : public Napi::ObjectWrap<GenerationObject> {
         if (held->broken) throw_error("BAD_ARGUMENT", "this generation ended with an error; open another");
         held->broken = true;
         Model& model = *held->loaded->model;
-        Context& context = held->loaded->ready(executor).cpu("generation");
-        if (!held->generation) held->generation = std::make_unique<Generation>(model.config(), context.kernels, held->limits, held->stop_tokens);
+        const Device& device = held->loaded->ready(executor);
+        if (!held->generation) held->generation = std::make_unique<Generation>(model, held->loaded->host(executor), device, held->limits, held->stop_tokens);
         for (int32_t id : gone) held->generation->remove(id);
         for (auto& [id, request] : *added) held->generation->add(id, std::move(request), bank ? bank->adapters() : 0);
-        *outputs = held->generation->run(model, context, bank.get(), steps, cancel);
+        *outputs = held->generation->run(model, bank.get(), steps, cancel);
         *left = held->generation->left();
         held->loaded->measure();
         held->broken = false;

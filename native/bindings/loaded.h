@@ -25,12 +25,13 @@ struct Loaded {
   std::atomic<int64_t> weight_bytes{0}, activation_bytes{0}, device_bytes{0};
 
   const Device& ready(Executor& executor) {
-    if (!device && !library.empty()) device = executor.device(library, ordinal);
-    if (!device) {
-      context = std::make_unique<Context>(kernels_of(choose_isa()), executor.pool(threads));
-      device = Device(*context);
-    }
+    if (!device) device = library.empty() ? Device(host(executor)) : executor.device(library, ordinal);
     return *device;
+  }
+  // The CPU's threads, wherever the model runs.
+  Context& host(Executor& executor) {
+    if (!context) context = std::make_unique<Context>(kernels_of(choose_isa()), executor.pool(threads));
+    return *context;
   }
   void measure() {
     weight_bytes = model->weights().bytes();

@@ -280,7 +280,9 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
         }
         return out;
       };
-      return submit(info, std::move(job), [=](Model& m, const Device& device, const Cancel& cancel) { *texts = m.generate(device.cpu("generation"), prompts, b.get(), request, cancel); });
+      return submit(info, std::move(job), [=, &executor = Executor::of(info.Env())](Model& m, const Device& device, const Cancel& cancel) {
+        *texts = m.generate(model->host(executor), device, prompts, b.get(), request, cancel);
+      });
     });
   }
 

@@ -7,16 +7,20 @@
 namespace pluralign {
 namespace {
 
-constexpr int64_t kPassRows = 1024;  // bounds the activations of long or many prompts
+constexpr int64_t kPassRows = 1024, kDevicePassRows = 8192;  // bound the activations of long or many prompts
 // A pass of fewer multiplications is done sooner by one thread than by several that meet in every product.
 constexpr double kSerialProducts = 1e6;
 
 // A plan of parts that stand by adapter, `first` rows of which have been run before.
-Plan plan_of(const std::vector<Continuation>& parts, const std::vector<bool>& read) {
+Plan plan_of(const std::vector<Continuation>& parts, const std::vector<bool>& read, const KvCache& cache) {
   Plan plan;
   for (size_t i = 0; i < parts.size(); ++i) {
     const Continuation& c = parts[i];
     plan.segments.push_back({plan.rows, c.rows, c.prefix, {}});
+    if (cache.on_device()) {
+      plan.segments.back().path = {{cache.on_device()->row(c.slot), c.prefix + c.rows}};
+      plan.trees.push_back({int(i)});
+    }
     for (int64_t t = 0; t < c.rows; ++t) plan.positions.push_back(int32_t(c.prefix + t));
     plan.tokens.insert(plan.tokens.end(), c.tokens, c.tokens + c.rows);
     if (!plan.runs.empty() && plan.runs.back().adapter == c.adapter) plan.runs.back().rows += c.rows;
@@ -30,7 +34,7 @@ Plan plan_of(const std::vector<Continuation>& parts, const std::vector<bool>& re
   return plan;
 }
 
-// Some parts, by adapter, in passes of at most kPassRows rows; logits of each part's last row, one behind the other.
+// Some parts, by adapter, in passes of bounded rows; logits of each part's last row, one behind the other.
 struct Run {
   const ModelConfig& config;
   const Network& network;
@@ -39,18 +43,20 @@ struct Run {
   const KvCache& cache;
   const Cancel& cancel;
 
-  void operator()(Context& context, Decoder& decoder, const std::vector<Continuation>& parts, float* logits) const {
+  // `on_device`: where a device other than the CPU puts logits before they are fetched.
+  void operator()(const Device& device, Decoder& decoder, const std::vector<Continuation>& parts, float* logits, DeviceBuffer* on_device = nullptr) const {
+    const int64_t most = device.on_cpu() ? kPassRows : kDevicePassRows;
     int64_t done = 0;  // rows of the part in hand
     for (size_t next = 0; next < parts.size();) {
       cancel.check();
       std::vector<Continuation> some;
       std::vector<bool> read;
       std::vector<int> slots;
-      for (int64_t rows = 0; next < parts.size() && rows < kPassRows;) {
+      for (int64_t rows = 0; next < parts.size() && rows < most;) {
         Continuation c = parts[next];
         c.prefix += done;
         c.tokens += done;
-        c.rows = std::min(c.rows - done, kPassRows - rows);
+        c.rows = std::min(c.rows - done, most - rows);
         rows += c.rows;
         done += c.rows;
         some.push_back(c);
@@ -60,27 +66,46 @@ struct Run {
         done = 0;
         ++next;
       }
-      const Device device(context);
-      const PlacedPlan placed(device, plan_of(some, read));
+      const PlacedPlan placed(device, plan_of(some, read, cache));
       const Plan& plan = placed.plan;
       Pass pass{device, network, bank, placed, 0, cancel};
       pass.packed = packed;
       pass.cache = &cache;
       pass.slots = slots.data();
       decoder.forward(pass, false, false);
-      Gemm g{plan.readouts, config.vocabulary, config.hidden, matrix(decoder.hidden(), decoder.type(), config.hidden),
-             transposed(network.head.data, network.head.type, config.hidden), logits, DType::f32, config.vocabulary};
-      g.packed = network.head.packed;
-      g.bfloat16 = decoder.storage() == kBf16;
-      gemm(context, g);
-      logits += plan.readouts * config.vocabulary;
+      const int64_t count = plan.readouts * config.vocabulary;
+      if (device.on_cpu()) multiply_head(device.cpu("generation"), decoder, plan.readouts, logits);
+      else {
+        float* there = on_device->as<float>(device, count);
+        multiply_head(device, placed, decoder, there);
+        device.fetch(logits, there, size_t(count) * 4);
+      }
+      logits += count;
     }
+  }
+
+  void multiply_head(Context& context, const Decoder& decoder, int64_t rows, float* out) const {
+    Gemm g{rows, config.vocabulary, config.hidden, matrix(decoder.hidden(), decoder.type(), config.hidden),
+           transposed(network.head.data, network.head.type, config.hidden), out, DType::f32, config.vocabulary};
+    g.packed = network.head.packed;
+    g.bfloat16 = decoder.storage() == kBf16;
+    gemm(context, g);
+  }
+  // Elsewhere as a linear layer that adds to float32 zeros.
+  void multiply_head(const Device& device, const PlacedPlan& placed, const Decoder& decoder, float* out) const {
+    const int64_t rows = placed.plan.readouts;
+    device.zero(out, size_t(rows * config.vocabulary) * 4);
+    device::LinearCall c{placed.handle(), rows, config.hidden, 0, decoder.hidden(), decoder.storage(), 1, 1, 0, {}, nullptr};
+    c.part[0].out = c.part[0].ldy = config.vocabulary;
+    c.part[0].weight = network.head.view();
+    c.part[0].y = out;
+    device.run(&device::Table::linear, c);
   }
 };
 
 }  // namespace
 
-std::vector<const float*> Model::next_logits(Context& context, const Network& network, const Bank* bank, const PackedAdapters* packed, const KvCache& cache,
+std::vector<const float*> Model::next_logits(const Device& device, const Network& network, const Bank* bank, const PackedAdapters* packed, const KvCache& cache,
                                              const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel, Lane* lane) {
   std::vector<size_t> order(parts.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -94,13 +119,14 @@ std::vector<const float*> Model::next_logits(Context& context, const Network& ne
     read[order[i]] = out + int64_t(i) * config_.vocabulary;
     rows += sorted.back().rows;
   }
-  const Run run{config_, network, bank ? &bank->on(context) : nullptr, packed, cache, cancel};
-  const int64_t lanes = lane ? 0 : lanes_for(context, int64_t(parts.size()), rows);
+  const Run run{config_, network, bank ? &bank->on(device) : nullptr, packed, cache, cancel};
+  const int64_t lanes = lane || !device.on_cpu() ? 0 : lanes_for(device.cpu("generation"), int64_t(parts.size()), rows);
   if (lanes == 0) {
     if (lane) run(lane->context, lane->decoder, sorted, out);
-    else run(context, free_, sorted, out);
+    else run(device, free_, sorted, out, &device_logits_);
     return read;
   }
+  Context& context = device.cpu("generation");
   // Parts are cut where each lane has its share of the rows.
   make_lanes(context, lanes);
   std::vector<std::vector<Continuation>> share(static_cast<size_t>(lanes));

@@ -68,6 +68,11 @@ void Decoder::attend(const Pass& pass, int64_t layer, Saved& saved, const float*
     if (!pass.device.on_cpu()) saved.lse.as<float>(pass.device, rows * config_.heads);
     return pass.device.run(&Table::attention, attention_call(pass, saved, rotated));
   }
+  if (const DeviceCache* cache = pass.cache->on_device()) {
+    device::CachedAttentionCall c{attention_call(pass, saved, rotated), cache->layer(layer)};
+    c.forward.lse = nullptr;
+    return pass.device.run(&Table::attention_cached, c);
+  }
   Context& cpu = pass.device.cpu("generation");
   std::vector<CachedSequence> sequences;
   for (size_t i = 0; i < pass.plan.plan.segments.size(); ++i) {

@@ -14,11 +14,27 @@ namespace {
 constexpr int64_t kStepsApart = 16, kStepsAwaited = 4;
 }  // namespace
 
-Network Model::prepare(Context& context, const Bank* bank, const Cancel& cancel) {
+Network Model::prepare(const Device& device, const Bank* bank, const Cancel& cancel) {
   check(bank);
-  if (!bank || bank->weights().empty()) weights_->pack(context, cancel);
-  const Device device(context);
+  if (!device.on_cpu()) weights_->settle(device, cancel);
+  else if (!bank || bank->weights().empty()) weights_->pack(device.cpu("generation"), cancel);
   return weights_->resolve(device, bank ? &bank->on(device) : nullptr);
+}
+
+Generation::Generation(const Model& model, Context& host, const Device& device, Limits limits, std::vector<int32_t> stop_tokens)
+    : config_(model.config()), host_(host), device_(device), cache_(config_, host.kernels, device, model.storage()), limits_(limits), stop_(std::move(stop_tokens)) {
+  // The cache is held twice for a moment when it grows, and activations need room too.
+  if (limits_.memory < 0) limits_.memory = device.on_cpu() ? INT64_MAX : device.memory().free * 2 / 5;
+}
+
+void Generation::bring(const Bank* bank) {
+  if (!bank || device_.on_cpu()) return;
+  std::vector<AdapterRun> fresh;
+  if (brought_.insert(-1).second) fresh.push_back({0, 0, -1});  // base weights that the bank trains
+  for (const Sequence& s : active_)
+    for (const auto& m : s.request.members)
+      if (brought_.insert(m.adapter).second) fresh.push_back({0, 0, m.adapter});
+  if (!fresh.empty()) bank->on(device_).bring(fresh);
 }
 
 void Generation::add(int64_t id, SequenceRequest request, int adapters) {
@@ -55,12 +71,12 @@ bool Generation::is_done(const Sequence& s) const {
   return s.written >= s.request.max_new_tokens || (s.written > 0 && std::find(stop_.begin(), stop_.end(), s.last) != stop_.end());
 }
 
-void Generation::pack_adapters(const Model& model, Context& context, const Bank* bank) {
-  if (!bank || !packs_steps(context.kernels, model.storage())) return;
+void Generation::pack_adapters(const Model& model, const Bank* bank) {
+  if (!bank || !device_.on_cpu() || !packs_steps(host_.kernels, model.storage())) return;
   std::set<int> in_use;
   for (const Sequence& s : active_)
     for (const auto& m : s.request.members) in_use.insert(m.adapter);
-  packed_.hold(context, config_, *bank, model.storage(), {in_use.begin(), in_use.end()});
+  packed_.hold(host_, config_, *bank, model.storage(), {in_use.begin(), in_use.end()});
 }
 
 // Opens waiting sequences in their order for as long as there is room.
@@ -86,7 +102,7 @@ void Generation::admit(std::vector<size_t>& fresh) {
   }
 }
 
-Generation::Rows Generation::prefill(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& fresh, const Cancel& cancel) {
+Generation::Rows Generation::prefill(Model& model, const Network& network, const Bank* bank, const std::vector<size_t>& fresh, const Cancel& cancel) {
   // The same prompt under the same policy is read once; the others take a copy.
   std::vector<Continuation> parts;
   std::map<std::pair<int, std::vector<int32_t>>, size_t> known;
@@ -101,7 +117,7 @@ Generation::Rows Generation::prefill(Model& model, Context& context, const Netwo
       mine.push_back(at->second);
     }
   }
-  const std::vector<const float*> read = model.next_logits(context, network, bank, nullptr, cache_, parts, first_logits_, cancel);
+  const std::vector<const float*> read = model.next_logits(device_, network, bank, nullptr, cache_, parts, first_logits_, cancel);
   Rows out;
   for (size_t i = 0; i < fresh.size(); ++i) {
     Sequence& s = active_[fresh[i]];
@@ -116,15 +132,15 @@ Generation::Rows Generation::prefill(Model& model, Context& context, const Netwo
   return out;
 }
 
-Generation::Rows Generation::step(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel, Lane* lane) {
+Generation::Rows Generation::step(Model& model, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel, Lane* lane) {
   std::vector<Continuation> parts;
   for (size_t i : running) {
     Sequence& s = active_[i];
     for (size_t m = 0; m < s.slots.size(); ++m) parts.push_back({s.slots[m], s.request.members[m].adapter, &s.last, 1, s.fed});
     ++s.fed;
   }
-  const PackedAdapters* packed = bank && packs_steps(context.kernels, model.storage()) ? &packed_ : nullptr;
-  const std::vector<const float*> read = model.next_logits(context, network, bank, packed, cache_, parts, lane ? lane->logits : logits_, cancel, lane);
+  const PackedAdapters* packed = bank && device_.on_cpu() && packs_steps(host_.kernels, model.storage()) ? &packed_ : nullptr;
+  const std::vector<const float*> read = model.next_logits(device_, network, bank, packed, cache_, parts, lane ? lane->logits : logits_, cancel, lane);
   Rows out(running.size());
   auto next = read.begin();
   for (size_t i = 0; i < running.size(); ++i) {
@@ -141,7 +157,7 @@ int64_t Generation::rows_of(const std::vector<size_t>& which) const {
   return rows;
 }
 
-void Generation::steps_apart(Model& model, Context& context, const Network& network, const Bank* bank, std::vector<size_t> running, int64_t lanes, int64_t steps,
+void Generation::steps_apart(Model& model, const Network& network, const Bank* bank, std::vector<size_t> running, int64_t lanes, int64_t steps,
                              const Cancel& cancel) {
   const auto adapter = [&](size_t i) { return active_[i].request.members[0].adapter; };
   std::stable_sort(running.begin(), running.end(), [&](size_t a, size_t b) { return adapter(a) < adapter(b); });
@@ -152,13 +168,13 @@ void Generation::steps_apart(Model& model, Context& context, const Network& netw
     share[size_t(std::min(lanes - 1, (before + mine / 2) * lanes / rows))].push_back(i);
     before += mine;
   }
-  model.make_lanes(context, context.pool.size());
-  context.pool.run(lanes, [&](int64_t l, int thread) {
+  model.make_lanes(host_, host_.pool.size());
+  host_.pool.run(lanes, [&](int64_t l, int thread) {
     Lane& lane = model.lane(thread);
     std::vector<size_t>& mine = share[size_t(l)];
     for (int64_t k = 0; k < steps && !mine.empty(); ++k) {
       cancel.check();
-      choose(lane.context, mine, step(model, lane.context, network, bank, mine, cancel, &lane), thread);
+      choose(lane.context, mine, step(model, network, bank, mine, cancel, &lane), thread);
       std::erase_if(mine, [&](size_t i) { return is_done(active_[i]); });
     }
   });
@@ -194,13 +210,13 @@ void Generation::choose(Context& context, const std::vector<size_t>& which, cons
   }
 }
 
-std::vector<SequenceOutput> Generation::run(Model& model, Context& context, const Bank* bank, int64_t steps, const Cancel& cancel) {
+std::vector<SequenceOutput> Generation::run(Model& model, const Bank* bank, int64_t steps, const Cancel& cancel) {
   out_.clear();
-  const Network network = model.prepare(context, bank, cancel);
-  pack_adapters(model, context, bank);
+  const Network network = model.prepare(device_, bank, cancel);
+  pack_adapters(model, bank);
   for (Sequence& s : active_) s.output = SIZE_MAX;
-  scratch_.resize(size_t(context.pool.size()));
-  mixed_.resize(size_t(context.pool.size()));
+  scratch_.resize(size_t(host_.pool.size()));
+  mixed_.resize(size_t(host_.pool.size()));
   for (int64_t i = 0, count = 1; i < steps; i += count) {
     count = 1;
     cancel.check();
@@ -214,13 +230,14 @@ std::vector<SequenceOutput> Generation::run(Model& model, Context& context, cons
       out_.push_back({s.id, {}, {}, false});
     }
     std::erase_if(fresh, [&](size_t a) { return is_done(active_[a]); });
-    if (!fresh.empty()) pack_adapters(model, context, bank);
-    const int64_t lanes = fresh.empty() ? model.lanes_for(context, int64_t(running.size()), rows_of(running)) : 0;
+    bring(bank);
+    if (!fresh.empty()) pack_adapters(model, bank);
+    const int64_t lanes = fresh.empty() && device_.on_cpu() ? model.lanes_for(host_, int64_t(running.size()), rows_of(running)) : 0;
     if (lanes > 1) {
       count = std::min(steps - i, waiting_.empty() ? kStepsApart : kStepsAwaited);
-      steps_apart(model, context, network, bank, running, lanes, count, cancel);
-    } else if (!running.empty()) choose(context, running, step(model, context, network, bank, running, cancel));
-    if (!fresh.empty()) choose(context, fresh, prefill(model, context, network, bank, fresh, cancel));
+      steps_apart(model, network, bank, running, lanes, count, cancel);
+    } else if (!running.empty()) choose(host_, running, step(model, network, bank, running, cancel));
+    if (!fresh.empty()) choose(host_, fresh, prefill(model, network, bank, fresh, cancel));
     for (Sequence& s : active_) {
       if (!is_done(s)) continue;
       out_[s.output].finished = true;
@@ -228,14 +245,17 @@ std::vector<SequenceOutput> Generation::run(Model& model, Context& context, cons
     }
     std::erase_if(active_, [&](const Sequence& s) { return is_done(s); });
   }
-  if (left() == 0) packed_ = {};
+  if (left() == 0) {  // what the bank holds may change from here on
+    packed_ = {};
+    brought_.clear();
+  }
   return std::move(out_);
 }
 
-std::vector<std::vector<int32_t>> Model::generate(Context& context, const std::vector<std::vector<int32_t>>& prompts, const Bank* bank,
+std::vector<std::vector<int32_t>> Model::generate(Context& host, const Device& device, const std::vector<std::vector<int32_t>>& prompts, const Bank* bank,
                                                   const GenerateRequest& request, const Cancel& cancel) {
   if (request.seeds.size() != prompts.size()) throw_error("BAD_ARGUMENT", "%zu prompts need as many seeds, found %zu", prompts.size(), request.seeds.size());
-  Generation generation(config_, context.kernels, {INT64_MAX, INT64_MAX}, request.stop_tokens);
+  Generation generation(*this, host, device, {INT64_MAX, -1}, request.stop_tokens);
   std::vector<std::vector<int32_t>> out(prompts.size());
   for (size_t i = 0; i < prompts.size(); ++i) {
     SequenceRequest q;
@@ -248,7 +268,7 @@ std::vector<std::vector<int32_t>> Model::generate(Context& context, const std::v
     q.sampling.top_p = request.top_p;
     generation.add(int64_t(i), std::move(q), bank ? bank->adapters() : 0);
   }
-  for (SequenceOutput& o : generation.run(*this, context, bank, request.max_new_tokens, cancel)) out[size_t(o.id)] = std::move(o.tokens);
+  for (SequenceOutput& o : generation.run(*this, bank, request.max_new_tokens, cancel)) out[size_t(o.id)] = std::move(o.tokens);
   return out;
 }
 

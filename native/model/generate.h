@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <deque>
+#include <set>
 
 #include "kv_cache.h"
 #include "model.h"
@@ -36,10 +37,10 @@ class Generation {
  public:
   struct Limits {
     int64_t rows;    // policies' sequences that run at a time
-    int64_t memory;  // bytes of keys and values
+    int64_t memory;  // bytes of keys and values; negative: what a device has to spare
   };
-  Generation(const ModelConfig& config, const Kernels& kernels, Limits limits, std::vector<int32_t> stop_tokens)
-      : config_(config), cache_(config, kernels), limits_(limits), stop_(std::move(stop_tokens)) {}
+  // `host` chooses the tokens, wherever the model runs; on the CPU the device is the host's.
+  Generation(const Model& model, Context& host, const Device& device, Limits limits, std::vector<int32_t> stop_tokens);
 
   // Queues a sequence under a new id. Throws BAD_ARGUMENT where the request is malformed, OUT_OF_MEMORY where it alone is
   // over the limit, saying what it needs.
@@ -50,7 +51,7 @@ class Generation {
 
   // At most `steps` tokens for each running sequence, admitting others as there is room; ends early when nothing is left.
   // An error leaves the generation unusable. The bank's factors must not change as long as sequences are left.
-  std::vector<SequenceOutput> run(Model& model, Context& context, const Bank* bank, int64_t steps, const Cancel& cancel);
+  std::vector<SequenceOutput> run(Model& model, const Bank* bank, int64_t steps, const Cancel& cancel);
 
  private:
   struct Sequence {
@@ -67,19 +68,23 @@ class Generation {
 
   using Rows = std::vector<std::vector<const float*>>;  // of each sequence, the logits of each member
   void admit(std::vector<size_t>& fresh);
-  Rows prefill(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& fresh, const Cancel& cancel);
+  Rows prefill(Model& model, const Network& network, const Bank* bank, const std::vector<size_t>& fresh, const Cancel& cancel);
   // With a lane, on the calling thread alone.
-  Rows step(Model& model, Context& context, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel, Lane* lane = nullptr);
+  Rows step(Model& model, const Network& network, const Bank* bank, const std::vector<size_t>& running, const Cancel& cancel, Lane* lane = nullptr);
   // So many steps, each thread with sequences of its own: nobody waits for the others before they are done.
-  void steps_apart(Model& model, Context& context, const Network& network, const Bank* bank, std::vector<size_t> running, int64_t lanes, int64_t steps, const Cancel& cancel);
+  void steps_apart(Model& model, const Network& network, const Bank* bank, std::vector<size_t> running, int64_t lanes, int64_t steps, const Cancel& cancel);
   int64_t rows_of(const std::vector<size_t>& which) const;
   // Holds the adapters of running sequences as steps read them.
-  void pack_adapters(const Model& model, Context& context, const Bank* bank);
+  void pack_adapters(const Model& model, const Bank* bank);
+  // Takes the factors of adapters that sequences run under to the device, each once for as long as sequences are left.
+  void bring(const Bank* bank);
   // `thread`: the calling one, where the context is that of a lane.
   void choose(Context& context, const std::vector<size_t>& which, const Rows& rows, int thread = 0);
   bool is_done(const Sequence& sequence) const;
 
   ModelConfig config_;
+  Context& host_;
+  const Device device_;
   KvCache cache_;
   PackedAdapters packed_;
   Limits limits_;
@@ -89,6 +94,7 @@ class Generation {
   std::vector<SampleScratch> scratch_;  // of each thread
   std::vector<Buffer> mixed_;
   Buffer logits_, first_logits_;
+  std::set<int> brought_;
   std::vector<SequenceOutput> out_;
 };
 

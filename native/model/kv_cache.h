@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "config.h"
+#include "device_cache.h"
 #include "ops/attention/cached.h"
 
 namespace pluralign {
@@ -12,13 +13,19 @@ class KvCache {
  public:
   KvCache(const ModelConfig& config, const Kernels& kernels)
       : kernels_(kernels), layers_(config.layers), shape_{config.heads, config.kv_heads, config.head_dim, 0, 0} {}
+  // On a device; the CPU's where it is that.
+  KvCache(const ModelConfig& config, const Kernels& kernels, const Device& device, int storage) : KvCache(config, kernels) {
+    if (!device.on_cpu()) on_device_ = std::make_unique<DeviceCache>(config, device, storage);
+  }
+  const DeviceCache* on_device() const { return on_device_.get(); }
 
   // Bytes that a sequence of so many tokens takes.
-  int64_t bytes(int64_t tokens) const { return layers_ * layer_size(capacity(tokens)) * 4; }
-  int64_t bytes_held() const { return held_; }
+  int64_t bytes(int64_t tokens) const { return on_device_ ? on_device_->bytes(tokens) : layers_ * layer_size(capacity(tokens)) * 4; }
+  int64_t bytes_held() const { return on_device_ ? on_device_->bytes_held() : held_; }
 
   // Room for a sequence of at most `tokens`; gives its slot.
   int open(int64_t tokens) {
+    if (on_device_) return on_device_->open(tokens);
     size_t slot = 0;
     while (slot < slots_.size() && slots_[slot].data) ++slot;
     if (slot == slots_.size()) slots_.emplace_back();
@@ -30,6 +37,7 @@ class KvCache {
     return int(slot);
   }
   void close(int slot) {
+    if (on_device_) return on_device_->close(slot);
     Slot& s = slots_[size_t(slot)];
     held_ -= layers_ * layer_size(s.capacity) * 4;
     s.data.reset();
@@ -37,6 +45,7 @@ class KvCache {
 
   // The first `length` positions of one slot into another, which has room for them.
   void copy(int from, int to, int64_t length) {
+    if (on_device_) return on_device_->copy(from, to, length);
     const int64_t nr = kernels_.nr, whole = capacity(length), panels = (shape_.head_dim + nr - 1) / nr;
     for (int64_t l = 0; l < layers_; ++l) {
       const CachedSequence a = sequence(l, from, 0, 0, 0), b = sequence(l, to, 0, 0, 0);
@@ -71,6 +80,7 @@ class KvCache {
   int64_t layers_, held_ = 0;
   AttentionShape shape_;
   std::vector<Slot> slots_;
+  std::unique_ptr<DeviceCache> on_device_;
 };
 
 }  // namespace pluralign

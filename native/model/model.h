@@ -36,13 +36,13 @@ class Model {
   void hidden(const Device& device, const Pack& pack, const Bank* bank, float* out, const Cancel& cancel);
   // gradient [readouts]: of the scores that the last score() with keep gave.
   void backward(const Device& device, const Bank& bank, const float* gradient, int64_t count, const Cancel& cancel);
-  std::vector<std::vector<int32_t>> generate(Context& context, const std::vector<std::vector<int32_t>>& prompts, const Bank* bank,
+  std::vector<std::vector<int32_t>> generate(Context& host, const Device& device, const std::vector<std::vector<int32_t>>& prompts, const Bank* bank,
                                              const GenerateRequest& request, const Cancel& cancel);
   // The weights of passes over few rows, packed once. What it gives holds for as long as the bank does.
-  Network prepare(Context& context, const Bank* bank, const Cancel& cancel);
+  Network prepare(const Device& device, const Bank* bank, const Cancel& cancel);
   // Runs rows that continue cached sequences and gives the logits behind each one's last row, which `logits` holds. `packed`:
   // the parts' adapters, for steps (see Pass). With a lane, on the calling thread alone.
-  std::vector<const float*> next_logits(Context& context, const Network& network, const Bank* bank, const PackedAdapters* packed, const KvCache& cache,
+  std::vector<const float*> next_logits(const Device& device, const Network& network, const Bank* bank, const PackedAdapters* packed, const KvCache& cache,
                                         const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel, Lane* lane = nullptr);
   // How many lanes share so many parts of so many rows in all; 0: threads meet in every product.
   int64_t lanes_for(const Context& context, int64_t parts, int64_t rows) const;
@@ -66,6 +66,7 @@ class Model {
   std::unique_ptr<Weights> weights_;
   Decoder free_;  // of rows that need no gradient
   std::vector<std::unique_ptr<Lane>> lanes_;
+  DeviceBuffer device_logits_{"logits"};
   // What backward() needs of the last score() with keep: the first `parts_` shares.
   std::vector<std::unique_ptr<KeptShare>> kept_;
   size_t parts_ = 0;

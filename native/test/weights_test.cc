@@ -118,7 +118,7 @@ TEST(weights_generate_what_score_finds_likeliest) {
     const std::vector<std::vector<int32_t>> prompts{{1, 2, 3}, {4}, {5, 6, 7, 8, 9}};
     for (int adapter : {-1, 0, 2}) {
       GenerateRequest request{adapter, 6, 0, 1, 0, {1, 2, 3}, {}};
-      const auto texts = model.generate(context, prompts, &bank, request, Cancel());
+      const auto texts = model.generate(context, context, prompts, &bank, request, Cancel());
       for (size_t i = 0; i < prompts.size(); ++i) {
         // Every token against all others, read out at one row.
         TinyPack p({-1}, {0}, {adapter}, 0, 0);
@@ -136,9 +136,9 @@ TEST(weights_generate_what_score_finds_likeliest) {
         // Alone, and with a stop token.
         GenerateRequest one = request;
         one.seeds = {9};
-        CHECK(model.generate(context, {prompts[i]}, &bank, one, Cancel())[0] == texts[i]);
+        CHECK(model.generate(context, context, {prompts[i]}, &bank, one, Cancel())[0] == texts[i]);
         one.stop_tokens = {texts[i][2]};
-        const auto stopped = model.generate(context, {prompts[i]}, &bank, one, Cancel())[0];
+        const auto stopped = model.generate(context, context, {prompts[i]}, &bank, one, Cancel())[0];
         CHECK(stopped.size() <= 3 && std::equal(stopped.begin(), stopped.end(), texts[i].begin()) && stopped.back() == texts[i][2]);
       }
     }

@@ -1,0 +1,126 @@
+// Generation on the emulated CUDA library beside the CPU's: sequences that come and go, under policies of their own and mixtures.
+#include "cuda_device.h"
+#include "model/generate.h"
+#include "tiny_model.h"
+
+using namespace pluralign;
+using namespace pluralign::test;
+
+namespace {
+
+SequenceRequest request(int64_t length, int adapter, int64_t fresh, uint32_t seed) {
+  SequenceRequest q;
+  for (int64_t t = 0; t < length; ++t) q.prompt.push_back(int32_t((int64_t(seed) * 5 + t * 3) % 17));
+  q.members = {{adapter, 1.f}};
+  q.max_new_tokens = fresh;
+  q.seed = seed;
+  q.sampling.temperature = 0.7f;
+  return q;
+}
+
+// Tokens and log-probabilities of all, in order; three sequences at a time, and steps in several calls.
+std::pair<std::vector<std::vector<int32_t>>, std::vector<float>> texts(const Device& device, Tiny& tiny, bool bfloat16) {
+  Machine machine(Isa::generic, 1);
+  Model model(tiny.config, Weights::none(tiny.config), bfloat16);
+  const Bank bank = tiny.bank();
+  Generation generation(model, machine.context, device.on_cpu() ? Device(machine.context) : device, {3, 1 << 20}, {});
+  std::vector<SequenceRequest> all{request(1, 0, 6, 1), request(70, -1, 5, 2), request(5, 1, 9, 3), request(5, 1, 3, 3), request(9, 2, 4, 4), request(3, 0, 7, 5)};
+  all[4].members = {{2, 0.6f}, {-1, 0.4f}};
+  for (size_t i = 0; i < all.size(); ++i) generation.add(int64_t(i), all[i], bank.adapters());
+  std::pair<std::vector<std::vector<int32_t>>, std::vector<float>> out;
+  out.first.resize(all.size());
+  std::vector<std::vector<float>> logps(all.size());
+  while (generation.left() > 0)
+    for (const SequenceOutput& o : generation.run(model, &bank, 2, Cancel())) {
+      out.first[size_t(o.id)].insert(out.first[size_t(o.id)].end(), o.tokens.begin(), o.tokens.end());
+      logps[size_t(o.id)].insert(logps[size_t(o.id)].end(), o.logps.begin(), o.logps.end());
+    }
+  for (const auto& some : logps) out.second.insert(out.second.end(), some.begin(), some.end());
+  return out;
+}
+
+}  // namespace
+
+TEST(cuda_generation_says_what_the_cpu_does) {
+  EmulatedDevice gpu(emulator::Order::shuffled);
+  Machine machine(Isa::generic, 1);
+  for (const TinyOptions& options : {TinyOptions{0, false, false, true, true, 0}, TinyOptions{5, true, true, false, true, 0}}) {
+    Tiny tiny(options);
+    const auto mine = texts(Device(gpu.table(), gpu.context()), tiny, false), expected = texts(machine.context, tiny, false);
+    for (size_t i = 0; i < expected.first.size(); ++i) CHECK(mine.first[i] == expected.first[i]);
+    CHECK_CLOSE("log-probabilities", mine.second, expected.second, 1e-4, 1e-4);
+    for (float x : texts(Device(gpu.table(), gpu.context()), tiny, true).second) CHECK(x <= 0);
+  }
+}
+
+TEST(cuda_generation_takes_factors_anew_once_nothing_is_left) {
+  EmulatedDevice gpu;
+  Tiny tiny(TinyOptions{});
+  Machine machine(Isa::generic, 1);
+  Model model(tiny.config, Weights::none(tiny.config), false);
+  const Bank bank = tiny.bank();
+  Generation on_gpu(model, machine.context, Device(gpu.table(), gpu.context()), {4, 1 << 20}, {});
+  std::vector<float> before;
+  for (int round = 0; round < 3; ++round) {
+    for (float& x : tiny.values) x *= 1.1f;
+    Model other(tiny.config, Weights::none(tiny.config), false);
+    const Bank same = tiny.bank();
+    Generation on_cpu(other, machine.context, machine.context, {4, 1 << 20}, {});
+    on_gpu.add(0, request(6, 0, 5, 7), bank.adapters());
+    on_cpu.add(0, request(6, 0, 5, 7), same.adapters());
+    const auto mine = on_gpu.run(model, &bank, 5, Cancel()), theirs = on_cpu.run(other, &same, 5, Cancel());
+    CHECK(mine[0].finished && mine[0].tokens == theirs[0].tokens && mine[0].logps != before);
+    CHECK_CLOSE("log-probabilities", mine[0].logps, theirs[0].logps, 1e-4, 1e-4);
+    before = mine[0].logps;
+  }
+}
+
+TEST(cuda_generation_says_what_does_not_fit) {
+  EmulatedDevice gpu;
+  Tiny tiny(TinyOptions{});
+  Machine machine(Isa::generic, 1);
+  Model model(tiny.config, Weights::none(tiny.config), false);
+  const Bank bank = tiny.bank();
+  const int64_t row = DeviceCache::row_bytes(tiny.config, kF32) * tiny.config.layers;
+  CHECK(row == 2 * 2 * 64 * 4 * 2);
+  const Device device(gpu.table(), gpu.context());
+  Generation generation(model, machine.context, device, {8, 20 * row}, {});
+  CHECK_THROWS("OUT_OF_MEMORY", "ask for fewer new tokens", generation.add(0, request(10, 0, 11, 1), bank.adapters()));
+  for (int i = 0; i < 4; ++i) generation.add(i, request(6, 0, 4, 1), bank.adapters());  // two at a time
+  generation.run(model, &bank, 2, Cancel());
+  generation.remove(1);
+  int64_t ended = 0;
+  while (generation.left() > 0)
+    for (const SequenceOutput& o : generation.run(model, &bank, 3, Cancel())) ended += o.finished;
+  CHECK(ended == 3);
+}
+
+TEST(device_cache_keeps_rows_where_it_grows_and_takes_up_gaps) {
+  EmulatedDevice gpu;
+  Tiny tiny(TinyOptions{});
+  const Device device(gpu.table(), gpu.context());
+  DeviceCache cache(tiny.config, device, kF32);
+  const int64_t bytes = DeviceCache::row_bytes(tiny.config, kF32);
+  const auto at = [&](int64_t layer, int slot) { return static_cast<char*>(cache.layer(layer)) + cache.row(slot) * bytes; };
+  const auto put = [&](int slot, float value) {
+    const std::vector<float> row(size_t(bytes / 4), value);
+    for (int64_t l = 0; l < tiny.config.layers; ++l) device.upload(at(l, slot), row.data(), size_t(bytes));
+  };
+  const auto get = [&](int64_t layer, int slot) {
+    std::vector<float> row(size_t(bytes / 4));
+    device.fetch(row.data(), at(layer, slot), size_t(bytes));
+    return row.front() == row.back() ? row[0] : kNaN;
+  };
+  const int a = cache.open(3), b = cache.open(2);
+  put(a, 1);
+  put(b, 2);
+  const int c = cache.open(40);  // the buffer grows
+  put(c, 3);
+  for (int64_t l = 0; l < tiny.config.layers; ++l) CHECK(get(l, a) == 1 && get(l, b) == 2 && get(l, c) == 3);
+  CHECK(cache.bytes_held() == cache.bytes(45));
+  cache.close(a);
+  const int d = cache.open(3);
+  CHECK(cache.row(d) == 0);
+  cache.copy(c, d, 1);
+  CHECK(get(0, d) == 3 && get(1, d) == 3 && get(1, b) == 2);
+}
