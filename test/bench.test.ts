@@ -77,10 +77,15 @@ it('operations of a step are those of its definition', () => {
   const trees = [{ group: { ...group, origin: { file: '', line: 1 } }, adapter: 0, grad: true }] as never;
   const shape = { hiddenSize: 4, intermediateSize: 5, heads: 2, kvHeads: 1, headDim: 3, layers: 2, vocabSize: 7 };
   const { forward, backward } = operationsOf(trees, shape as never, 1);
-  // 5 rows through q 24, k 12, v 12, o 24, gate, up, down 20 each; factors of rank 1: 10 + 7 + 7 + 10 + 9 + 9 + 9.
-  const [weights, factors, pairs] = [2 * 132, 2 * 61, 3 * 2 + 2 * 3 + 3];
-  expect(forward).toBe(2 * 5 * (weights + factors) + 2 * 2 * pairs * 2 * 6 + 2 * 2 * 4 * 7);
-  expect(backward).toBe(2 * 5 * (weights + 2 * factors - 48 - 12) + 4 * 2 * pairs * 2 * 6 + 2 * 2 * 4 * 7);
+  // q 24, k 12, v 12, o 24, gate, up, down 20 each; factors of rank 1: 10, 7, 7, 10, 9, 9, 9. The first layer runs 5 rows, which
+  // look 3 * 2 + 2 * 3 + 3 times; of the last, k and v do, the rest the 2 rows that are read, which look 3 + 4 times.
+  const [rows, few, looks, fewLooks] = [5, 2, 15, 7];
+  expect(forward).toBe(
+    2 * rows * (132 + 61) + 2 * (rows * (24 + 14) + few * (108 + 47)) + 4 * (looks + fewLooks) * 6 + 2 * 2 * 4 * 7,
+  );
+  const first = 2 * rows * (132 - 48 + 2 * 61 - 3 * 4);
+  const last = 2 * (rows * (24 + 2 * 14) + few * (108 + 2 * 47));
+  expect(backward).toBe(first + last + 8 * (looks + fewLooks) * 6 + 2 * 2 * 4 * 7);
 });
 
 it('popularities share out every request', () => {

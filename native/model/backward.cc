@@ -19,17 +19,15 @@ void Decoder::linears_backward(const Pass& pass, int64_t layer, int first, int l
   pass.device.run(&Table::linear_backward, c);
 }
 
-// dx holds the gradient of the layer's output and becomes that of its input (left as it is where nobody below trains).
-void Decoder::layer_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx, bool to_input) {
+// output = middle + down(silu(gate) · up): dx holds the gradient of the output and becomes that of middle.
+void Decoder::feed_forward_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx) {
   const LayerWeights& w = pass.network.layers[size_t(layer)];
   const Device& on = pass.device;
-  const int64_t rows = pass.rows(), d = config_.hidden, ff = config_.intermediate, qkv = config_.qkv_width();
-  const float *input = static_cast<const float*>(saved_[size_t(layer)].input.data()), *middle = static_cast<const float*>(saved.middle.data());
-  float *input_rstd = static_cast<float*>(saved.input_rstd.data()), *middle_rstd = static_cast<float*>(saved.middle_rstd.data());
+  const int64_t rows = pass.rows(), d = config_.hidden, ff = config_.intermediate;
+  const float* middle = static_cast<const float*>(saved.middle.data());
+  float* middle_rstd = static_cast<float*>(saved.middle_rstd.data());
   void* normed = normed_.get(on, size_t(rows * d) * element());
   float* dnormed = dnormed_.as<float>(on, rows * d);
-
-  // Feed-forward: output = middle + down(silu(gate) · up)
   act_.get(on, size_t(rows * ff) * element());
   device::SwigluCall gated = swiglu_call(pass, saved);
   on.run(&Table::swiglu, gated);
@@ -41,6 +39,16 @@ void Decoder::layer_backward(const Pass& pass, int64_t layer, Saved& saved, floa
   norm(pass, w.post_norm, middle, normed, middle_rstd, rows);
   linears_backward(pass, layer, kGate, kUp, normed, saved, gated.dgate_up, 2 * ff, dnormed);
   norm_backward(pass, w.post_norm, dx, dnormed, middle, middle_rstd, rows, true);
+}
+
+// dx holds the gradient of the layer's output and becomes that of its input (left as it is where nobody below trains).
+void Decoder::layer_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx, bool to_input) {
+  const LayerWeights& w = pass.network.layers[size_t(layer)];
+  const Device& on = pass.device;
+  const int64_t rows = pass.rows(), d = config_.hidden, qkv = config_.qkv_width();
+  const float* input = static_cast<const float*>(saved_[size_t(layer)].input.data());
+  float* input_rstd = static_cast<float*>(saved.input_rstd.data());
+  feed_forward_backward(pass, layer, saved, dx);
 
   // Attention: middle = input + o(attention(q, k, v))
   float* dattended = dattended_.as<float>(on, rows * config_.q_width());
@@ -50,6 +58,8 @@ void Decoder::layer_backward(const Pass& pass, int64_t layer, Saved& saved, floa
   float* drotated = drotated_.as<float>(on, rows * qkv);
   on.run(&Table::attention_backward, device::AttentionBackwardCall{attention_call(pass, saved, rotated), dattended, drotated});
   on.run(&Table::rope_backward, rope_call(pass, layer, saved, drotated));
+  void* normed = normed_.get(on, size_t(rows * d) * element());
+  float* dnormed = dnormed_.as<float>(on, rows * d);
   norm(pass, w.input_norm, input, normed, input_rstd, rows);
   const bool below = to_input || w.input_norm.grad;
   linears_backward(pass, layer, kQ, kV, normed, saved, drotated, qkv, below ? dnormed : nullptr);
@@ -67,19 +77,25 @@ void Decoder::backward(const Pass& pass, const float* dhidden) {
   on.zero(dx, size_t(rows * d) * 4);
   float* dread = dread_.as<float>(on, plan.readouts * d);
   norm_backward(pass, pass.network.final_norm, dread, dhidden, static_cast<const float*>(read_.data()), static_cast<const float*>(read_rstd_.data()), plan.readouts, false);
-  on.run(&Table::gather_backward, device::GatherCall{pass.plan.handle(), d, dx, dread});
+  float* dread_rows = tail_ ? tail_dx_.as<float>(on, tail_->plan.rows * d) : dx;
+  if (tail_) on.zero(dread_rows, size_t(tail_->plan.rows * d) * 4);
+  on.run(&Table::gather_backward, device::GatherCall{(tail_ ? *tail_ : pass.plan).handle(), d, dread_rows, dread});
 
   const int64_t lowest = pass.network.trains_base ? 0 : pass.bank ? pass.bank->bank().lowest_layer() : config_.layers;
   for (int64_t l = config_.layers - 1; l >= lowest; --l) {
     pass.cancel.check();
+    const bool tail = tail_ && l + 1 == config_.layers;
     Saved* saved = &saved_[size_t(l)];
     if (checkpoint_) {
       float* x = x_.as<float>(on, rows * d);
       on.copy(x, saved->input.data(), size_t(rows * d) * 4);
-      layer_forward(pass, l, scratch_, x);
+      if (tail) tail_forward(pass, l, scratch_, x);
+      else layer_forward(pass, l, scratch_, x);
       saved = &scratch_;
     }
-    layer_backward(pass, l, *saved, dx, l > lowest || pass.network.trains_base);
+    const bool to_input = l > lowest || pass.network.trains_base;
+    if (tail) tail_backward(pass, l, *saved, dx, to_input);
+    else layer_backward(pass, l, *saved, dx, to_input);
   }
   if (float* grad = pass.network.embedding.grad) on.run(&Table::embed_backward, device::EmbedBackwardCall{pass.plan.handle(), dx, grad, d, config_.vocabulary});
 }

@@ -50,7 +50,17 @@ class Decoder {
   };
 
   void layer_forward(const Pass& pass, int64_t layer, Saved& saved, float* x);
+  void feed_forward(const Pass& pass, int64_t layer, Saved& saved, float* x);
   void layer_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx, bool to_input);
+  void feed_forward_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx);
+  // The last layer where few rows enough are read (tail.cc): x of all rows → that of the layer's output at the rows of tail_.
+  void find_tail(const Pass& pass);
+  Pass tail_pass(const Pass& pass) const { return {pass.device, pass.network, pass.bank, *tail_, pass.dropout_seed, pass.cancel}; }
+  float* tail_forward(const Pass& pass, int64_t layer, Saved& saved, const float* x);
+  // tail_dx_ holds the gradient of the layer's output; dx, zero so far, becomes that of its input.
+  void tail_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx, bool to_input);
+  void tail_rotate(const Pass& pass, const Pass& tail, int64_t layer, const Saved& saved);
+  device::RopeCall tail_rope_call(const Pass& pass, int64_t layer, bool queries, const DeviceBuffer& raw, float* out) const;
   void norm(const Pass& pass, const Weight& weight, const float* x, void* y, float* rstd, int64_t rows);
   void rotate(const Pass& pass, int64_t layer, const Saved& saved, float* out);
   void attend(const Pass& pass, int64_t layer, Saved& saved, const float* rotated);
@@ -72,6 +82,10 @@ class Decoder {
   bool kept_ = false, checkpoint_ = false;
   std::vector<Saved> saved_;  // one for each layer; with checkpointing only their inputs
   Saved scratch_;             // of the layer in hand where nothing (else) is kept
+  std::unique_ptr<PlacedPlan> tail_;  // the rows that are read, where the last layer runs for them alone
+  std::vector<int32_t> tail_rows_;    // where they are in the plan
+  Saved tail_saved_;                  // what of the last layer is of those rows
+  DeviceBuffer tail_x_, tail_normed_, tail_rotated_, tail_dx_, tail_dnormed_, tail_drotated_;
   std::vector<StepRange> steps_;  // of the linears in hand
   Buffer addend_;
   DeviceBuffer rope_buffer_, x_, normed_, rotated_, act_, hidden_, read_, read_rstd_;

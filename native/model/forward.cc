@@ -91,7 +91,7 @@ device::SwigluCall Decoder::swiglu_call(const Pass& pass, const Saved& saved) co
 void Decoder::layer_forward(const Pass& pass, int64_t layer, Saved& saved, float* x) {
   const LayerWeights& w = pass.network.layers[size_t(layer)];
   const Device& on = pass.device;
-  const int64_t rows = pass.rows(), d = config_.hidden, ff = config_.intermediate;
+  const int64_t rows = pass.rows(), d = config_.hidden;
   if (pass.bank) saved.low_rank.as<float>(on, kTargets * rows * pass.bank->bank().largest_rank());
   void* normed = normed_.get(on, size_t(rows * d) * element());
   norm(pass, w.input_norm, x, normed, saved.input_rstd.as<float>(on, rows), rows);
@@ -101,7 +101,14 @@ void Decoder::layer_forward(const Pass& pass, int64_t layer, Saved& saved, float
   rotate(pass, layer, saved, rotated);
   attend(pass, layer, saved, rotated);
   linears(pass, layer, kO, kO, saved.attended.data(), saved, x, d, true);
+  feed_forward(pass, layer, saved, x);
+}
 
+void Decoder::feed_forward(const Pass& pass, int64_t layer, Saved& saved, float* x) {
+  const LayerWeights& w = pass.network.layers[size_t(layer)];
+  const Device& on = pass.device;
+  const int64_t rows = pass.rows(), d = config_.hidden, ff = config_.intermediate;
+  void* normed = normed_.get(on, size_t(rows * d) * element());
   on.copy(saved.middle.as<float>(on, rows * d), x, size_t(rows * d) * 4);
   norm(pass, w.post_norm, x, normed, saved.middle_rstd.as<float>(on, rows), rows);
   linears(pass, layer, kGate, kUp, normed, saved, saved.gate_up.get(on, size_t(rows * 2 * ff) * element()), 2 * ff, false);
@@ -129,15 +136,18 @@ void Decoder::forward(const Pass& pass, bool keep, bool checkpoint) {
     }
   }
   if (keep) saved_.resize(size_t(stored));
+  find_tail(pass);
   float* x = x_.as<float>(on, rows * d);
   on.run(&Table::embed, device::EmbedCall{pass.plan.handle(), pass.network.embedding.view(), x});
   for (int64_t l = 0; l < config_.layers; ++l) {
     pass.cancel.check();
     if (keep) on.copy(saved_[size_t(l)].input.as<float>(on, rows * d), x, size_t(rows * d) * 4);
-    layer_forward(pass, l, keep && !checkpoint ? saved_[size_t(l)] : scratch_, x);
+    Saved& saved = keep && !checkpoint ? saved_[size_t(l)] : scratch_;
+    if (tail_ && l + 1 == config_.layers) x = tail_forward(pass, l, saved, x);
+    else layer_forward(pass, l, saved, x);
   }
   float* read = read_.as<float>(on, plan.readouts * d);
-  on.run(&Table::gather, device::GatherCall{pass.plan.handle(), d, x, read});
+  on.run(&Table::gather, device::GatherCall{(tail_ ? *tail_ : pass.plan).handle(), d, x, read});
   norm(pass, pass.network.final_norm, read, hidden_.get(on, size_t(std::max<int64_t>(1, plan.readouts) * d) * element()), read_rstd_.as<float>(on, plan.readouts), plan.readouts);
 }
 
@@ -148,7 +158,8 @@ int64_t Decoder::activation_bytes() const {
   };
   for (const Saved& s : saved_) add(s);
   add(scratch_);
-  for (const DeviceBuffer* b : {&x_, &normed_, &rotated_, &act_, &hidden_, &read_, &read_rstd_, &dx_, &dnormed_, &drotated_, &dattended_, &dact_, &dgate_up_, &dread_})
+  add(tail_saved_);
+  for (const DeviceBuffer* b : {&tail_x_, &tail_normed_, &tail_rotated_, &tail_dx_, &tail_dnormed_, &tail_drotated_, &x_, &normed_, &rotated_, &act_, &hidden_, &read_, &read_rstd_, &dx_, &dnormed_, &drotated_, &dattended_, &dact_, &dgate_up_, &dread_})
     total += int64_t(b->bytes());
   return total;
 }

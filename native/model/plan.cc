@@ -74,4 +74,44 @@ void make_plans(const Pack& pack, int64_t vocabulary, int adapters, bool read_ta
   }
 }
 
+ReadRows read_rows_of(const Plan& whole) {
+  ReadRows out;
+  Plan& plan = out.plan;
+  for (int32_t row : whole.read_rows) {
+    if (out.rows.empty() || out.rows.back() != row) out.rows.push_back(row);
+    plan.read_rows.push_back(int32_t(out.rows.size()) - 1);
+  }
+  plan.rows = int64_t(out.rows.size());
+  plan.readouts = whole.readouts;
+  plan.targets = whole.targets;
+  plan.longest = whole.longest;
+  size_t segment = 0, run = 0;
+  int64_t last = -2;  // the row before
+  std::vector<std::vector<int>> stretches(whole.segments.size());
+  for (int64_t i = 0; i < plan.rows; ++i) {
+    const int64_t row = out.rows[size_t(i)];
+    while (row >= whole.segments[segment].row + whole.segments[segment].rows) ++segment;
+    while (row >= whole.runs[run].row + whole.runs[run].rows) ++run;
+    const PlanSegment& s = whole.segments[segment];
+    if (row != last + 1 || row == s.row) {
+      stretches[segment].push_back(int(plan.segments.size()));
+      plan.segments.push_back({i, 0, s.prefix + row - s.row, s.path});
+    }
+    PlanSegment& mine = plan.segments.back();
+    mine.path.back().rows = row - s.row + 1;
+    ++mine.rows;
+    if (plan.runs.empty() || plan.runs.back().adapter != whole.runs[run].adapter) plan.runs.push_back({i, 0, whole.runs[run].adapter});
+    ++plan.runs.back().rows;
+    plan.positions.push_back(whole.positions[size_t(row)]);
+    plan.row_keys.push_back(whole.row_keys[size_t(row)]);
+    last = row;
+  }
+  for (const std::vector<int>& tree : whole.trees) {
+    std::vector<int> mine;
+    for (int s : tree) mine.insert(mine.end(), stretches[size_t(s)].begin(), stretches[size_t(s)].end());
+    if (!mine.empty()) plan.trees.push_back(std::move(mine));
+  }
+  return out;
+}
+
 }  // namespace pluralign

@@ -42,6 +42,14 @@ struct Plan {
   std::vector<AdapterRun> runs;
 };
 
+// The rows of a plan that are read, each once: all that a last layer computes of beside keys and values.
+struct ReadRows {
+  std::vector<int32_t> rows;  // in the whole plan, ascending
+  // Of these rows: segments are stretches of queries, whose paths lie in the whole plan. It embeds nothing, so it has no tokens.
+  Plan plan;
+};
+ReadRows read_rows_of(const Plan& plan);
+
 // Throws BAD_ARGUMENT naming what is wrong: segments out of order, a token outside the vocabulary, a child of another
 // adapter, a row outside the pack … `adapters`: how many the bank has.
 void make_plans(const Pack& pack, int64_t vocabulary, int adapters, bool read_targets, Plan& with_grad, Plan& without);

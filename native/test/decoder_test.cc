@@ -50,10 +50,10 @@ std::vector<Slope> slopes_of(const Tiny& tiny, const TinyPack& p, bool reward) {
   return slopes;
 }
 
-void check_gradients(bool reward) {
+void check_gradients(bool reward, size_t read_every = 1) {
   for (const TinyOptions& options : kModels) {
     Tiny tiny(options);
-    const TinyPack p = reward ? forest_pack(false) : forest_pack(true);
+    const TinyPack all = forest_pack(!reward), p = read_every > 1 ? all.reading(1, read_every) : all;
     const std::vector<double> expected = tiny.score(p.pack(), doubles(tiny.values), reward);
     const std::vector<Slope> slopes = slopes_of(tiny, p, reward);
     const Bank bank = tiny.bank();
@@ -88,6 +88,48 @@ void check_gradients(bool reward) {
 
 TEST(decoder_logps_and_gradients_match_float64) { check_gradients(false); }
 TEST(decoder_rewards_and_gradients_match_float64) { check_gradients(true); }
+TEST(decoder_logps_of_some_rows_and_gradients_match_float64) { check_gradients(false, 2); }
+TEST(decoder_rewards_of_few_rows_and_gradients_match_float64) { check_gradients(true, 7); }
+
+TEST(decoder_rows_score_alike_whichever_are_read) {
+  for (Isa isa : instruction_sets())
+    for (bool bfloat16 : {false, true})
+      for (int64_t window : {0, 3}) {
+        TinyOptions options = kModels[window ? 1 : 2];
+        options.dropout = 0.3f;
+        Tiny tiny(options);
+        const Bank bank = tiny.bank();
+        Machine one(isa, 1), three(isa, 3);
+        Model model(tiny.config, Weights::none(tiny.config), bfloat16);
+        // Segments longer than a tile of queries, and short ones.
+        for (const TinyPack& all : {forest_pack(true), TinyPack({-1, 0, 0, -1, 3}, {50, 40, 3, 2, 70}, {0, 0, 0, 1, 1}, 5, 9)})
+          for (auto [first, step] : {std::pair<size_t, size_t>{1, 2}, {2, 5}, {4, 100}}) {
+            const TinyPack some = all.reading(first, step);
+            TinyPack whole = all;  // with the same targets, and no gradient where nothing is read
+            std::fill(whole.gradient.begin(), whole.gradient.end(), 0.f);
+            for (size_t i = 1; i < some.rows.size(); ++i) {
+              whole.targets[size_t(some.rows[i])] = some.targets[i];
+              whole.gradient[size_t(some.rows[i])] = some.gradient[i];
+            }
+            TinyPack once = some;
+            once.gradient[0] = 0;  // of the row that stands twice
+            const std::string where = std::string(isa_name(isa)) + (bfloat16 ? " bf16 " : " ") + std::to_string(step);
+            const ScoreRequest request{false, true, false, 7};
+            const auto gradients = [&](Context& context, const TinyPack& p) {
+              std::fill(tiny.gradients.begin(), tiny.gradients.end(), 0.f);
+              model.backward(context, bank, p.gradient.data(), int64_t(p.gradient.size()), Cancel());
+              return tiny.gradients;
+            };
+            const std::vector<float> full = score(model, one.context, whole, &bank, request), expected = gradients(one.context, whole);
+            for (bool checkpoint : {false, true})
+              for (Machine* machine : {&one, &three}) {
+                const std::vector<float> out = score(model, machine->context, once, &bank, {false, true, checkpoint, 7});
+                for (size_t i = 1; i < out.size(); ++i) CHECK_BITS(where, std::vector<float>{out[i]}, std::vector<float>{full[size_t(once.rows[i])]});
+                CHECK_CLOSE(where + " gradients", gradients(machine->context, once), expected, bfloat16 ? 0.05 : 2e-5, bfloat16 ? 0.02 : 1e-4);
+              }
+          }
+      }
+}
 
 TEST(decoder_every_weight_and_factor_has_a_gradient) {
   Tiny tiny(kModels[2]);

@@ -185,6 +185,38 @@ TEST(plan_refuses_what_does_not_fit) {
   });
 }
 
+TEST(plan_of_the_rows_that_are_read) {
+  Plan grad, free;
+  PackData p = good();
+  p.rows = {0, 2, 2, 5, 6, 7, 9, 10, 20};
+  p.targets.assign(9, 1);
+  make_plans(p.pack(), 10, 2, true, grad, free);
+  const ReadRows read = read_rows_of(grad);
+  CHECK_BITS("rows", read.rows, std::vector<int32_t>{0, 2, 5, 6, 7, 9, 10});
+  CHECK(read.plan.rows == 7 && read.plan.readouts == 8 && read.plan.longest == grad.longest);
+  CHECK_BITS("readouts", read.plan.read_rows, std::vector<int32_t>{0, 1, 1, 2, 3, 4, 5, 6});
+  CHECK_BITS("positions", read.plan.positions, std::vector<int32_t>{0, 2, 3, 4, 5, 7, 0});
+  for (size_t i = 0; i < read.rows.size(); ++i) CHECK(read.plan.row_keys[i] == grad.row_keys[size_t(read.rows[i])]);
+  // Stretches: two of the root, one of the second branch, one of its child, one of the other tree.
+  if (!CHECK(read.plan.segments.size() == 5)) return;
+  const auto is = [&](size_t i, int64_t row, int64_t rows, int64_t prefix, const std::vector<int64_t>& spans) {
+    const PlanSegment& s = read.plan.segments[i];
+    CHECK(s.row == row && s.rows == rows && s.prefix == prefix);
+    CHECK_BITS("path", path(s), spans);
+  };
+  is(0, 0, 1, 0, {0, 1});
+  is(1, 1, 1, 2, {0, 3});
+  is(2, 2, 3, 3, {0, 3, 5, 3});
+  is(3, 5, 1, 7, {0, 3, 5, 4, 9, 1});
+  is(4, 6, 1, 0, {10, 1});
+  CHECK(read.plan.trees == std::vector<std::vector<int>>({{0, 1, 2, 3}, {4}}));
+  CHECK(read.plan.runs.size() == 2 && read.plan.runs[0].adapter == 1 && read.plan.runs[0].rows == 6 && read.plan.runs[1].row == 6 && read.plan.runs[1].rows == 1);
+  // Nothing of a tree, and nothing at all.
+  const ReadRows one = read_rows_of(free);
+  CHECK(one.plan.rows == 1 && one.plan.trees.size() == 1 && one.plan.runs.size() == 1 && one.plan.runs[0].adapter == -1);
+  CHECK(read_rows_of(Plan{}).plan.rows == 0);
+}
+
 TEST(plan_is_cut_between_trees) {
   Plan grad, free;
   const PackData p = good();

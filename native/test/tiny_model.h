@@ -85,6 +85,18 @@ struct TinyPack {
     return {tokens.data(), int64_t(tokens.size()), starts.data(), parents.data(), adapters.data(), grads.data(), keys.data(), int64_t(parents.size()),
             rows.data(), targets.data(), int64_t(rows.size())};
   }
+  // The same where only every `step`-th row is read, from `first` on, the first of them twice.
+  TinyPack reading(size_t first, size_t step) const {
+    TinyPack out = *this;
+    out.rows.clear(), out.targets.clear(), out.gradient.clear();
+    for (size_t i = first; i < rows.size(); i += step)
+      for (size_t twice = i == first ? 2 : 1; twice > 0; --twice) {
+        out.rows.push_back(rows[i]);
+        out.targets.push_back((targets[i] + int32_t(twice)) % 17);
+        out.gradient.push_back(gradient[i] * float(twice));
+      }
+    return out;
+  }
   std::vector<int32_t> tokens, starts, parents, adapters, rows, targets;
   std::vector<uint8_t> grads;
   std::vector<uint32_t> keys;
