@@ -321,6 +321,14 @@ describe('progress', () => {
     ]);
   });
 
+  test('away from a terminal: what is done is said once', () => {
+    const { bar, at, text } = watch(false);
+    at(30_000);
+    bar.update(100);
+    bar.stop();
+    expect(text()).toBe('train: 100/100 (100 %), took 30s\n');
+  });
+
   test('on a terminal: a bar, and no handlers are left behind', () => {
     const before = ['exit', 'SIGINT', 'SIGTERM'].map((name) => process.listenerCount(name));
     const { bar, at, text } = watch(true);

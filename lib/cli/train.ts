@@ -39,7 +39,9 @@ function human(result: TrainResult): string {
   if (names.length > 1 && names.length <= 20) {
     lines.push('', formatRecords(names.map(([annotator, m]) => ({ annotator, ...m }))), '');
   }
-  for (const [name, path] of Object.entries(result.paths)) lines.push(`  ${name.padEnd(7)}${printableLine(path)}`);
+  const width = Math.max(...Object.keys(result.paths).map((name) => name.length));
+  for (const [name, path] of Object.entries(result.paths))
+    lines.push(`  ${name.padEnd(width)}  ${printableLine(path)}`);
   return lines.join('\n');
 }
 

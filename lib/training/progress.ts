@@ -106,7 +106,8 @@ export function progress(total: number, label: string, options: ProgressOptions 
       state = { done, info };
       if (quiet || stopped || now() - started < quietMs) return;
       if (stream.isTTY) draw();
-      else if (now() - lastLine >= lineMs) line();
+      // The last line is stop's.
+      else if (done !== total && now() - lastLine >= lineMs) line();
     },
     stop,
   };
