@@ -2,6 +2,7 @@ import * as fsp from 'node:fs/promises';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { makeFolder } from '../lib/base/files.js';
 import { loadConfig, resolveConfig } from '../lib/config/index.js';
 import { saveCheckpoint } from '../lib/training/checkpoint.js';
 import { lockRun } from '../lib/training/lock.js';
@@ -36,6 +37,22 @@ describe('run folder', () => {
     expect(JSON.parse(await fsp.readFile(folder.paths.summary, 'utf8'))).toEqual({ a: 1 });
     await folder.release();
     expect((await fsp.readdir(output)).sort()).toEqual(['config.yaml', 'summary.json']);
+  });
+
+  test('folders that cannot be made are refused with the reason', async () => {
+    await makeFolder(join(dir, 'a', 'b', 'c'));
+    await makeFolder(join(dir, 'a', 'b', 'c'));
+    expect((await fsp.stat(join(dir, 'a', 'b', 'c'))).isDirectory()).toBe(true);
+    await fsp.symlink(join(dir, 'nowhere', 'there'), join(dir, 'link'));
+    await expect(makeFolder(join(dir, 'link', 'x'))).rejects.toMatchObject({ code: 'EEXIST' });
+    // Read-only, and a file system such as /proc, which has the folder above and takes none.
+    for (const code of ['EROFS', 'ENOENT']) {
+      const mkdir = async () => {
+        throw Object.assign(new Error(code), { code });
+      };
+      const fs = { stat: fsp.stat, mkdir: mkdir as unknown as typeof fsp.mkdir };
+      await expect(makeFolder(join(dir, 'new', 'er'), fs)).rejects.toMatchObject({ code });
+    }
   });
 
   test('a folder that is no run is refused and left alone', async () => {

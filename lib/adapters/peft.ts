@@ -1,6 +1,6 @@
-import { mkdir, readFile, stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errnoOf, ioError, writeFileAtomic } from '../base/files.js';
+import { errnoOf, ioError, makeFolder, writeFileAtomic } from '../base/files.js';
 import { readSafetensors, type Tensor, writeSafetensors } from '../model/safetensors.js';
 import type { NativeModelConfig } from '../native/addon.js';
 import { PluralignError } from '../native/errors.js';
@@ -152,7 +152,7 @@ export async function writePeft(
       `${tensor.name} of ${what} has values that are not finite; nothing was written`,
     );
   }
-  await mkdir(dir, { recursive: true }).catch((error: unknown) => {
+  await makeFolder(dir).catch((error: unknown) => {
     throw ioError('make', dir, error);
   });
   await writeSafetensors(join(dir, weightsName), tensors, { format: 'pt' });

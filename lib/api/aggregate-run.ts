@@ -6,7 +6,7 @@ import { isMixture, mixtureName } from '../aggregation/mixture-file.js';
 import type { AggregateOptions } from '../aggregation/rules.js';
 import { drawPrompts, type Sampled, sampleLogRatios } from '../aggregation/sample.js';
 import { type Regrets, type SampleRule, type SideBySide, sideBySide } from '../aggregation/side-by-side.js';
-import { ioError, writeFileAtomic } from '../base/files.js';
+import { ioError, makeFolder, writeFileAtomic } from '../base/files.js';
 import { loadConfig, resolveLoss, runConfigPath } from '../config/index.js';
 import { tokensAPass } from '../data/pack.js';
 import { readResponsibilities, responsibilitiesPath } from '../em/files.js';
@@ -252,7 +252,7 @@ async function writeMixture(
   const failed = (what: string) => (error: unknown) => {
     throw ioError(what, dir, error);
   };
-  await fsp.mkdir(dir, { recursive: true }).catch(failed('make'));
+  await makeFolder(dir).catch(failed('make'));
   for (const { name, dir: from } of types) {
     const to = join(dir, name);
     if (from !== to) await fsp.cp(from!, to, { recursive: true }).catch(failed('copy a policy to'));

@@ -2,7 +2,7 @@ import * as fsp from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Matrix } from '../aggregation/regret.js';
 import { type Aggregate, type AggregateOptions, aggregate, type Rule } from '../aggregation/rules.js';
-import { errnoOf, ioError, writeFileAtomic } from '../base/files.js';
+import { errnoOf, ioError, makeFolder, writeFileAtomic } from '../base/files.js';
 import { PluralignError } from '../native/errors.js';
 
 interface MatrixFile {
@@ -61,7 +61,7 @@ export async function aggregateMatrix(
     throw new PluralignError('BAD_DATA', `${path}: ${error.message}`, { cause: error });
   }
   if (options.output !== undefined) {
-    await fsp.mkdir(options.output, { recursive: true }).catch((error) => {
+    await makeFolder(options.output).catch((error) => {
       throw ioError('make the folder', options.output!, error);
     });
     await writeFileAtomic(join(options.output, 'mixture.json'), `${JSON.stringify(result, null, 2)}\n`);

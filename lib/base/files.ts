@@ -19,6 +19,7 @@ const reasons: Record<string, string> = {
   EMFILE: 'too many open files',
   ENOTDIR: 'a part of the path is a file, not a folder',
   EISDIR: 'it is a folder',
+  EEXIST: 'a file, or a link to nothing, stands in the way',
   ENOENT: 'it does not exist',
 };
 
@@ -34,6 +35,29 @@ export function ioError(action: string, path: string, error: unknown): Pluralign
   const code = errnoOf(error);
   const why = reasons[code] ?? (error instanceof Error ? error.message : String(error));
   return new PluralignError('IO', `cannot ${action} ${path}: ${why}${code ? ` (${code})` : ''}`, { cause: error });
+}
+
+/**
+ * Makes a folder and those above it that are missing. Throws the system's error: Node's own recursive mkdir says ENOENT where
+ * a file system is read-only, and never returns where one takes no folders, as /proc.
+ */
+export async function makeFolder(path: string, fs: Pick<FileSystem, 'mkdir' | 'stat'> = fsp): Promise<void> {
+  const make = async (above: (error: unknown) => Promise<void>) => {
+    try {
+      await fs.mkdir(path);
+    } catch (error) {
+      if ((await fs.stat(path).catch(() => undefined))?.isDirectory()) return;
+      await above(error);
+    }
+  };
+  await make(async (error) => {
+    const parent = dirname(path);
+    if (errnoOf(error) !== 'ENOENT' || parent === path) throw error;
+    await makeFolder(parent, fs);
+    await make(async (again) => {
+      throw again;
+    });
+  });
 }
 
 /** Flushes a folder's entries, so that a rename in it survives a power cut. Does nothing where folders cannot be opened. */

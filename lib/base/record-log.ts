@@ -1,6 +1,6 @@
-import { appendFile, mkdir, readFile } from 'node:fs/promises';
+import { appendFile, readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { errnoOf, ioError } from './files.js';
+import { errnoOf, ioError, makeFolder } from './files.js';
 
 /**
  * A file of records, a line of JSON each (.jsonl), that outlives the process that writes it: what was appended is read again
@@ -42,7 +42,7 @@ export class RecordLog<T extends object> {
     const done = this.#last.then(async () => {
       const start = this.#unfinished ? '\n' : '';
       try {
-        await mkdir(dirname(this.path), { recursive: true });
+        await makeFolder(dirname(this.path));
         await appendFile(this.path, `${start}${JSON.stringify(record)}\n`);
         this.#unfinished = false;
       } catch (error) {

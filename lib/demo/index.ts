@@ -1,7 +1,7 @@
 import { mkdir, readdir } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { Bank } from '../adapters/bank.js';
-import { errnoOf, ioError, writeFileAtomic } from '../base/files.js';
+import { errnoOf, ioError, makeFolder, writeFileAtomic } from '../base/files.js';
 import type { Config } from '../config/index.js';
 import { groupsOf, readRows } from '../data/index.js';
 import type { Model } from '../model/model.js';
@@ -25,7 +25,7 @@ export const policyNames = [...groups, 'everyone'] as const;
 /** Makes the folder, or NAME-2, NAME-3 … where that holds something: nothing of an earlier demo is touched. */
 async function freshFolder(wanted: string): Promise<string> {
   try {
-    await mkdir(dirname(wanted), { recursive: true });
+    await makeFolder(dirname(wanted));
     for (let n = 1; ; n++) {
       const folder = n === 1 ? wanted : `${wanted}-${n}`;
       try {

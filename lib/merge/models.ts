@@ -1,8 +1,8 @@
 import { existsSync, readdirSync } from 'node:fs';
-import { copyFile, mkdir } from 'node:fs/promises';
+import { copyFile } from 'node:fs/promises';
 import { freemem } from 'node:os';
 import { join } from 'node:path';
-import { ioError, writeFileAtomic } from '../base/files.js';
+import { ioError, makeFolder, writeFileAtomic } from '../base/files.js';
 import { tokenizerFiles } from '../model/folder.js';
 import { type NamedTensor, writeSafetensors } from '../model/safetensors.js';
 import { PluralignError } from '../native/errors.js';
@@ -84,7 +84,7 @@ export async function mergeModels(
 ): Promise<TensorReport[]> {
   check(base, experts, options.memory ?? 0.6 * freemem());
   const { output } = options;
-  await mkdir(output, { recursive: true }).catch((error: unknown) => {
+  await makeFolder(output).catch((error: unknown) => {
     throw ioError('make', output, error);
   });
   const there = readdirSync(output).find((file) => file.endsWith('.safetensors'));

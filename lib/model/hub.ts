@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto';
 import { existsSync, statSync } from 'node:fs';
-import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { open, readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type * as HubLibrary from '@huggingface/hub';
 import { cacheFolder } from '../base/cache.js';
-import { ioError, temporaryName, writeFileAtomic } from '../base/files.js';
+import { ioError, makeFolder, temporaryName, writeFileAtomic } from '../base/files.js';
 import { PluralignError } from '../native/errors.js';
 
 export interface DownloadProgress {
@@ -174,11 +174,11 @@ async function download(
         if (entry.type === 'file') listed.push({ path: entry.path, size: entry.size, sha256: entry.lfs?.oid });
       }
       const files = chooseFiles(spec, listed);
-      await mkdir(snapshot, { recursive: true });
+      await makeFolder(snapshot);
       await fetchFiles(hub, { repo: name, revision: sha, ...access }, snapshot, files, options);
       await writeFileAtomic(join(snapshot, manifestName), JSON.stringify(files));
     }
-    await mkdir(join(folder, 'refs'), { recursive: true });
+    await makeFolder(join(folder, 'refs'));
     await writeFileAtomic(refPath(folder, revision), sha);
     return snapshot;
   } catch (error) {

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
 import type { LayerBlock } from '../adapters/mix.js';
+import { makeFolder } from '../base/files.js';
 import { mix32, Random } from '../base/random.js';
 import type { ResolvedAdapter, ResolvedConfig } from '../config/index.js';
 import { encodePrompt } from '../data/encode.js';
@@ -281,7 +281,7 @@ export class Kitchen {
 
   private async rows(name: string, make: () => Promise<unknown[]> | unknown[]): Promise<string> {
     const folder = join(this.config.output, 'rows');
-    await mkdir(folder, { recursive: true });
+    await makeFolder(folder);
     return writeRows(join(folder, name), make);
   }
 

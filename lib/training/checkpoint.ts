@@ -1,7 +1,7 @@
 import { createHash, type Hash } from 'node:crypto';
 import * as fsp from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join } from 'node:path';
-import { errnoOf, type FileSystem, ioError, syncFolder } from '../base/files.js';
+import { errnoOf, type FileSystem, ioError, makeFolder, syncFolder } from '../base/files.js';
 import { PluralignError } from '../native/errors.js';
 
 /**
@@ -114,7 +114,7 @@ export async function saveCheckpoint(
   const staging = join(folder, `.staging-step-${step}-${process.pid}`);
   for (const { name } of files) checkName(name);
   try {
-    await fs.mkdir(folder, { recursive: true });
+    await makeFolder(folder, fs);
     await fs.rm(staging, { recursive: true, force: true });
     await fs.mkdir(staging);
     const manifest: Omit<Manifest, 'checksum'> = { version: 1, step, files: [], meta };
@@ -123,7 +123,7 @@ export async function saveCheckpoint(
       const path = join(staging, file.name);
       const parent = dirname(path);
       if (parent !== staging) {
-        await fs.mkdir(parent, { recursive: true });
+        await makeFolder(parent, fs);
         for (let at = parent; at !== staging; at = dirname(at)) folders.add(at);
       }
       const hash = createHash('sha256');

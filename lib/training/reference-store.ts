@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
 import { createReadStream, existsSync } from 'node:fs';
-import { appendFile, mkdir, readFile } from 'node:fs/promises';
+import { appendFile, readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { cacheFolder } from '../base/cache.js';
-import { errnoOf, ioError } from '../base/files.js';
+import { errnoOf, ioError, makeFolder } from '../base/files.js';
 import { packageVersion } from '../base/version.js';
 import type { Group } from '../data/types.js';
 import { weightFiles } from '../model/config.js';
@@ -68,7 +68,7 @@ export class ReferenceStore {
   async #read(): Promise<void> {
     let text: string;
     try {
-      await mkdir(dirname(this.path), { recursive: true });
+      await makeFolder(dirname(this.path));
       text = await readFile(this.path, 'utf8');
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') return;

@@ -1,6 +1,6 @@
 import * as fsp from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { errnoOf, ioError, writeFileAtomic } from '../base/files.js';
+import { errnoOf, ioError, makeFolder, writeFileAtomic } from '../base/files.js';
 import { type ConfigDifference, configDifferences, mayChangeOnResume } from '../config/compare.js';
 import { configToYaml, isRunConfig, loadConfig } from '../config/load.js';
 import type { ResolvedConfig } from '../config/schema.js';
@@ -126,7 +126,7 @@ export async function openRunFolder(config: ResolvedConfig, options: { resume?: 
   const before = await inspectRunFolder(dir);
   if (before === 'foreign') refuse(dir, 'foreign', resume);
   try {
-    await fsp.mkdir(dir, { recursive: true });
+    await makeFolder(dir);
   } catch (error) {
     throw ioError('make the run folder', dir, error);
   }

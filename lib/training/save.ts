@@ -1,10 +1,10 @@
 import { existsSync } from 'node:fs';
-import { copyFile, mkdir } from 'node:fs/promises';
+import { copyFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Bank } from '../adapters/bank.js';
 import { savePeft } from '../adapters/peft.js';
 import { savePopulation } from '../adapters/population.js';
-import { ioError, writeFileAtomic } from '../base/files.js';
+import { ioError, makeFolder, writeFileAtomic } from '../base/files.js';
 import type { ResolvedConfig } from '../config/index.js';
 import { tokenizerFiles } from '../model/folder.js';
 import type { Model } from '../model/model.js';
@@ -41,7 +41,7 @@ export async function saveResult(
 
 /** A whole Hugging Face folder from a bank of base weights; bfloat16 where the run computed in it, else float32. */
 export async function saveModel(dir: string, model: Model, bank: Bank, tokenizerDir: string): Promise<void> {
-  await mkdir(dir, { recursive: true }).catch((error: unknown) => {
+  await makeFolder(dir).catch((error: unknown) => {
     throw ioError('make', dir, error);
   });
   const dtype = model.dtype === 'bfloat16' ? 'BF16' : 'F32';

@@ -1,6 +1,5 @@
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ioError } from '../../base/files.js';
+import { ioError, makeFolder } from '../../base/files.js';
 import type { ResolvedConfig, ResolvedEm } from '../../config/schema.js';
 import type { Group } from '../../data/types.js';
 import { type EmState, emDpo, type Round, type TypedVotes } from '../../methods/em-dpo.js';
@@ -94,7 +93,7 @@ export class Fit implements TypedVotes {
     const { dir, config, label, quiet } = this.options;
     await this.#resume();
     if (this.state.round >= this.#em.rounds) return;
-    await mkdir(dir, { recursive: true }).catch((error: unknown) => {
+    await makeFolder(dir).catch((error: unknown) => {
       throw ioError('make', dir, error);
     });
     this.#metrics = await MetricsWriter.open(join(dir, 'metrics.jsonl'), {
