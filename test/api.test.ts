@@ -1,5 +1,5 @@
 // What a script can do in a few lines, and the JSON that score, eval and generate print of models, adapters and runs.
-import { readFileSync } from 'node:fs';
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import {
@@ -287,5 +287,23 @@ describe('generate --json', () => {
     const one = await json(...argv, '--seed', '6');
     expect(one.samples).toEqual([many.samples[1]]);
     expect(new Set(many.samples.map((s: { text: string }) => s.text)).size).toBe(3);
+  });
+
+  it('--chat puts a prompt through the chat template, and refuses a model without one', async () => {
+    const ask = (...argv: string[]) =>
+      json('generate', '--max-new-tokens', '6', '--temperature', '0', '--logps', ...argv);
+    const model = path('chat-model');
+    cpSync(f.model, model, { recursive: true });
+    expect((await program('generate', '--model', model, '--prompt', 'old', '--chat')).stderr).toMatch(
+      /no chat template/,
+    );
+    writeFileSync(
+      join(model, 'chat_template.jinja'),
+      '{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %} a:',
+    );
+    const told = await ask('--model', model, '--chat', '--prompt', 'old');
+    const written = await ask('--model', model, '--prompt', 'user: old a:');
+    expect(told.samples).toEqual(written.samples);
+    expect((await ask('--model', model, '--prompt', 'old')).samples[0].logps).not.toEqual(written.samples[0].logps);
   });
 });

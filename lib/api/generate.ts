@@ -11,6 +11,8 @@ import { isBase, openPolicies, type Policies, type Policy, type PolicyOptions } 
 
 export interface GenerateOptions extends PolicyOptions, Sampling {
   prompt: string | readonly string[];
+  /** Each prompt is what a user says: it goes through the model's chat template, as conversations do in training. */
+  chat?: boolean;
   /** Of a run with adapters by annotator: speak as each of these in place of the generic adapter. */
   annotators?: readonly string[];
   /** Of each adapter by its name: one policy that mixes them. */
@@ -120,8 +122,14 @@ export async function generateCommand(options: GenerateOptions): Promise<Generat
   const bank = voices?.bank ?? opened.bank;
   const { tokenizer, config } = model;
   const which = (i: number) => (texts.length === 1 ? '--prompt' : `prompt ${i + 1}`);
+  if (options.chat && !tokenizer.hasChatTemplate)
+    throw new PluralignError('BAD_ARGUMENT', `${model.dir} has no chat template; leave out --chat`);
   const prompts = texts.map((text, i) => {
-    const ids = [...(tokenizer.bosId === null ? [] : [tokenizer.bosId]), ...tokenizer.encode(text)];
+    const said = options.chat
+      ? tokenizer.encodeRendered(tokenizer.render([{ role: 'user', content: text }], { addGenerationPrompt: true }))
+      : tokenizer.encode(text);
+    // A template writes BOS itself, or does not; training has it once too.
+    const ids = tokenizer.bosId === null || said[0] === tokenizer.bosId ? said : [tokenizer.bosId, ...said];
     if (ids.length === 0) throw new PluralignError('BAD_ARGUMENT', `${which(i)} is empty and the tokenizer has no BOS`);
     if (ids.length >= config.maxPositions)
       throw new PluralignError(

@@ -63,6 +63,7 @@ export function generateCommand(load = () => import('../api/generate.js')): Comm
   const command = new Command('generate').description('sample from a model, an adapter or a mix of adapters');
   addModelOptions(command)
     .requiredOption('--prompt <text>', 'prompt; may be given several times', collect)
+    .option('--chat', "each prompt is what a user says, and goes through the model's chat template")
     .option('--weights <name=w,...>', 'mix the adapters with these weights', parseWeights)
     .addOption(
       new Option('--mix <how>', 'what --weights mix: updates of weights, or next-token distributions')
@@ -88,7 +89,7 @@ export function generateCommand(load = () => import('../api/generate.js')): Comm
     .action(async (options: Parsed) => {
       const { prompt = [], weights, annotator: annotators, stop: stopTexts, memory, stream } = options;
       const { seed, samples, maxNewTokens, temperature, topK, topP } = options;
-      const more = ['minP', 'repetitionPenalty', 'batch', 'mixAlpha', 'logps', 'baseLogps'] as const;
+      const more = ['minP', 'repetitionPenalty', 'batch', 'mixAlpha', 'logps', 'baseLogps', 'chat'] as const;
       const given = Object.fromEntries(
         more.flatMap((key) => (options[key] === undefined ? [] : [[key, options[key]]])),
       );
