@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Random } from '../lib/base/random.js';
 import { MetricsWriter, RunningMeans, readMetrics } from '../lib/training/metrics.js';
 import { DataOrder, orderOf, stepsPerEpoch, totalSteps } from '../lib/training/order.js';
-import { formatDuration, progress } from '../lib/training/progress.js';
+import { formatDuration, progress, say } from '../lib/training/progress.js';
 import { learningRateFactor, warmupSteps } from '../lib/training/schedule.js';
 import { handleStopSignals } from '../lib/training/signals.js';
 import { crc32c, EventWriter, maskedCrc32c } from '../lib/training/tensorboard.js';
@@ -291,7 +291,7 @@ describe('progress', () => {
       },
     } as unknown as NodeJS.WriteStream;
     const bar = progress(100, 'train', { ...options, stream, now: () => time });
-    return { bar, at: (ms: number) => (time = ms), text: () => text };
+    return { bar, stream, at: (ms: number) => (time = ms), text: () => text };
   }
 
   test('short work shows nothing', () => {
@@ -340,6 +340,23 @@ describe('progress', () => {
     expect(text()).toContain('40/100');
     expect(text()).toMatch(/80\/100 \| 1s left \| loss 0\.25/);
     expect(['exit', 'SIGINT', 'SIGTERM'].map((name) => process.listenerCount(name))).toEqual(before);
+  });
+
+  test('on a terminal: a note has a line of its own above the bar, and no line is wider than the terminal', () => {
+    const { bar, at, text, stream } = watch(true);
+    at(2500);
+    bar.update(40, { loss: 0.5, name: 'x'.repeat(200) });
+    say('saved', stream);
+    at(3000);
+    bar.update(60, { loss: 0.5 });
+    bar.stop();
+    say('after', stream);
+    // What a terminal would show: a carriage return goes back to the start of the line, ESC[K and ESC[2K clear it.
+    const shown = text()
+      .split('\n')
+      .map((line) => line.split('\r').at(-1)!.replaceAll('\u001b[K', '').replaceAll('\u001b[2K', ''));
+    expect(shown).toEqual(['saved', expect.stringMatching(/^train █.* 60\/100 \| 2s left \| loss 0\.5$/), 'after', '']);
+    for (const line of text().split(/[\r\n]/)) expect(line.replace('\u001b[K', '').length).toBeLessThan(120);
   });
 
   test('quiet is quiet', () => {

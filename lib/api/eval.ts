@@ -7,7 +7,7 @@ import { type Evaluation, summarise } from '../evaluation/preference.js';
 import { objectiveOf } from '../methods/index.js';
 import { PluralignError } from '../native/errors.js';
 import { MarginReference } from '../training/modpo.js';
-import { progress } from '../training/progress.js';
+import { noteTo, progress } from '../training/progress.js';
 import { noReference } from '../training/scorer.js';
 import { openReference } from '../training/setup.js';
 import { stopOf } from '../training/signals.js';
@@ -60,7 +60,7 @@ async function otherOf(one: Evaluated, name: string, options: EvalOptions): Prom
  */
 async function evaluate(options: Omit<EvalOptions, 'compare' | 'again'>): Promise<Evaluated> {
   const { signal, flag: abort } = stopOf(options.stop);
-  const note = (text: string) => void process.stderr.write(`${text}\n`);
+  const note = noteTo({});
   if (options.run !== undefined) {
     const { emConfig, evaluateRun } = await import('../em/run.js');
     const types = (options.adapters ?? []).length === 0 ? emConfig(options.run) : null;

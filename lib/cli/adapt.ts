@@ -59,7 +59,7 @@ export function adaptCommand(load: () => Promise<AdaptApi> = () => import('../ap
       await withStop(
         (stop) =>
           withQuietStdout(options.json, async () => {
-            const note = (text: string) => void process.stderr.write(`${text}\n`);
+            const { say: note } = await import('../training/progress.js');
             if (votes.length === 0 && !(next && annotators)) {
               throw new PluralignError('BAD_ARGUMENT', 'give --votes, or --next with the --annotator to ask');
             }

@@ -21,7 +21,7 @@ export function assignCommand(): Command {
         async (stop) => {
           const { assignVotes } = await import('../em/run.js');
           const { run, votes: data } = options;
-          const note = (text: string) => void process.stderr.write(`${text}\n`);
+          const { say: note } = await import('../training/progress.js');
           const lines = await assignVotes({ ...runtimeOptions({ ...options }), run, data, stop, note });
           if (options.output !== undefined) {
             const { writeResponsibilities } = await import('../em/files.js');

@@ -155,12 +155,14 @@ export function modelOptions(options: Parsed, stop: StopRequest): ModelOptions {
  */
 export async function withStop<T>(work: (stop: StopRequest) => Promise<T>, done: (result: T) => void): Promise<void> {
   const { handleStopSignals } = await import('../training/signals.js');
-  const stop = handleStopSignals((name) => process.stderr.write(`${name}: stopping; once more to stop at once\n`));
+  const { say } = await import('../training/progress.js');
+  const stop = handleStopSignals((name) => say(`${name}: stopping; once more to stop at once`));
   try {
     done(await work(stop));
   } catch (error) {
     if (stop.exitCode === 0 || (error as { code?: unknown }).code !== 'ABORTED') throw error;
-    process.stderr.write(`stopped: ${printable((error as Error).message)}\n`);
+    const message = printable((error as Error).message);
+    say(/^stopped\b/.test(message) ? message : `stopped: ${message}`);
   } finally {
     stop.dispose();
   }

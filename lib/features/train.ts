@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { writeFileAtomic } from '../base/files.js';
 import type { ResolvedConfig } from '../config/index.js';
+import { noteTo } from '../training/progress.js';
 import { openRunFolder } from '../training/run-folder.js';
 import type { TrainOptions, TrainSummary } from '../training/train.js';
 import { likeliestSetting } from './choose.js';
@@ -22,7 +23,7 @@ export function populationPath(run: string): string {
  * @throws PluralignError `BAD_CONFIG`, `BAD_DATA`, `NOT_FOUND`, `NON_FINITE`, `BUSY`, `ABORTED`
  */
 export async function trainFeatures(config: ResolvedConfig, options: TrainOptions = {}): Promise<TrainSummary> {
-  const note = options.onNote ?? ((text: string) => void (options.quiet || process.stderr.write(`${text}\n`)));
+  const note = noteTo(options);
   const folder = await openRunFolder(config, { resume: options.resume });
   try {
     const started = performance.now();

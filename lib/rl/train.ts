@@ -11,6 +11,7 @@ import { openRewards } from '../rewards/open.js';
 import { loadLatestCheckpoint, pruneCheckpoints } from '../training/checkpoint.js';
 import { evaluationLine, runSteps, type SteppedRun } from '../training/loop.js';
 import { totalSteps } from '../training/order.js';
+import { noteTo } from '../training/progress.js';
 import { openRunFolder, type RunFolder } from '../training/run-folder.js';
 import { saveResult } from '../training/save.js';
 import { learningRateFactor } from '../training/schedule.js';
@@ -226,7 +227,7 @@ class RlRun implements SteppedRun {
  */
 export async function trainPolicy(config: ResolvedConfig, options: TrainOptions = {}): Promise<TrainSummary> {
   const { quiet = false } = options;
-  const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
+  const note = noteTo(options);
   const stop = stopOf(options.stop);
   const folder = await openRunFolder(config, { resume: options.resume });
   let begun = false;

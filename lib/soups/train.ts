@@ -12,7 +12,7 @@ import { PluralignError } from '../native/errors.js';
 import { openRewards } from '../rewards/open.js';
 import { preparePrompts } from '../rl/prompts.js';
 import { sampler, samplesOf } from '../rl/sampling.js';
-import { progress } from '../training/progress.js';
+import { noteTo, progress } from '../training/progress.js';
 import { openRunFolder } from '../training/run-folder.js';
 import { adaptedLayers, openModel } from '../training/setup.js';
 import { stopOf } from '../training/signals.js';
@@ -50,7 +50,7 @@ export interface SoupsResult {
  */
 export async function trainSoups(given: ResolvedConfig, options: TrainOptions = {}): Promise<TrainSummary> {
   const { quiet = false } = options;
-  const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
+  const note = noteTo(options);
   const stop = stopOf(options.stop);
   if (given.soups!.judge) checkJudge(given.soups!.judge);
   const folder = await openRunFolder(given, { resume: options.resume });

@@ -1,5 +1,3 @@
-import cliProgress from 'cli-progress';
-
 /** What stands behind the bar. `tokens` is the count since the start; the rest are shown as they are. */
 export interface ProgressInfo {
   tokens?: number;
@@ -25,6 +23,23 @@ export interface ProgressOptions {
 /** Work shorter than this shows nothing. */
 const quietMs = 2000;
 const lineMs = 10_000;
+const drawMs = 200;
+const barWidth = 24;
+
+/** Bars that stand on a terminal now: what else is said goes above them. */
+const bars = new Set<{ stream: NodeJS.WriteStream; draw: () => void }>();
+
+/** A line on stderr, above a bar where one is being drawn. */
+export function say(text: string, stream: NodeJS.WriteStream = process.stderr): void {
+  const last = [...bars].findLast((bar) => bar.stream === stream);
+  stream.write(`${last ? '\r\x1b[2K' : ''}${text}\n`);
+  last?.draw();
+}
+
+/** Where a run's notes go: to the caller's `onNote`, else to stderr unless it is to be quiet. */
+export function noteTo(options: { onNote?: (note: string) => void; quiet?: boolean }): (note: string) => void {
+  return options.onNote ?? ((text) => void (options.quiet || say(text)));
+}
 
 /** 75 → '1m15s'. */
 export function formatDuration(seconds: number): string {
@@ -53,8 +68,8 @@ function describe(info: ProgressInfo, seconds: number): string {
 export function progress(total: number, label: string, options: ProgressOptions = {}): Progress {
   const { quiet = false, now = () => performance.now(), stream = process.stderr, done: before = 0 } = options;
   const started = now();
-  let bar: cliProgress.SingleBar | undefined;
   let lastLine = started;
+  let lastDraw = Number.NEGATIVE_INFINITY;
   let shown = false;
   let stopped = false;
   let state = { done: before, info: {} as ProgressInfo };
@@ -73,31 +88,24 @@ export function progress(total: number, label: string, options: ProgressOptions 
     shown = true;
   };
   const draw = () => {
-    const payload = { left: eta(), info: describe(state.info, seconds()) };
-    if (bar === undefined) {
-      bar = new cliProgress.SingleBar({
-        format: `${label.replace(/[{}]/g, '')} {bar} {value}/{total} | {left} left | {info}`,
-        barCompleteChar: '█',
-        barIncompleteChar: '░',
-        barsize: 24,
-        stream,
-        fps: 5,
-        // Signals belong to the program around it.
-        gracefulExit: false,
-      });
-      bar.start(total, state.done, payload);
-      // The bar turns off line wrapping, which a process that exits meanwhile must turn on again.
-      process.once('exit', stop);
-    } else bar.update(state.done, payload);
+    const filled = total > 0 ? Math.round((barWidth * Math.min(state.done, total)) / total) : barWidth;
+    const drawn = `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)}`;
+    const info = describe(state.info, seconds());
+    const rest = state.done < total ? `${eta()} left` : `took ${formatDuration(seconds())}`;
+    const text = `${label} ${drawn} ${state.done}/${total} | ${rest}${info ? ` | ${info}` : ''}`;
+    // A line that wraps could not be drawn over.
+    stream.write(`\r${text.slice(0, Math.max(1, (stream.columns || 80) - 1))}\x1b[K`);
+    lastDraw = now();
   };
 
+  const bar = { stream, draw };
   const stop = () => {
     if (stopped) return;
     stopped = true;
-    if (bar !== undefined) {
+    if (bars.delete(bar)) {
       process.removeListener('exit', stop);
       draw();
-      bar.stop();
+      stream.write('\n');
     } else if (!quiet && !stream.isTTY && (shown || now() - started >= quietMs)) line();
   };
 
@@ -105,9 +113,11 @@ export function progress(total: number, label: string, options: ProgressOptions 
     update(done, info = {}) {
       state = { done, info };
       if (quiet || stopped || now() - started < quietMs) return;
-      if (stream.isTTY) draw();
-      // The last line is stop's.
-      else if (done !== total && now() - lastLine >= lineMs) line();
+      if (stream.isTTY) {
+        if (!bars.has(bar)) process.once('exit', stop);
+        bars.add(bar);
+        if (done >= total || now() - lastDraw >= drawMs) draw();
+      } else if (done !== total && now() - lastLine >= lineMs) line(); // The last line is stop's.
     },
     stop,
   };

@@ -13,7 +13,7 @@ import type { RewardFunction } from '../rewards/types.js';
 import { loadLatestCheckpoint, openCheckpoint, pruneCheckpoints } from './checkpoint.js';
 import { evaluationLine, runSteps, type SteppedRun } from './loop.js';
 import { totalSteps } from './order.js';
-import { progress } from './progress.js';
+import { noteTo, progress } from './progress.js';
 import { openRunFolder, type RunFolder } from './run-folder.js';
 import { saveResult } from './save.js';
 import { learningRateFactor } from './schedule.js';
@@ -317,7 +317,7 @@ export async function train(given: Config | ResolvedConfig, options: TrainOption
     const { trainPolicy } = await import('../rl/train.js');
     return trainPolicy(config, options);
   }
-  const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
+  const note = noteTo(options);
   const stop = stopOf(options.stop);
   const folder = await openRunFolder(config, { resume: options.resume });
   let begun = false;

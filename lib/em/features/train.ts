@@ -1,6 +1,7 @@
 import type { ResolvedConfig, ResolvedEm } from '../../config/schema.js';
 import { PluralignError } from '../../native/errors.js';
 import { MetricsWriter } from '../../training/metrics.js';
+import { noteTo } from '../../training/progress.js';
 import { openRunFolder } from '../../training/run-folder.js';
 import type { TrainOptions } from '../../training/train.js';
 import { bic, choiceNames } from '../criteria.js';
@@ -24,7 +25,7 @@ import { type MixtureProblem, mixtureProblem } from './problem.js';
  * @throws PluralignError `BAD_CONFIG`, `BAD_DATA`, `NOT_FOUND`, `NON_FINITE`, `BUSY`, `ABORTED`
  */
 export async function trainMixture(config: ResolvedConfig, options: TrainOptions = {}): Promise<EmSummary> {
-  const note = options.onNote ?? ((text: string) => void (options.quiet || process.stderr.write(`${text}\n`)));
+  const note = noteTo(options);
   const signal = options.stop instanceof AbortSignal ? options.stop : options.stop?.signal;
   const folder = await openRunFolder(config, { resume: options.resume });
   try {

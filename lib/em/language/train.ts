@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { savePeft } from '../../adapters/peft.js';
 import type { ResolvedConfig } from '../../config/schema.js';
 import { objectiveOf } from '../../methods/index.js';
+import { noteTo } from '../../training/progress.js';
 import { openRunFolder } from '../../training/run-folder.js';
 import { makeReference, openModel, prepareData } from '../../training/setup.js';
 import { stopOf } from '../../training/signals.js';
@@ -32,7 +33,7 @@ import { Fits, typeName, type Workshop } from './setup.js';
  */
 export async function trainTypes(config: ResolvedConfig, options: TrainOptions = {}): Promise<EmSummary> {
   const { quiet = false } = options;
-  const note = options.onNote ?? ((text: string) => void (quiet || process.stderr.write(`${text}\n`)));
+  const note = noteTo(options);
   const stop = stopOf(options.stop);
   const folder = await openRunFolder(config, { resume: options.resume });
   try {
