@@ -3,8 +3,38 @@
 
 constexpr int kPairRows = 8, kPairPanels = 3;
 
+// The columns of B that come after those in hand, asked for little by little while these are worked on: each line is then in
+// the second-level cache before it is needed, wherever it was.
+class Ahead {
+ public:
+  // Columns [first, last) of all terms, over so many rounds of 32 k.
+  Ahead(const Bf16Block& block, int64_t first, int64_t last, int64_t rounds) : g(block), first_panel(first / 16), panels((last - first + 15) / 16) {
+    int64_t lines = 0;
+    for (int64_t t = 0; t < g.term_count; ++t) lines += panels * g.terms[t].b_panel / 32;
+    each = rounds > 0 ? (lines + rounds - 1) / rounds * 64 : 0;
+    if (each > 0) open();
+  }
+  void step() {
+    if (at == end) return;
+    const char* stop = end - at < each ? end : at + each;
+    for (; at < stop; at += 64) _mm_prefetch(at, _MM_HINT_T1);
+    if (at == end && ++term < g.term_count) open();
+  }
+
+ private:
+  void open() {
+    const Bf16Block::Term& t = g.terms[term];
+    at = reinterpret_cast<const char*>(t.b + first_panel * t.b_panel);
+    end = at + panels * t.b_panel * 2;
+  }
+  const Bf16Block& g;
+  int64_t first_panel, panels, each = 0, term = 0;
+  const char *at = nullptr, *end = nullptr;
+};
+
+// Rows of A are met anew where `fresh`: they come from the second-level cache or farther, and are asked for two blocks ahead.
 template <int R, int P>
-static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out) {
+static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out, Ahead& ahead, bool fresh) {
   __m512 sum[R][P];
   for (auto& r : sum)
     for (auto& v : r) v = _mm512_setzero_ps();
@@ -16,6 +46,11 @@ static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out) {
     const bf16* b = term.b + col / 16 * term.b_panel;
     for (int64_t left = (term.k + 1) / 2; left > 0; left -= 16, a += 512, b += 512) {
       const int64_t n = left < 16 ? left : 16;
+      ahead.step();
+      if (fresh)
+        for (int i = 0; i < R; ++i) _mm_prefetch(reinterpret_cast<const char*>(a + 4 * 512 + i * 32), _MM_HINT_T0);
+      // Not unrolled: the processor's own prefetching follows each load by its place in the code.
+#pragma GCC unroll 1
       for (int64_t q = 0; q < n; ++q) {
         __m512bh bv[P];
         for (int j = 0; j < P; ++j) bv[j] = (__m512bh)_mm512_loadu_si512(b + j * term.b_panel + q * 32);
@@ -34,41 +69,58 @@ static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out) {
 }
 
 template <int P>
-static void pairs_of(int64_t rows, const Bf16Block& g, int64_t row, int64_t col, float* out) {
-  if (rows > 4) pairs<8, P>(g, row, col, out);
-  else if (rows > 2) pairs<4, P>(g, row, col, out);
-  else if (rows > 1) pairs<2, P>(g, row, col, out);
-  else pairs<1, P>(g, row, col, out);
+static void pairs_of(int64_t rows, const Bf16Block& g, int64_t row, int64_t col, float* out, Ahead& ahead, bool fresh) {
+  if (rows > 4) pairs<8, P>(g, row, col, out, ahead, fresh);
+  else if (rows > 2) pairs<4, P>(g, row, col, out, ahead, fresh);
+  else if (rows > 1) pairs<2, P>(g, row, col, out, ahead, fresh);
+  else pairs<1, P>(g, row, col, out, ahead, fresh);
+}
+
+// Lines of C that a tile will write, or add to: they arrive while its sums run.
+INLINE void expect_rows(const Bf16Block& g, int64_t row, int64_t col, int64_t rows, int64_t cols) {
+  const int64_t size = g.c_type == DType::f32 ? 4 : 2;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t at = 0; at < cols * size; at += 64) __builtin_prefetch(static_cast<char*>(g.c) + ((row + i) * g.ldc + col) * size + at, 1, 3);
 }
 
 // Rows of C may lie a multiple of a page apart, so that lines of many rows do not fit a cache together: a tile of rows passes
-// several tiles of columns, whose share of B fits the second-level cache, and C is written by whole lines.
+// several tiles of columns, whose share of B fits the second-level cache together with the next one's, and C is written by
+// whole lines. A handful of rows waits for memory whatever is asked for when.
 static void multiply_pairs(const Bf16Block& g) {
-  constexpr int64_t width = kPairPanels * 16, most = 4;
+  constexpr int64_t width = kPairPanels * 16, most = 4, handful = 4;
   alignas(64) float sums[kPairRows * width];
-  int64_t bytes = 1;
-  for (int64_t t = 0; t < g.term_count; ++t) bytes += g.terms[t].b_panel * kPairPanels * 2;
+  int64_t bytes = 1, blocks = 0;
+  for (int64_t t = 0; t < g.term_count; ++t) {
+    bytes += g.terms[t].b_panel * kPairPanels * 2;
+    blocks += (g.terms[t].k + 31) / 32;
+  }
   const int64_t fit = (int64_t(256) << 10) / bytes, chunk = (fit < 1 ? 1 : fit > most ? most : fit) * width;
-  for (int64_t first = 0; first < g.n; first += chunk)
+  const int64_t tiles = (g.m + kPairRows - 1) / kPairRows * (chunk / width);
+  for (int64_t first = 0; first < g.n; first += chunk) {
+    const int64_t next = first + chunk < g.n ? first + chunk : g.n, after = next + chunk < g.n ? next + chunk : g.n;
+    Ahead ahead(g, next, after, g.m > handful && next < g.n ? tiles * blocks : 0);
     for (int64_t row = 0; row < g.m; row += kPairRows)
-      for (int64_t col = first; col < g.n && col < first + chunk; col += width) {
+      for (int64_t col = first; col < next; col += width) {
         const int64_t rows = g.m - row < kPairRows ? g.m - row : kPairRows;
         const int64_t cols = g.n - col < width ? g.n - col : width, panels = (cols + 15) / 16;
-        if (panels == 3) pairs_of<3>(rows, g, row, col, sums);
-        else if (panels == 2) pairs_of<2>(rows, g, row, col, sums);
-        else pairs_of<1>(rows, g, row, col, sums);
+        const bool fresh = col == first && g.m > kPairRows;
+        expect_rows(g, row, col, rows, cols);
+        if (panels == 3) pairs_of<3>(rows, g, row, col, sums, ahead, fresh);
+        else if (panels == 2) pairs_of<2>(rows, g, row, col, sums, ahead, fresh);
+        else pairs_of<1>(rows, g, row, col, sums, ahead, fresh);
         finish(g, row, col, sums, panels * 16, rows, cols);
       }
+  }
 }
 
-// As multiply_adds, in registers.
+// As multiply_adds, in registers: two of these start in a cycle and take six, so that a dozen chains do not fill them.
 static double multiply_adds_pairs(int64_t n, volatile float* sink) {
-  constexpr int chains = 12;
+  constexpr int chains = 24;
   const __m512bh a = (__m512bh)_mm512_set1_epi32(0x3f003f00), b = (__m512bh)_mm512_set1_ps(*sink);
   __m512 acc[chains];
   for (int i = 0; i < chains; ++i) acc[i] = _mm512_set1_ps(float(i));
   for (int64_t p = 0; p < n; ++p)
-#pragma GCC unroll 12
+#pragma GCC unroll 24
     for (int i = 0; i < chains; ++i) acc[i] = _mm512_dpbf16_ps(acc[i], a, b);
   __m512 total = _mm512_setzero_ps();
   for (int i = 0; i < chains; ++i) total += acc[i];
