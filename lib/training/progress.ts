@@ -1,3 +1,5 @@
+import cliProgress from 'cli-progress';
+
 /** What stands behind the bar. `tokens` is the count since the start; the rest are shown as they are. */
 export interface ProgressInfo {
   tokens?: number;
@@ -23,17 +25,47 @@ export interface ProgressOptions {
 /** Work shorter than this shows nothing. */
 const quietMs = 2000;
 const lineMs = 10_000;
-const drawMs = 200;
-const barWidth = 24;
+/** The bars of a terminal, one under the other, for as long as one is open. */
+interface Terminal {
+  bars: cliProgress.MultiBar;
+  open: number;
+}
+const terminals = new Map<NodeJS.WriteStream, Terminal>();
 
-/** Bars that stand on a terminal now: what else is said goes above them. */
-const bars = new Set<{ stream: NodeJS.WriteStream; draw: () => void }>();
+const close = (stream: NodeJS.WriteStream) => {
+  const terminal = terminals.get(stream);
+  if (terminal === undefined || --terminal.open > 0) return;
+  terminals.delete(stream);
+  // stop() would drop notes that have not been drawn.
+  terminal.bars.update();
+  terminal.bars.stop();
+};
 
-/** A line on stderr, above a bar where one is being drawn. */
+const opened = (stream: NodeJS.WriteStream): cliProgress.MultiBar => {
+  let terminal = terminals.get(stream);
+  if (terminal === undefined) {
+    const bars = new cliProgress.MultiBar({
+      format: '{label} {bar} {value}/{total} | {rest}{info}',
+      barCompleteChar: '█',
+      barIncompleteChar: '░',
+      barsize: 24,
+      stream,
+      fps: 5,
+      // Signals belong to the program around it.
+      gracefulExit: false,
+    });
+    terminal = { bars, open: 0 };
+    terminals.set(stream, terminal);
+  }
+  ++terminal.open;
+  return terminal.bars;
+};
+
+/** A line on stderr, above the bars where some are being drawn. */
 export function say(text: string, stream: NodeJS.WriteStream = process.stderr): void {
-  const last = [...bars].findLast((bar) => bar.stream === stream);
-  stream.write(`${last ? '\r\x1b[2K' : ''}${text}\n`);
-  last?.draw();
+  const terminal = terminals.get(stream);
+  if (terminal) terminal.bars.log(`${text}\n`);
+  else stream.write(`${text}\n`);
 }
 
 /** Where a run's notes go: to the caller's `onNote`, else to stderr unless it is to be quiet. */
@@ -69,7 +101,7 @@ export function progress(total: number, label: string, options: ProgressOptions 
   const { quiet = false, now = () => performance.now(), stream = process.stderr, done: before = 0 } = options;
   const started = now();
   let lastLine = started;
-  let lastDraw = Number.NEGATIVE_INFINITY;
+  let bar: cliProgress.SingleBar | undefined;
   let shown = false;
   let stopped = false;
   let state = { done: before, info: {} as ProgressInfo };
@@ -88,24 +120,25 @@ export function progress(total: number, label: string, options: ProgressOptions 
     shown = true;
   };
   const draw = () => {
-    const filled = total > 0 ? Math.round((barWidth * Math.min(state.done, total)) / total) : barWidth;
-    const drawn = `${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)}`;
     const info = describe(state.info, seconds());
     const rest = state.done < total ? `${eta()} left` : `took ${formatDuration(seconds())}`;
-    const text = `${label} ${drawn} ${state.done}/${total} | ${rest}${info ? ` | ${info}` : ''}`;
-    // A line that wraps could not be drawn over.
-    stream.write(`\r${text.slice(0, Math.max(1, (stream.columns || 80) - 1))}\x1b[K`);
-    lastDraw = now();
+    const payload = { label, rest, info: info ? ` | ${info}` : '' };
+    if (bar === undefined) {
+      const bars = opened(stream);
+      bar = bars.create(total, state.done, payload);
+      bars.update();
+      // Drawing turns off line wrapping, which a process that exits meanwhile must turn on again.
+      process.once('exit', stop);
+    } else bar.update(state.done, payload);
   };
 
-  const bar = { stream, draw };
   const stop = () => {
     if (stopped) return;
     stopped = true;
-    if (bars.delete(bar)) {
+    if (bar !== undefined) {
       process.removeListener('exit', stop);
       draw();
-      stream.write('\n');
+      close(stream);
     } else if (!quiet && !stream.isTTY && (shown || now() - started >= quietMs)) line();
   };
 
@@ -113,11 +146,9 @@ export function progress(total: number, label: string, options: ProgressOptions 
     update(done, info = {}) {
       state = { done, info };
       if (quiet || stopped || now() - started < quietMs) return;
-      if (stream.isTTY) {
-        if (!bars.has(bar)) process.once('exit', stop);
-        bars.add(bar);
-        if (done >= total || now() - lastDraw >= drawMs) draw();
-      } else if (done !== total && now() - lastLine >= lineMs) line(); // The last line is stop's.
+      if (stream.isTTY) draw();
+      // The last line is stop's.
+      else if (done !== total && now() - lastLine >= lineMs) line();
     },
     stop,
   };
