@@ -81,6 +81,7 @@ const parts = [
   ['ops', 120, true, 'operators and their gradients, odd shapes', (s) => operators(['--odd'], s)],
   ['real', 120, false, 'operators at the sizes of an 8B model', (s) => operators(['--real'], s)],
   ['parity', 120, true, 'PyTorch fixtures and three training steps', (s) => node(['test/cuda-parity.mjs'], s)],
+  ['train', 90, true, 'runs with steps on the device, stopped and resumed', (s) => node(['test/cuda-train.mjs'], s)],
   ['generation', 90, true, 'texts as the CPU says them', (s) => node(['test/cuda-generation.mjs'], s)],
   ['memcheck', 120, false, 'no access out of bounds', (s) => sanitizer('memcheck', s)],
   ['racecheck', 120, false, 'no race in shared memory', (s) => sanitizer('racecheck', s)],

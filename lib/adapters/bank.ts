@@ -1,5 +1,5 @@
 import type { Tensor } from '../model/safetensors.js';
-import type { NativeBank, NativeBankLayout, NativeModelConfig } from '../native/addon.js';
+import type { NativeBank, NativeBankLayout, NativeModel, NativeModelConfig } from '../native/addon.js';
 import { PluralignError } from '../native/errors.js';
 import { addon } from '../native/loader.js';
 import type { AdapterConfig } from './config.js';
@@ -7,6 +7,7 @@ import { targetsOf } from './config.js';
 import type { BankAdapter, Factor } from './factors.js';
 import { foldCore, initialise, Layout } from './factors.js';
 import { type AdapterMix, layMixes } from './mix.js';
+import { allocate, Moments, total } from './moments.js';
 import { loadPeft, type PeftAdapter } from './peft.js';
 
 export interface StepOptions {
@@ -42,14 +43,13 @@ export interface CreateOptions {
 
 /** The flat float32 parameters that training changes, and who uses which part of them. */
 export class Bank {
-  readonly parameters: Float32Array;
-  readonly gradients: Float32Array;
   readonly factors: readonly Factor[];
   readonly adapters: readonly BankAdapter[];
   /** Steps that each factor has taken, [factors]. */
   readonly steps: Int32Array;
-  #m: Float32Array | null = null;
-  #v: Float32Array | null = null;
+  readonly #parameters: Float32Array;
+  readonly #gradients: Float32Array;
+  readonly #moments: Moments;
   #native: NativeBank | null = null;
   #disposed = false;
   readonly #factorIndex: Map<string, number>;
@@ -67,8 +67,9 @@ export class Bank {
     layout.factors.forEach(({ owner }, i) => {
       (owner === -1 ? this.#shared : this.#own[owner]).push(i);
     });
-    this.parameters = allocate(layout.elements);
-    this.gradients = allocate(layout.elements);
+    this.#parameters = allocate(layout.elements);
+    this.#gradients = allocate(layout.elements);
+    this.#moments = new Moments(this.#parameters, this.#gradients, () => this.native());
   }
 
   /**
@@ -142,6 +143,29 @@ export class Bank {
     return bank;
   }
 
+  /** Values of all factors, in place. Throws `BAD_ARGUMENT` between `moveTo` and `moveHome`, as all that touches them does. */
+  get parameters(): Float32Array {
+    return this.#moments.here(this.#parameters);
+  }
+
+  /** Their gradients, in the same order, in place. */
+  get gradients(): Float32Array {
+    return this.#moments.here(this.#gradients);
+  }
+
+  /**
+   * Keeps values, gradients and AdamW's moments on the device that a model runs on, so that passes and steps move nothing;
+   * gradients start at zero. Does nothing on the CPU, or where they are there already.
+   */
+  async moveTo(model: { native: NativeModel; device: string }): Promise<void> {
+    await this.#moments.moveTo(model);
+  }
+
+  /** Brings values and moments back, and gradients of zero; does nothing where they are here. */
+  async moveHome(): Promise<void> {
+    await this.#moments.moveHome();
+  }
+
   /** Index of an adapter for packs. Throws `NOT_FOUND` naming those there are. */
   adapterIndex(name: string): number {
     const index = this.#adapterIndex.get(name);
@@ -184,8 +208,7 @@ export class Bank {
 
   /** Forgets AdamW's moments and step counts. */
   resetOptimizer(): void {
-    this.#m?.fill(0);
-    this.#v?.fill(0);
+    this.#moments.reset();
     this.steps.fill(0);
   }
 
@@ -227,14 +250,13 @@ export class Bank {
   /** The addon's view of this bank, made on first use. Throws `DISPOSED`. */
   native(): NativeBank {
     if (this.#disposed) throw new PluralignError('DISPOSED', 'this bank was disposed of');
-    this.#native ??= addon().createBank(this.layout(), this.parameters, this.gradients);
+    this.#native ??= addon().createBank(this.layout(), this.#parameters, this.#gradients);
     return this.#native;
   }
 
   /** Clears all gradients, or those that a step with the same `active` reads. */
   zeroGrad(active?: Iterable<number>): void {
-    if (active === undefined) this.gradients.fill(0);
-    else for (const i of this.#taking(active)) this.gradient(i).fill(0);
+    this.#moments.clear(active === undefined ? null : this.#spans(this.#taking(active)));
   }
 
   /** Euclidean norm over the gradients of the factors that a step with the same `active` changes. */
@@ -257,7 +279,13 @@ export class Bank {
   async step(options: StepOptions): Promise<number> {
     if (this.#disposed) throw new PluralignError('DISPOSED', 'this bank was disposed of');
     const taking = this.#taking(options.active);
-    const norms = this.#norms(taking);
+    const { learningRate, beta1, beta2, eps, weightDecay, maxGradNorm } = options;
+    const norms = await this.#moments.step({
+      spans: this.#spans(taking),
+      steps: Int32Array.from(taking, (i) => this.steps[i] + 1),
+      decay: Uint8Array.from(taking, (i) => (this.factors[i].decay ? 1 : 0)),
+      ...{ learningRate, beta1, beta2, eps, weightDecay, maxGradNorm },
+    });
     const bad = norms.findIndex((norm) => !Number.isFinite(norm));
     if (bad !== -1) {
       const { name } = this.factors[taking[bad]];
@@ -266,30 +294,14 @@ export class Bank {
         `the gradient of ${name} is ${norms[bad]}; no step was taken. Lower the learning rate`,
       );
     }
-    const norm = total(norms);
-    const { maxGradNorm } = options;
-    this.#m ??= allocate(this.parameters.length);
-    this.#v ??= allocate(this.parameters.length);
-    const steps = Int32Array.from(taking, (i) => this.steps[i] + 1);
-    await addon().adamw(this.parameters, this.gradients, this.#m, this.#v, {
-      spans: this.#spans(taking),
-      steps,
-      decay: Uint8Array.from(taking, (i) => (this.factors[i].decay ? 1 : 0)),
-      learningRate: options.learningRate,
-      beta1: options.beta1,
-      beta2: options.beta2,
-      eps: options.eps,
-      weightDecay: options.weightDecay,
-      gradScale: maxGradNorm === null ? 1 : Math.min(1, maxGradNorm / (norm + 1e-6)),
-    });
     for (const i of taking) this.steps[i]++;
-    return norm;
+    return total(norms);
   }
 
   /** Everything that a checkpoint has to keep. */
   state(): BankState {
     const factors = this.factors.map(({ name, rows, cols }) => ({ name, rows, cols }));
-    return { parameters: this.parameters, m: this.#m, v: this.#v, steps: this.steps, factors };
+    return { parameters: this.parameters, m: this.#moments.m, v: this.#moments.v, steps: this.steps, factors };
   }
 
   /** Takes a state of a bank with the same factors in the same order. Throws `BAD_SHAPE`, with nothing changed. */
@@ -318,8 +330,7 @@ export class Bank {
     }
     if ((state.m === null) !== (state.v === null)) fail('only one of m and v is there');
     this.parameters.set(state.parameters);
-    this.#m = state.m && Float32Array.from(state.m);
-    this.#v = state.v && Float32Array.from(state.v);
+    this.#moments.restore(state.m, state.v);
     this.steps.set(state.steps);
   }
 
@@ -380,8 +391,7 @@ export class Bank {
   dispose(): void {
     this.#disposed = true;
     this.#native = null;
-    this.#m = null;
-    this.#v = null;
+    this.#moments.dispose();
   }
 
   #fill(factor: number, data: Float32Array, shape: number[]): void {
@@ -416,21 +426,6 @@ export class Bank {
   }
 
   #norms(taking: readonly number[]): Float64Array {
-    return addon().norms(this.gradients, this.#spans(taking));
+    return this.#moments.norms(this.#spans(taking));
   }
-}
-
-function allocate(elements: number): Float32Array {
-  try {
-    return new Float32Array(elements);
-  } catch (error) {
-    const gib = ((elements * 4) / 2 ** 30).toFixed(1);
-    throw new PluralignError('OUT_OF_MEMORY', `cannot hold ${elements} trained parameters (${gib} GiB a copy)`, {
-      cause: error,
-    });
-  }
-}
-
-function total(norms: Float64Array): number {
-  return Math.sqrt(norms.reduce((sum, norm) => sum + norm * norm, 0));
 }

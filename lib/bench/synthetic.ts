@@ -10,7 +10,7 @@ import { pairLoss, spreadGradient, sumTokens } from '../losses/index.js';
 import { nativeConfig, newConfig, parseModelConfig } from '../model/config.js';
 import { toBf16, writeSafetensors } from '../model/safetensors.js';
 import type { NativeModel, NativeModelConfig } from '../native/addon.js';
-import type { ChosenDevice } from '../native/device.js';
+import { type ChosenDevice, deviceName } from '../native/device.js';
 import { addon } from '../native/loader.js';
 
 /** A model to time, and the rows of a step: `pairs` prompts, each with two completions, lengths in tokens. */
@@ -85,6 +85,7 @@ export class SyntheticModel implements Disposable {
     readonly native: NativeModel,
     readonly config: NativeModelConfig,
     readonly flag: Int32Array,
+    readonly device: string,
   ) {}
 
   static async open(
@@ -102,7 +103,7 @@ export class SyntheticModel implements Disposable {
         threads,
         ...chosen,
       });
-      return new SyntheticModel(model, config, flag);
+      return new SyntheticModel(model, config, flag, deviceName(chosen ?? null));
     } finally {
       await rm(folder, { recursive: true, force: true });
     }
@@ -143,6 +144,7 @@ export class SyntheticModel implements Disposable {
 
   /** One step of DPO of every policy that trains, against sums of the reference, pass by pass, or the last policy's. */
   async dpo(passes: readonly Pack[], bank: Bank, policies: number, reference?: readonly Float64Array[]): Promise<void> {
+    await bank.moveTo(this);
     bank.zeroGrad();
     for (const [i, p] of passes.entries()) await this.#dpoPass(p, bank, policies, reference?.[i]);
     await bank.step(adamw);

@@ -161,6 +161,28 @@ export interface AdamWOptions {
   gradScale: number;
 }
 
+/**
+ * Banks that stay on the device of a model, not the CPU, while steps are taken: between `takeOver` and `sendHome` passes
+ * read and write the device's factors and gradients, and the bank's own arrays are left behind.
+ */
+export interface NativeDeviceBanks {
+  /** Takes parameters and AdamW's moments (null: zeros) to the device; gradients start at zero. */
+  takeOver(model: NativeModel, bank: NativeBank, m: Float32Array | null, v: Float32Array | null): Promise<void>;
+  /** Fetches parameters, into the bank's array, and moments. */
+  sendHome(model: NativeModel, bank: NativeBank, m: Float32Array, v: Float32Array): Promise<void>;
+  /** Zeroes the gradients of [start, end) spans; null: all. */
+  clear(model: NativeModel, bank: NativeBank, spans: Int32Array | null): Promise<void>;
+  /**
+   * Euclidean norms of the spans' gradients before clipping to `maxGradNorm` (null: off) over all; one step of AdamW where all
+   * are finite, none otherwise.
+   */
+  step(
+    model: NativeModel,
+    bank: NativeBank,
+    step: Omit<AdamWOptions, 'gradScale'> & { maxGradNorm: number | null },
+  ): Promise<Float64Array>;
+}
+
 export interface SafetensorsInfo {
   metadata: Record<string, string>;
   /** In the file's order. dtype as in the file: F32, BF16, F16, I64 … */
@@ -192,6 +214,7 @@ export interface Addon extends NativeMerge, NativeGenerations {
     v: Float32Array,
     options: AdamWOptions,
   ): Promise<void>;
+  readonly deviceBanks: NativeDeviceBanks;
   /** Euclidean norm of each [start, end) span, float64 accumulation. */
   norms(values: Float32Array, spans: Int32Array): Float64Array;
 

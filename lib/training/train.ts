@@ -173,6 +173,8 @@ class Run implements SteppedRun {
     this.voters?.begin(step);
     const adapters = adaptersOf(groups, this.voters?.training(step) ?? 0);
     const active = this.voters ? new Set(adapters) : undefined;
+    // Adapters of annotators are read on the host in every step (voters.ts), other banks stay where the model runs.
+    if (!this.voters) await this.bank.moveTo(this.model);
     this.bank.zeroGrad(active);
     const policy = this.policy(this.voters?.training(step) ?? 0);
     const outcome = await lossStep(groups, this.objective, policy, this.reference, {
@@ -216,6 +218,7 @@ class Run implements SteppedRun {
   }
 
   async complete(): Promise<void> {
+    await this.bank.moveHome();
     const { step, best } = this.state;
     await this.restoreBest();
     if (this.looked !== step || (best && best.step !== step)) this.evaluation = await this.evaluate();
@@ -237,6 +240,7 @@ class Run implements SteppedRun {
   }
 
   async save(): Promise<void> {
+    await this.bank.moveHome();
     const state = { ...this.state, seconds: this.seconds() };
     await saveState(this.folder.dir, state, this.bank, this.objective, this.rows);
     const protect = this.state.best ? [this.state.best.step] : [];

@@ -53,6 +53,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   register_generation(env, exports);
   register_merge(env, exports);
   register_bilinear(env, exports);
+  register_device_bank(env, exports);
   register_device(env, exports);
   register_bench(env, exports);
   return exports;

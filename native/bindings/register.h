@@ -12,6 +12,7 @@ void register_optimizer(Napi::Env env, Napi::Object exports);
 void register_generation(Napi::Env env, Napi::Object exports);
 void register_merge(Napi::Env env, Napi::Object exports);
 void register_bilinear(Napi::Env env, Napi::Object exports);
+void register_device_bank(Napi::Env env, Napi::Object exports);
 void register_device(Napi::Env env, Napi::Object exports);
 void register_bench(Napi::Env env, Napi::Object exports);
 

@@ -130,6 +130,7 @@ void head_backward(Context&, const device::HeadCall&);
 void reward(Context&, const device::RewardCall&);
 void reward_backward(Context&, const device::RewardCall&);
 void adamw(Context&, const device::AdamWCall&);
+void squared_norms(Context&, const device::SquaredNormsCall&);            // likewise in ops/adamw/cuda.cu
 
 // ---- parts of operators
 

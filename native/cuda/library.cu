@@ -177,6 +177,7 @@ const Table& table() {
     t.reward = call<cuda::reward, RewardCall>;
     t.reward_backward = call<cuda::reward_backward, RewardCall>;
     t.adamw = call<cuda::adamw, AdamWCall>;
+    t.squared_norms = call<cuda::squared_norms, SquaredNormsCall>;
     t.head = call<cuda::head, HeadCall>;
     t.head_backward = call<cuda::head_backward, HeadCall>;
     t.attention = call<cuda::attention, AttentionCall>;

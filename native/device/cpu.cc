@@ -269,6 +269,10 @@ Status step(Handle h, const device::AdamWCall* c) {
   }
   return Status::ok;
 }
+Status squared_norms(Handle h, const device::SquaredNormsCall* c) {
+  for (int64_t i = 0; i < c->spans; ++i) c->sums[i] = cpu(h).kernels.squared_norm(c->g + c->host_span[2 * i], c->host_span[2 * i + 1] - c->host_span[2 * i]);
+  return Status::ok;
+}
 
 }  // namespace
 
@@ -306,6 +310,7 @@ const device::Table& cpu_table() {
     t.reward = reward;
     t.reward_backward = reward_back;
     t.adamw = step;
+    t.squared_norms = squared_norms;
     return t;
   }();
   return made;

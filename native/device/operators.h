@@ -18,7 +18,7 @@ struct LoraModule;
 
 namespace pluralign::device {
 
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 
 enum class Status : int32_t {
   ok = 0,
@@ -221,6 +221,14 @@ struct AdamWCall {
   double learning_rate, beta1, beta2, eps, weight_decay, grad_scale;
 };
 
+// Σ g² over each of the spans [start, end) of one buffer, in float64.
+struct SquaredNormsCall {
+  const float* g;
+  int64_t spans;
+  const int64_t* host_span;  // [spans × 2]
+  double* sums;              // [spans]
+};
+
 struct Options {
   int32_t ordinal, reserved;
   int64_t memory;  // bytes it may hold; 0: all there is
@@ -276,6 +284,7 @@ struct Table {
   Status (*reward_backward)(Context*, const RewardCall*);
   Status (*adamw)(Context*, const AdamWCall*);
   Status (*attention_cached)(Context*, const CachedAttentionCall*);
+  Status (*squared_norms)(Context*, const SquaredNormsCall*);
 };
 
 // The one symbol of a device library: its table, whatever its version.

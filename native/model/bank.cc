@@ -51,6 +51,8 @@ Bank::~Bank() = default;
 
 PlacedBank& Bank::on(const Device& device) const {
   for (const auto& p : placed_)
+    if (p->took_over() && !p->device().shares_memory(device)) throw_error("BAD_ARGUMENT", "the bank's factors are on another device; fetch them first (moveHome)");
+  for (const auto& p : placed_)
     if (p->device().shares_memory(device)) return *p;
   return *placed_.emplace_back(std::make_unique<PlacedBank>(device, *this));
 }

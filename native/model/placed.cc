@@ -1,7 +1,9 @@
 #include "placed.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace pluralign {
 
@@ -88,12 +90,12 @@ std::vector<PlacedBank::Stretch> PlacedBank::stretches(const std::vector<Adapter
 }
 
 void PlacedBank::bring(const std::vector<AdapterRun>& runs) {
-  if (device_.on_cpu()) return;
+  if (device_.on_cpu() || took_over_) return;
   for (const Stretch& s : stretches(runs)) device_.upload(parameters_ + s.begin, bank_.parameters() + s.begin, size_t(s.end - s.begin) * 4);
 }
 
 void PlacedBank::clear_gradients(const std::vector<AdapterRun>& runs) {
-  if (at_home()) return;
+  if (at_home() || took_over_) return;
   for (const Stretch& s : stretches(runs)) {
     const size_t bytes = size_t(s.end - s.begin) * 4;
     // On the CPU a share's own, perhaps from within a region of the pool, which must not be entered again.
@@ -103,7 +105,7 @@ void PlacedBank::clear_gradients(const std::vector<AdapterRun>& runs) {
 }
 
 void PlacedBank::send_gradients(const std::vector<AdapterRun>& runs) {
-  if (at_home()) return;
+  if (at_home() || took_over_) return;
   for (const Stretch& s : stretches(runs)) {
     const int64_t n = s.end - s.begin;
     const float* from = gradients_ + s.begin;
@@ -115,6 +117,55 @@ void PlacedBank::send_gradients(const std::vector<AdapterRun>& runs) {
     float* to = bank_.gradients() + s.begin;
     for (int64_t i = 0; i < n; ++i) to[i] += from[i];
   }
+}
+
+void PlacedBank::take_over(const float* m, const float* v) {
+  if (device_.on_cpu()) throw_error("BAD_ARGUMENT", "on the CPU a bank is at home");
+  const size_t bytes = size_t(bank_.size()) * 4;
+  device_.upload(parameters_, bank_.parameters(), bytes);
+  device_.zero(gradients_, bytes);
+  for (const auto& [buffer, from] : {std::pair{&first_moment_, m}, {&second_moment_, v}}) {
+    float* to = buffer->as<float>(device_, bank_.size());
+    if (from) device_.upload(to, from, bytes);
+    else device_.zero(to, bytes);
+  }
+  took_over_ = true;
+}
+
+void PlacedBank::send_home(float* m, float* v) {
+  if (!took_over_) throw_error("BAD_ARGUMENT", "the bank is at home");
+  const size_t bytes = size_t(bank_.size()) * 4;
+  device_.fetch(bank_.parameters(), parameters_, bytes);
+  device_.fetch(m, first_moment_.data(), bytes);
+  device_.fetch(v, second_moment_.data(), bytes);
+  took_over_ = false;
+}
+
+void PlacedBank::clear(const std::vector<int64_t>& spans) {
+  if (!took_over_) throw_error("BAD_ARGUMENT", "the bank is at home");
+  for (size_t i = 0, next = 0; i < spans.size(); i = next) {
+    for (next = i + 2; next < spans.size() && spans[next] == spans[next - 1];) next += 2;
+    device_.zero(gradients_ + spans[i], size_t(spans[next - 1] - spans[i]) * 4);
+  }
+}
+
+std::vector<double> PlacedBank::step(const Step& s) {
+  if (!took_over_) throw_error("BAD_ARGUMENT", "the bank is at home");
+  const auto n = int64_t(s.steps.size());
+  std::vector<double> norms(s.steps.size());
+  double* sums = sums_.as<double>(device_, n);
+  device_.run(&device::Table::squared_norms, device::SquaredNormsCall{gradients_, n, s.spans.data(), sums});
+  device_.fetch(norms.data(), sums, norms.size() * sizeof(double));
+  double total = 0;
+  for (double& x : norms) {
+    total += x;
+    x = std::sqrt(x);
+  }
+  if (!std::isfinite(total)) return norms;
+  const double scale = std::isfinite(s.max_norm) ? std::min(1.0, s.max_norm / (std::sqrt(total) + 1e-6)) : 1;
+  device_.run(&device::Table::adamw, device::AdamWCall{parameters_, gradients_, first_moment_.as<float>(device_, bank_.size()), second_moment_.as<float>(device_, bank_.size()), n,
+                                                      s.spans.data(), s.steps.data(), s.decay.data(), s.learning_rate, s.beta1, s.beta2, s.eps, s.weight_decay, scale});
+  return norms;
 }
 
 }  // namespace pluralign

@@ -52,6 +52,23 @@ class PlacedBank {
   void clear_gradients(const std::vector<AdapterRun>& runs);
   void send_gradients(const std::vector<AdapterRun>& runs);
 
+  // Where steps are taken on the device: from take_over() to send_home() factors, gradients and AdamW's moments are kept here
+  // and nothing of the above moves; the bank's own are left behind. m and v [bank's size], null: zeros. Gradients start cleared.
+  // Not on the CPU.
+  void take_over(const float* m, const float* v);
+  void send_home(float* m, float* v);
+  bool took_over() const { return took_over_; }
+  struct Step {
+    std::vector<int64_t> spans;  // [n × 2], of the flat buffer
+    std::vector<int32_t> steps;  // [n], already advanced
+    std::vector<uint8_t> decay;  // [n]
+    double learning_rate, beta1, beta2, eps, weight_decay;
+    double max_norm;  // of all gradients together; infinite: off
+  };
+  // Euclidean norms of the spans' gradients; one step of AdamW where all are finite.
+  std::vector<double> step(const Step& step);
+  void clear(const std::vector<int64_t>& spans);
+
  private:
   struct Stretch {
     int64_t begin, end;
@@ -74,6 +91,8 @@ class PlacedBank {
   std::vector<const float*> own_heads_;
   std::vector<float*> own_dheads_;
   std::vector<float> arriving_;
+  bool took_over_ = false;
+  DeviceBuffer first_moment_{"moments"}, second_moment_{"moments"}, sums_{"norms"};
   DeviceBuffer parameters_buffer_{"adapters"}, gradients_buffer_{"gradients"}, modules_buffer_{"adapters"}, heads_buffer_{"adapters"};
 };
 
