@@ -3,8 +3,11 @@
 import { describe, expect, it } from 'vitest';
 import { Bank } from '../lib/adapters/bank.js';
 import { pack, packTrees, type Tree } from '../lib/data/pack.js';
+import { sumTokens } from '../lib/losses/index.js';
+import type { Objective } from '../lib/methods/objective.js';
 import { newConfig, parseModelConfig } from '../lib/model/config.js';
 import { Model } from '../lib/model/model.js';
+import { PolicyReference, type Reference, type Scorer, scoreGroups } from '../lib/training/scorer.js';
 import {
   directional,
   distance,
@@ -451,5 +454,58 @@ describe('readouts', () => {
         expect(Math.abs(s - expected) / expected).toBeLessThan(1e-5);
       }
     }
+  });
+});
+
+describe("a reference in the policy's own pack", () => {
+  const objective = {
+    read: 'logps',
+    squares: true,
+    summing: 'tokens',
+    sums: (_, values, offsets) => sumTokens(values, offsets),
+  } as Objective;
+
+  it.each([false, true])('scores and gradients are those of two passes (cached %s)', async (cache) => {
+    using model = await tinyModel('qwen3');
+    expect(model.sharesPacks).toBe(testDevice === 'cpu');
+    const bank = randomBank(model, ['u']);
+    const groups = randomGroups(40, model.config.vocabSize, 2, 6);
+    const policy = { model, bank, adapter: 0 };
+    const base = () => new PolicyReference({ model, bank: null, adapter: -1 }, cache, 4096);
+    const inside = base();
+    const step = async (some: typeof groups, reference: Reference | null, expected?: Float64Array) => {
+      const { scores, pack: p } = await scoreGroups(some, objective, policy, reference, { keep: true });
+      bank.zeroGrad();
+      await model.backward(
+        p,
+        bank,
+        Float32Array.from(scores.values, (_, i) => Math.sin(i)),
+      );
+      if (expected) expect(scores.reference).toEqual(expected);
+      return {
+        values: scores.values,
+        squares: scores.squares,
+        offsets: scores.offsets,
+        gradients: bank.gradients.slice(),
+      };
+    };
+    // Some are known by now, so that only the others stand in the pack.
+    const few = groups.slice(3, 17);
+    await step(few, inside, await base().sums(few, objective));
+    const apart = await step(groups, null);
+    expect(await step(groups, inside, await base().sums(groups, objective))).toEqual(apart);
+    expect(inside.missing(groups, objective)).toEqual(cache ? [] : groups);
+    expect(Number.isFinite(norm(apart.gradients))).toBe(true);
+  });
+
+  it('another model or an adapter stays in a pass of its own', async () => {
+    using model = await tinyModel('qwen3');
+    using same = await tinyModel('qwen3');
+    const bank = randomBank(model, ['u']);
+    const of = (scorer: Scorer) => new PolicyReference(scorer, false, 1024).besides(model);
+    expect(of({ model, bank: null, adapter: -1 })).toBe(model.sharesPacks);
+    expect(of({ model: same, bank: null, adapter: -1 })).toBe(false);
+    expect(of({ model, bank, adapter: 0 })).toBe(false);
+    expect(of({ model, bank, adapter: () => 0 })).toBe(false);
   });
 });

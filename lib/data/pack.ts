@@ -144,16 +144,23 @@ export function packTrees(trees: readonly Tree[], options: Omit<PackOptions, 'po
  */
 export const tokensAPass = 1024;
 
+/** Tokens of a pass where threads take shares of it (`Model.sharesPacks`): they end together where there are many. */
+const tokensInShares = 4096;
+
 /** Tokens of a pass where it fills a device: enough for most steps as one pack, and for every part of a GPU. */
 const tokensAStep = 8192;
 
 /**
  * Tokens of a pack by `train.max_tokens_per_pack`. auto: what a processor's caches hold, or what fills a GPU where one was
- * asked for. `whole`: enough for most steps as one pack.
+ * asked for. `model`: the one that runs it, where it is known. `whole`: enough for most steps as one pack.
  */
-export function packTokens(train: { max_tokens_per_pack: 'auto' | number; device: string }, whole = false): number {
+export function packTokens(
+  train: { max_tokens_per_pack: 'auto' | number; device: string },
+  { model, whole = false }: { model?: { sharesPacks: boolean }; whole?: boolean } = {},
+): number {
   if (train.max_tokens_per_pack !== 'auto') return train.max_tokens_per_pack;
-  return whole || train.device.startsWith('cuda') ? tokensAStep : tokensAPass;
+  if (whole || train.device.startsWith('cuda')) return tokensAStep;
+  return model?.sharesPacks ? tokensInShares : tokensAPass;
 }
 
 /** Splits groups, in their order, into runs of at most `maxTokens` tokens over all policies (one group at least). */
@@ -174,14 +181,14 @@ export function splitByTokens<T extends Group>(groups: readonly T[], policies: n
 
 /** Readouts → values by completion, [readouts]. */
 export function toCompletions(p: Forest, readouts: Float32Array): Float32Array {
-  return Float32Array.from(p.readouts, (r) => readouts[r]);
+  const out = new Float32Array(p.readouts.length);
+  for (let i = 0; i < out.length; i++) out[i] = readouts[p.readouts[i]];
+  return out;
 }
 
-/** Values by completion → readouts, the way back of `toCompletions`. */
+/** The way back of `toCompletions`; values that are missing at the end are 0. */
 export function toReadouts(p: Forest, values: Float32Array): Float32Array {
-  const out = new Float32Array(values.length);
-  p.readouts.forEach((r, i) => {
-    out[r] = values[i];
-  });
+  const out = new Float32Array(p.readouts.length);
+  for (let i = 0; i < values.length; i++) out[p.readouts[i]] = values[i];
   return out;
 }

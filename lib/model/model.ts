@@ -51,6 +51,8 @@ export function threadCount(threads: 'auto' | number = 'auto'): number {
 /** A decoder on one device: scores packs, goes backward through them, generates. Calls run one after another, off the main thread. */
 export class Model implements Disposable {
   #fileOf: Map<string, string> | undefined;
+  /** True where the weights stay in a cache: threads take shares of a pack each, so that its size costs memory and no time. */
+  readonly sharesPacks: boolean;
 
   private constructor(
     /** Folder it was read from; null for a model made from nothing. */
@@ -62,7 +64,9 @@ export class Model implements Disposable {
     readonly native: NativeModel,
     /** `cpu` or `cuda:N`. */
     readonly device: string,
-  ) {}
+  ) {
+    this.sharesPacks = native.sharesPacks;
+  }
 
   /**
    * Loads a Hugging Face folder (or `hf:owner/name`). Throws `NOT_FOUND`, `BAD_FILE` (also for a NaN),

@@ -120,6 +120,8 @@ export interface GenerateOptions {
 
 export interface NativeModel {
   readonly kind: 'model';
+  /** True where threads take shares of packs (see `Model.sharesPacks`). */
+  readonly sharesPacks: boolean;
   /**
    * Scores into `out`, [readouts]; the caller checks that they are finite. `squares`, where given: Σ_v p_v² at each row,
    * [readouts] (WPO's weight).

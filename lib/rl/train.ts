@@ -236,7 +236,7 @@ export async function trainPolicy(config: ResolvedConfig, options: TrainOptions 
     if (beside) await checkShared(config, beside);
     using own = beside ? null : await openModel(config);
     const model = beside?.model ?? own!;
-    const maxTokens = packTokens(config.train, true);
+    const maxTokens = packTokens(config.train, { whole: true });
     const rewards = await openRewards(config.rewards!, model, {
       functions: options.rewards,
       maxTokens,

@@ -1,6 +1,6 @@
 import type { Bank } from '../adapters/bank.js';
 import { mixtureLogp } from '../aggregation/mixture-file.js';
-import { type Forest, pack, packTrees, splitByTokens } from '../data/pack.js';
+import { type Forest, pack, packTrees, splitByTokens, type Tree } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { Objective, Scores } from '../methods/objective.js';
 import type { Model } from '../model/model.js';
@@ -72,14 +72,8 @@ export class PolicyReference implements Reference, Disposable {
   }
 
   async sums(groups: readonly Group[], objective: Objective, abort?: Int32Array): Promise<Float64Array> {
-    if (this.store)
-      for (const g of groups) {
-        const known = this.#kept.has(g) ? undefined : this.store.get(g, objective.summing);
-        if (known) this.#kept.set(g, known);
-      }
-    const missing = groups.filter((g) => !this.#kept.has(g));
     const fresh = new Map<Group, Float64Array>();
-    for (const run of splitByTokens(missing, 1, this.maxTokens)) {
+    for (const run of splitByTokens(this.missing(groups, objective), 1, this.maxTokens)) {
       const { model, bank, adapter } = this.scorer;
       const p = packUnder(run, adapter, { grad: false, read: 'logps' });
       const { values } = await model.score(p, bank, 'logps', { abort });
@@ -88,6 +82,27 @@ export class PolicyReference implements Reference, Disposable {
         fresh.set(g, sums.slice(p.treeOffsets[i], p.treeOffsets[i + 1]));
       });
     }
+    return this.learn(groups, objective, fresh);
+  }
+
+  /** True where it is the base of this model and threads take shares of packs: it may then stand in the policy's own pack. */
+  besides(model: Model): boolean {
+    const { model: own, adapter, mixture } = this.scorer;
+    return own === model && adapter === -1 && !mixture && model.sharesPacks;
+  }
+
+  /** The groups that must be scored. */
+  missing(groups: readonly Group[], objective: Objective): Group[] {
+    if (this.store)
+      for (const g of groups) {
+        const known = this.#kept.has(g) ? undefined : this.store.get(g, objective.summing);
+        if (known) this.#kept.set(g, known);
+      }
+    return groups.filter((g) => !this.#kept.has(g));
+  }
+
+  /** Takes the sums of those that were missing and gives those of all. */
+  async learn(groups: readonly Group[], objective: Objective, fresh: Map<Group, Float64Array>): Promise<Float64Array> {
     await this.store?.add(fresh, objective.summing);
     if (this.cache) for (const [g, sums] of fresh) this.#kept.set(g, sums);
     return Float64Array.from(groups.flatMap((g) => [...(fresh.get(g) ?? this.#kept.get(g)!)]));
@@ -101,7 +116,10 @@ export interface ScoreGroupsOptions {
   abort?: Int32Array;
 }
 
-/** Scores groups in one pack under the policy, with the reference's scores where the objective needs them. */
+/**
+ * Scores groups in one pack under the policy, with the reference's scores where the objective needs them: in the same pack
+ * where it may stand there. `pack` is what a backward pass over the policy's values takes.
+ */
 export async function scoreGroups(
   groups: readonly Group[],
   objective: Objective,
@@ -111,14 +129,37 @@ export async function scoreGroups(
 ): Promise<{ scores: Scores; pack: Forest }> {
   const { keep = false, ...rest } = options;
   if (policy.mixture) return scoreMixture(groups, objective, policy, policy.mixture, reference, rest);
-  const p = packUnder(groups, policy.adapter, { grad: keep, read: objective.read });
+  const side = reference instanceof PolicyReference && reference.besides(policy.model) ? reference : null;
+  const missing = side?.missing(groups, objective) ?? [];
+  const adapters = adaptersOf(groups, policy.adapter);
+  const trees: Tree[] = groups.map((group, i) => ({ group, adapter: adapters[i], grad: keep }));
+  for (const group of missing) trees.push({ group, adapter: -1, grad: false });
+  const p = packTrees(trees, { read: objective.read });
   const { values, squares } = await policy.model.score(p, policy.bank, objective.read, {
     ...rest,
     keep,
     squares: objective.squares,
   });
-  const scores: Scores = { groups, groupOffsets: p.treeOffsets, offsets: p.offsets, values, squares };
-  if (reference) scores.reference = await reference.sums(groups, objective, options.abort);
+  const count = p.treeOffsets[groups.length];
+  const end = p.offsets[count];
+  const scores: Scores = {
+    groups,
+    groupOffsets: p.treeOffsets.subarray(0, groups.length + 1),
+    offsets: p.offsets.subarray(0, count + 1),
+    values: values.subarray(0, end),
+    squares: squares?.subarray(0, end),
+  };
+  if (side) {
+    const offsets = p.offsets.subarray(count).map((at) => at - end);
+    const sums = objective.sums(missing, values.subarray(end), offsets);
+    const fresh = new Map(
+      missing.map((g, i) => {
+        const [from, to] = [p.treeOffsets[groups.length + i] - count, p.treeOffsets[groups.length + i + 1] - count];
+        return [g, sums.slice(from, to)];
+      }),
+    );
+    scores.reference = await side.learn(groups, objective, fresh);
+  } else if (reference) scores.reference = await reference.sums(groups, objective, options.abort);
   return { scores, pack: p };
 }
 

@@ -288,7 +288,7 @@ export function referenceOf(config: Pick<ResolvedConfig, 'loss' | 'adapter'>): s
 /** The policy that the loss compares with: the base, the adapter training started from, another adapter, or another model. */
 export async function makeReference(config: ResolvedConfig, model: Model): Promise<Reference & Disposable> {
   const { train, loss } = config;
-  const maxTokens = packTokens(train);
+  const maxTokens = packTokens(train, { model });
   const plain = await openReference(referenceOf(config), model, maxTokens, loss.cache_reference, train);
   if (!loss.modpo) return plain;
   return MarginReference.open(plain, model, loss.modpo.rewards, loss.beta, maxTokens);

@@ -1,5 +1,5 @@
 import type { Bank } from '../adapters/bank.js';
-import { splitByTokens } from '../data/pack.js';
+import { splitByTokens, tokensOf } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { LossOutcome, Objective, RowOutcome, Scores } from '../methods/objective.js';
 import { PluralignError } from '../native/errors.js';
@@ -58,7 +58,7 @@ export async function lossStep(
   const score = (run: Group[], keep: boolean, against = reference) =>
     scoreGroups(run, objective, policy, against, { keep, checkpoint, dropoutSeed, abort });
   const parts: Scores[] = [];
-  let tokens = 0;
+  const tokens = groups.reduce((sum, group) => sum + tokensOf(group), 0);
 
   if (objective.coupled && runs.length > 1) {
     for (const run of runs) parts.push((await score(run, false)).scores);
@@ -70,7 +70,6 @@ export async function lossStep(
       const n = p.readouts.length;
       await policy.model.backward(p, policy.bank, outcome.gradient.subarray(at, at + n), abort);
       at += n;
-      tokens += p.native.tokens.length;
     }
     return { ...outcome, tokens };
   }
@@ -78,7 +77,6 @@ export async function lossStep(
     const { scores, pack: p } = await score(run, true);
     const outcome = checked(scores, objective.loss(scores, totals, true));
     await policy.model.backward(p, policy.bank, outcome.gradient, abort);
-    tokens += p.native.tokens.length;
     if (runs.length === 1) return { ...outcome, tokens };
     parts.push(scores);
   }

@@ -142,7 +142,7 @@ class Run implements SteppedRun {
     const bar = progress(groups.length, 'evaluate', { quiet: this.quiet });
     try {
       const { loss, rows } = await evaluateGroups(groups, this.objective, this.policy(adapter), this.reference, {
-        maxTokens: packTokens(this.config.train),
+        maxTokens: packTokens(this.config.train, { model: this.model }),
         abort: this.abort,
         onProgress: (done) => bar.update(done),
       });
@@ -178,7 +178,7 @@ class Run implements SteppedRun {
     this.bank.zeroGrad(active);
     const policy = this.policy(this.voters?.training(step) ?? 0);
     const outcome = await lossStep(groups, this.objective, policy, this.reference, {
-      maxTokens: packTokens(train, this.objective.coupled),
+      maxTokens: packTokens(train, { model: this.model, whole: this.objective.coupled }),
       checkpoint: train.gradient_checkpointing,
       dropoutSeed: (Math.imul(train.seed + 1, 0x9e3779b1) ^ Math.imul(step + 1, 0x85ebca6b)) >>> 0 || 1,
       abort: this.abort,

@@ -111,7 +111,7 @@ constexpr napi_type_tag kModelTag = {0x5e0b7c93d1f8246a, 0xb46d9f2e8a7130c5};
 class ModelObject : public Napi::ObjectWrap<ModelObject> {
  public:
   static Napi::Function define(Napi::Env env) {
-    return DefineClass(env, "Model", {InstanceAccessor<&ModelObject::kind>("kind"), InstanceMethod<&ModelObject::score>("score"),
+    return DefineClass(env, "Model", {InstanceAccessor<&ModelObject::kind>("kind"), InstanceAccessor<&ModelObject::shares_packs>("sharesPacks"), InstanceMethod<&ModelObject::score>("score"),
                                       InstanceMethod<&ModelObject::backward>("backward"), InstanceMethod<&ModelObject::hidden>("hidden"),
                                       InstanceMethod<&ModelObject::generate>("generate"), InstanceMethod<&ModelObject::memory>("memory"),
                                       InstanceMethod<&ModelObject::weight_shapes>("weightShapes"), InstanceMethod<&ModelObject::dispose>("dispose")});
@@ -128,6 +128,13 @@ class ModelObject : public Napi::ObjectWrap<ModelObject> {
 
  private:
   Napi::Value kind(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), "model"); }
+
+  Napi::Value shares_packs(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&]() -> Napi::Value {
+      const auto l = loaded();
+      return Napi::Boolean::New(info.Env(), l->library.empty() && l->model->weights().in_cache());
+    });
+  }
 
   friend std::shared_ptr<Loaded> pluralign::loaded_from(const Napi::Value& model);
   std::shared_ptr<Loaded> loaded() const {

@@ -1,5 +1,7 @@
 #include "model.h"
 
+#include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "base/status.h"
@@ -25,19 +27,23 @@ std::vector<Plan> Model::shares(const Device& device, const Bank* bank, Plan sid
   return out;
 }
 
-void Model::each_share(const Device& device, size_t count, const std::function<void(const Device&, Decoder&, size_t)>& body) {
-  const int64_t n = int64_t(count);
-  if (n > 1) {
+void Model::each_share(const Device& device, const std::vector<int64_t>& rows, const std::function<void(const Device&, Decoder&, size_t)>& body) {
+  const size_t count = rows.size();
+  // The largest first, so that threads end together.
+  std::vector<size_t> order(count);
+  std::iota(order.begin(), order.end(), size_t(0));
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return rows[a] > rows[b]; });
+  if (count > 1 && device.on_cpu() && weights_->in_cache()) {
     Context& context = device.cpu("a share");
-    if (const int64_t threads = context.pool.size(); threads > 1 && n >= threads) {
+    if (const int64_t threads = context.pool.size(); threads > 1 && int64_t(count) >= threads) {
       make_lanes(context, threads);
-      return context.pool.run(n, [&](int64_t i, int thread) {
+      return context.pool.run(int64_t(count), [&](int64_t i, int thread) {
         Lane& lane = *lanes_[size_t(thread)];
-        body(Device(lane.context), lane.decoder, size_t(i));
+        body(Device(lane.context), lane.decoder, order[size_t(i)]);
       });
     }
   }
-  for (size_t i = 0; i < count; ++i) body(device, free_, i);
+  for (size_t i : order) body(device, free_, i);
 }
 
 void Model::check(const Bank* bank) {
@@ -116,25 +122,31 @@ void Model::score(const Device& device, const Pack& pack, const Bank* bank, cons
   weights_->settle(device, cancel);
   PlacedBank* placed = bank ? &bank->on(device) : nullptr;
   const Network network = weights_->resolve(device, placed);
+  // Shares of both sides, those that need a gradient first.
+  std::vector<Plan> plans;
+  std::vector<int64_t> rows;
+  size_t kept = 0;
   for (const bool grad : {true, false}) {
     Plan& side = sides[grad ? 0 : 1];
     if (side.rows == 0) continue;
     if (placed) placed->bring(side.runs);
-    std::vector<Plan> plans = shares(device, bank, std::move(side));
-    const size_t count = plans.size();
-    while (grad && kept_.size() < count) kept_.push_back(std::make_unique<KeptShare>(config_, free_.storage() == kBf16));
-    if (!grad && free_readouts_.size() < count) free_readouts_.resize(count);
-    if (grad) parts_ = count;
-    each_share(device, count, [&](const Device& on, Decoder& free, size_t i) {
-      auto plan = std::make_unique<PlacedPlan>(on, std::move(plans[i]));
-      Decoder& decoder = grad ? kept_[i]->decoder : free;
-      const Pass pass{on, network, placed, *plan, request.dropout_seed, cancel};
-      decoder.forward(pass, grad && request.keep, request.checkpoint);
-      const int64_t first = plan->plan.first_readout;
-      read(pass, decoder, request, grad && request.keep, grad ? kept_[i]->readouts : free_readouts_[i], out + first, squares ? squares + first : nullptr);
-      if (grad) kept_[i]->plan = std::move(plan);
-    });
+    for (Plan& plan : shares(device, bank, std::move(side))) plans.push_back(std::move(plan));
+    if (grad) kept = plans.size();
   }
+  for (const Plan& plan : plans) rows.push_back(plan.rows);
+  while (kept_.size() < kept) kept_.push_back(std::make_unique<KeptShare>(config_, free_.storage() == kBf16));
+  free_readouts_.resize(std::max(free_readouts_.size(), plans.size() - kept));
+  if (kept > 0) parts_ = kept;
+  each_share(device, rows, [&](const Device& on, Decoder& free, size_t i) {
+    const bool grad = i < kept;
+    auto plan = std::make_unique<PlacedPlan>(on, std::move(plans[i]));
+    Decoder& decoder = grad ? kept_[i]->decoder : free;
+    const Pass pass{on, network, placed, *plan, request.dropout_seed, cancel};
+    decoder.forward(pass, grad && request.keep, request.checkpoint);
+    const int64_t first = plan->plan.first_readout;
+    read(pass, decoder, request, grad && request.keep, grad ? kept_[i]->readouts : free_readouts_[i - kept], out + first, squares ? squares + first : nullptr);
+    if (grad) kept_[i]->plan = std::move(plan);
+  });
   if (!request.keep) return;
   request_ = request;
   readouts_ = pack.readouts;
@@ -170,7 +182,9 @@ void Model::backward(const Device& device, const Bank& bank, const float* gradie
   if (parts == 0) return;
   PlacedBank& home = bank.on(device);
   const Network network = weights_->resolve(device, &home);
-  each_share(device, parts, [&](const Device& on, Decoder&, size_t i) {
+  std::vector<int64_t> rows;
+  for (size_t i = 0; i < parts; ++i) rows.push_back(kept_[i]->plan->plan.rows);
+  each_share(device, rows, [&](const Device& on, Decoder&, size_t i) {
     KeptShare& share = *kept_[i];
     const Plan& plan = share.plan->plan;
     PlacedBank& placed = parts == 1 ? home : share.bank_apart(on, bank);

@@ -55,9 +55,9 @@ class Model {
   // One side of a pack as shares, or as one. Shares are for models whose weights stay in a cache that threads share, and for
   // banks whose gradients may be held once more for each.
   std::vector<Plan> shares(const Device& device, const Bank* bank, Plan side) const;
-  // Calls body(device, decoder, i) for every share, side by side where there are enough for all threads. The decoder is for
-  // passes that keep nothing.
-  void each_share(const Device& device, size_t count, const std::function<void(const Device&, Decoder&, size_t)>& body);
+  // Calls body(device, decoder, i) for every share of so many rows, side by side where there are enough for all threads. The
+  // decoder is for passes that keep nothing.
+  void each_share(const Device& device, const std::vector<int64_t>& rows, const std::function<void(const Device&, Decoder&, size_t)>& body);
   void read(const Pass& pass, const Decoder& decoder, const ScoreRequest& request, bool keep, Readouts& readouts, float* out, float* squares);
   device::HeadCall head_call(const Pass& pass, const Decoder& decoder, float temperature, const Readouts& readouts) const;
   device::RewardCall reward_call(const Pass& pass, const Decoder& decoder, const Readouts& readouts) const;
