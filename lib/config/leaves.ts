@@ -23,8 +23,12 @@ export const part = () => {
   const error = 'a number between 0 and 1';
   return z.number({ error }).gt(0, { error }).lt(1, { error });
 };
-export const section = <const T extends z.core.$ZodLooseShape>(shape: T) =>
-  z.strictObject(shape, { error: 'a mapping' });
+/**
+ * Its type names the shape as it was written: only so do the comments on keys reach the declarations that editors read. A shape
+ * that another file uses is an interface, which declarations name; any other type they repeat without its comments.
+ */
+export const section = <T extends z.core.$ZodLooseShape>(shape: T): z.ZodObject<T, z.core.$strict> =>
+  z.strictObject(shape, { error: 'a mapping' }) as unknown as z.ZodObject<T, z.core.$strict>;
 export const paths = () =>
   z.union([text('a path'), z.array(text('a path')).min(1, { error: 'a path or a list of paths' })], {
     error: 'a path or a list of paths',

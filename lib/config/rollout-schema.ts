@@ -15,8 +15,7 @@ const rewardTypes = [
   'function',
 ] as const;
 
-/** One reward of a policy that learns from its own samples. What the built-in ones measure stands in lib/rewards/measures.ts. */
-export const rewardTermSchema = section({
+const rewardTermKeys = {
   type: choice(rewardTypes),
   /** In metrics; null: the type. Of a `function`: what the caller of `train` gave it under. */
   name: text('a name').nullable().default(null),
@@ -44,10 +43,14 @@ export const rewardTermSchema = section({
   /** module: an ES module, and the function it exports. */
   module: text('a path').nullable().default(null),
   export: text('a name').default('default'),
-});
+};
+type RewardTermKeys = typeof rewardTermKeys;
+export interface RewardTermShape extends RewardTermKeys {}
 
-/** How answers are sampled. */
-export const rolloutSchema = section({
+/** One reward of a policy that learns from its own samples. What the built-in ones measure stands in lib/rewards/measures.ts. */
+export const rewardTermSchema = section<RewardTermShape>(rewardTermKeys);
+
+const rolloutKeys = {
   max_new_tokens: wholeFrom(1).default(128),
   /** Divides the logits in sampling and in every log-probability. */
   temperature: positive().default(1),
@@ -60,11 +63,16 @@ export const rolloutSchema = section({
   reference_samples: wholeFrom(2).default(128),
   /** Sequences that are generated at a time. */
   at_once: wholeFrom(1).default(64),
-});
+};
+type RolloutKeys = typeof rolloutKeys;
+export interface RolloutShape extends RolloutKeys {}
+
+/** How answers are sampled. */
+export const rolloutSchema = section<RolloutShape>(rolloutKeys);
 
 const epochs = () => wholeFrom(1).default(1);
 
-export const rlooSchema = section({
+const rlooKeys = {
   group_size: wholeFrom(2).default(4),
   beta: notNegative().default(0.05),
   target: positive().nullable().default(null),
@@ -73,9 +81,13 @@ export const rlooSchema = section({
   minibatches: epochs(),
   clip: positive().default(0.2),
   normalise_advantages: flag().default(false),
-});
+};
+type RlooKeys = typeof rlooKeys;
+export interface RlooShape extends RlooKeys {}
 
-export const grpoSchema = section({
+export const rlooSchema = section<RlooShape>(rlooKeys);
+
+const grpoKeys = {
   group_size: wholeFrom(2).default(8),
   beta: notNegative().default(0.04),
   epochs: epochs(),
@@ -85,17 +97,25 @@ export const grpoSchema = section({
   loss: choice(grpoLosses).default('grpo'),
   scale: choice(['group', 'batch', 'none']).default('group'),
   aggregation: choice(['sum_then_normalise', 'normalise_then_sum']).default('sum_then_normalise'),
-});
+};
+type GrpoKeys = typeof grpoKeys;
+export interface GrpoShape extends GrpoKeys {}
 
-export const reinforceSchema = section({
+export const grpoSchema = section<GrpoShape>(grpoKeys);
+
+const reinforceKeys = {
   group_size: wholeFrom(1).default(1),
   beta: notNegative().default(0.05),
   epochs: epochs(),
   minibatches: epochs(),
   clip: positive().default(0.2),
-});
+};
+type ReinforceKeys = typeof reinforceKeys;
+export interface ReinforceShape extends ReinforceKeys {}
 
-export const ppoSchema = section({
+export const reinforceSchema = section<ReinforceShape>(reinforceKeys);
+
+const ppoKeys = {
   epochs: wholeFrom(1).default(4),
   minibatches: epochs(),
   beta: notNegative().default(0.2),
@@ -109,7 +129,11 @@ export const ppoSchema = section({
   whiten_rewards: flag().default(false),
   whiten_advantages: flag().default(true),
   stop_kl: positive().nullable().default(null),
-});
+};
+type PpoKeys = typeof ppoKeys;
+export interface PpoShape extends PpoKeys {}
+
+export const ppoSchema = section<PpoShape>(ppoKeys);
 
 /** Where a reward is cut: 3 deviations where it is normalised and nothing else is said. */
 export function boundOf({

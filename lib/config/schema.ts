@@ -1,10 +1,10 @@
 import { z } from 'zod';
 import { type DeviceName, isDeviceName } from '../native/device.js';
+import type { Input } from './input.js';
 import {
   choice,
   flag,
   notNegative,
-  number,
   part,
   paths,
   patternOf,
@@ -14,6 +14,7 @@ import {
   text,
   wholeFrom,
 } from './leaves.js';
+import { type LossType, lossSchema } from './loss-schema.js';
 import {
   grpoSchema,
   ppoSchema,
@@ -24,6 +25,8 @@ import {
   rolloutSchema,
 } from './rollout-schema.js';
 import { type ResolvedSoups, soupsSchema } from './soups-schema.js';
+
+export { type LossType, lossSchema, lossTypes } from './loss-schema.js';
 
 /** Models of rewards on features, one file each in lib/features/models. */
 export const featureModels = ['global', 'local', 'low-rank', 'mixed', 'lore', 'pal', 'heads'] as const;
@@ -44,37 +47,6 @@ export const methods = [
   'soups',
 ] as const;
 export type Method = (typeof methods)[number];
-
-/** Loss names; formulas and sources stand with the kernels in lib/losses. */
-export const lossTypes = [
-  'sigmoid',
-  'robust',
-  'hinge',
-  'ipo',
-  'exo_pair',
-  'nca_pair',
-  'bco_pair',
-  'sppo_hard',
-  'aot',
-  'aot_unpaired',
-  'apo_zero',
-  'apo_down',
-  'discopop',
-  'sft',
-  'sigmoid_norm',
-  'simpo',
-  'cpo',
-  'orpo',
-  'plackett_luce',
-  'best',
-  's_dpo',
-  'lipo',
-  'kto',
-  'bco',
-  'apo_zero_unpaired',
-  'bradley_terry',
-] as const;
-export type LossType = (typeof lossTypes)[number];
 
 const splitSchema = section({
   /** What stays together: all votes of an annotator, all rows of a prompt, or single rows. */
@@ -134,7 +106,9 @@ export const adapterSchema = section({
   generic: share().default(0.1),
   /** λ of λ/2 ‖own − generic‖² for each annotator, beside the sum of the rows' losses. */
   penalty: notNegative().default(0),
+  /** r of modules whose names match, as in PEFT: `{ q_proj: 8 }`. */
   rank_pattern: patternOf(wholeFrom(1)).default({}),
+  /** alpha of modules whose names match. */
   alpha_pattern: patternOf(positive()).default({}),
   /** Scale by α/√r in place of α/r. */
   rslora: flag().default(false),
@@ -142,82 +116,10 @@ export const adapterSchema = section({
   modules_to_save: z.array(text('a module name'), { error: 'a list of module names' }).default([]),
 });
 
-const lossTerm = z.union([choice(lossTypes), section({ type: choice(lossTypes), weight: number().default(1) })], {
-  error: 'the name of a loss or { type, weight }',
-});
-
-export const lossSchema = section({
-  /** A name, or a weighted sum of several. Null: the method's own (dpo: sigmoid, reward: bradley_terry, else sft). */
-  type: z
-    .union([choice(lossTypes), z.array(lossTerm).min(1, { error: 'at least one loss' })], {
-      error: `a loss (${lossTypes.join(', ')}) or a list of them, each a name or { type, weight }`,
-    })
-    .nullable()
-    .default(null),
-  beta: positive().default(0.1),
-  /** ε: the share of votes taken to be flipped (sigmoid, robust, exo_pair, aot). */
-  label_smoothing: z
-    .number({ error: 'a number from 0 to below 0.5' })
-    .min(0, { error: 'a number from 0 to below 0.5' })
-    .lt(0.5, { error: 'a number from 0 to below 0.5' })
-    .default(0),
-  /** base: the model without adapter; init_from: the adapter training starts from, frozen; else a folder. */
-  reference: text('base, init_from or a path').default('base'),
-  /** Score every row under the reference once, when it is first met (disk: and keep it for later runs); off: in every epoch. */
-  cache_reference: z.union([flag(), z.literal('disk')], { error: 'true, false or disk' }).default(true),
-  f_divergence: choice(['reverse_kl', 'forward_kl', 'js_divergence', 'alpha_divergence']).default('reverse_kl'),
-  f_alpha_divergence_coef: positive().default(0.5),
-  /** Length desensitising: weight of the tokens beyond the shorter completion's length; null: off. */
-  ld_alpha: z
-    .number({ error: 'a number from 0 to 1' })
-    .min(0, { error: 'a number from 0 to 1' })
-    .max(1, { error: 'a number from 0 to 1' })
-    .nullable()
-    .default(null),
-  /** WPO: weight rows by how likely the policy finds them. */
-  use_weighting: flag().default(false),
-  discopop_tau: positive().default(0.05),
-  simpo_gamma: notNegative().default(0.5),
-  /** Weight of the chosen completion's negative log-likelihood in cpo. */
-  cpo_alpha: notNegative().default(1),
-  /** KTO's λ_D and λ_U. */
-  desirable_weight: notNegative().default(1),
-  undesirable_weight: notNegative().default(1),
-  /** rows: every row counts as its weight says; annotators: every annotator counts alike. */
-  balance: choice(['rows', 'annotators']).default('rows'),
-  /** Rows with `tie: true`: left out and counted, or a likelihood that knows ties. */
-  ties: choice(['drop', 'rao_kupper', 'davidson']).default('drop'),
-  /** How common ties are (Rao–Kupper: above 1); null: from their share of the training rows. */
-  tie_nu: positive().nullable().default(null),
-  /** Bradley–Terry margin of pairs whose row has none of its own. */
-  margin: number().default(0),
-  /** c of c (r_w + r_l)², which keeps rewards around zero. */
-  centring: notNegative().default(0),
-  /** Train for the worst of the known groups (`group` in the rows); null: for the mean row. */
-  group_robust: section({
-    /** η of the exponentiated gradient on the groups' weights. */
-    step_size: positive().default(0.01),
-    /** c of c/√n_g, which pulls towards small groups. */
-    adjustment: notNegative().default(0),
-  })
-    .nullable()
-    .default(null),
-  /** Multi-objective DPO: this wish's votes beside frozen rewards of other wishes; null: off. */
-  modpo: section({
-    /** w_0, of the votes. */
-    weight: positive().default(0.5),
-    /** Adapters with a reward head, or policies whose β log π/π_ref is the reward. */
-    rewards: z
-      .array(section({ adapter: text('a path'), weight: number() }), { error: 'a list of { adapter, weight }' })
-      .min(1, { error: 'at least one { adapter, weight }' }),
-  })
-    .nullable()
-    .default(null),
-});
-
 const trainSchema = section({
   /** Passes over the data, 1 unless `steps` is given; fractions allowed. */
   epochs: positive().nullable().default(null),
+  /** Optimizer steps, in place of `epochs`. */
   steps: wholeFrom(1).nullable().default(null),
   /** Groups (pairs, rankings) per optimizer step. */
   batch_size: wholeFrom(1).default(8),
@@ -231,19 +133,24 @@ const trainSchema = section({
     .default('auto'),
   /** Keep only each layer's input and compute the rest again: less memory, about a third more time. */
   gradient_checkpointing: flag().default(false),
+  /** AdamW's, at its highest. */
   learning_rate: notNegative().default(1e-4),
+  /** How it falls to `min_learning_rate_ratio` by the last step. */
   schedule: choice(['constant', 'cosine', 'linear']).default('linear'),
   /** Where cosine and linear end, as a share of the learning rate. */
   min_learning_rate_ratio: share().default(0),
   /** Share of the steps. */
   warmup: share().default(0),
+  /** AdamW's, decoupled; so are `beta1`, `beta2`, `eps`. */
   weight_decay: notNegative().default(0),
   beta1: share().default(0.9),
   beta2: share().default(0.999),
   eps: positive().default(1e-8),
-  /** null: off. */
+  /** The gradient's norm is cut to this; null: off. */
   max_grad_norm: positive().nullable().default(1),
+  /** Of weights and activations; auto: the weights' own, f16 as bf16. */
   dtype: choice(['auto', 'bf16', 'float32']).default('auto'),
+  /** auto is the processor. */
   device: z
     .custom<DeviceName>((name) => typeof name === 'string' && isDeviceName(name), {
       error: 'auto, cpu, cuda or cuda:N',
@@ -251,11 +158,13 @@ const trainSchema = section({
     .default('auto'),
   seed: wholeFrom(0).default(0),
   shuffle: flag().default(true),
+  /** Of the processor; results do not depend on it. */
   threads: z
     .union([z.literal('auto'), wholeFrom(1)], { error: 'auto or a whole number of at least 1' })
     .default('auto'),
   /** Steps between checkpoints; null: only at the end and on a stop signal. */
   save_every: wholeFrom(1).nullable().default(100),
+  /** Steps between lines of metrics.jsonl. */
   log_every: wholeFrom(1).default(10),
   /** Steps between evaluations; null: at every checkpoint and at the end. */
   eval_every: wholeFrom(1).nullable().default(null),
@@ -365,37 +274,50 @@ export const emSchema = section({
 
 /** The configuration file. Cross-field rules stand in lib/config/load.ts. */
 export const configSchema = section({
+  /** What is trained, and how; blocks that belong to another method are refused. */
   method: choice(methods),
   /** A folder, hf:owner/name, or features: rewards on `data.items`. Not needed by pretrain, which can make a new one. */
   model: text('a folder, hf:owner/name or features').nullable().default(null),
+  /** Rows to train and evaluate on, and how they are read. */
   data: dataSchema,
+  /** LoRA, or `full`: all weights. */
   adapter: z
     .union([z.literal('full'), adapterSchema], { error: 'full or a mapping' })
     .nullable()
     .default(null),
+  /** What is minimised. */
   loss: lossSchema.prefault({}),
+  /** Steps, optimizer, files and processor. */
   train: trainSchema.prefault({}),
+  /** The new model that `method: pretrain` makes. */
   pretrain: pretrainSchema.nullable().default(null),
+  /** Of `method: reward`. */
   reward: rewardSchema.nullable().default(null),
+  /** Of `model: features`. */
   features: featuresSchema.nullable().default(null),
+  /** Types of annotators, of `method: em-dpo` and `em-reward`. */
   em: emSchema.nullable().default(null),
-  /** Of policies that learn from their own samples: what they are rewarded for, and how they are sampled. */
+  /** Of policies that learn from their own samples: what they are rewarded for. */
   rewards: z
     .array(rewardTermSchema, { error: 'a list of rewards, each { type, weight, … }' })
     .min(1, { error: 'at least one reward' })
     .nullable()
     .default(null),
+  /** How such policies are sampled. */
   rollout: rolloutSchema.nullable().default(null),
+  /** Of `method: rloo`; so `grpo`, `reinforce` (of reinforce++) and `ppo`. */
   rloo: rlooSchema.nullable().default(null),
   grpo: grpoSchema.nullable().default(null),
   reinforce: reinforceSchema.nullable().default(null),
   ppo: ppoSchema.nullable().default(null),
+  /** Of `method: soups`: wishes, mixes and what they are compared with. */
   soups: soupsSchema.nullable().default(null),
+  /** Run folder, which is made; refused where it holds something else. */
   output: text('a path').nullable().default(null),
 });
 
 /** A configuration as it may be written; the comments of the schema say what each key does. */
-export type Config = z.input<typeof configSchema>;
+export type Config = Input<typeof configSchema>;
 export type ParsedConfig = z.output<typeof configSchema>;
 
 /** LoRA settings, complete; null only beside `init_from`, whose own value holds. */

@@ -10,7 +10,7 @@ const share = () => {
   return z.number({ error }).gt(0.5, { error }).lte(1, { error });
 };
 
-const judgeSchema = section({
+const judgeKeys = {
   /** Up to and with its version, such as http://localhost:8000/v1. */
   url: text('an address'),
   model: text('a name'),
@@ -27,9 +27,13 @@ const judgeSchema = section({
   max_tokens: wholeFrom(1).default(8),
   /** Money for a million tokens read and written. */
   price: section({ input: notNegative(), output: notNegative() }).nullable().default(null),
-});
+};
+type JudgeKeys = typeof judgeKeys;
+export interface JudgeShape extends JudgeKeys {}
 
-const searchSchema = section({
+const judgeSchema = section<JudgeShape>(judgeKeys);
+
+const searchKeys = {
   /** cma-es: weights of any sign and sum; grid: those of `grid` and `sums`. */
   method: choice(['cma-es', 'grid']).default('cma-es'),
   /** What the person wants of each wish of the front; null: all alike. */
@@ -44,10 +48,13 @@ const searchSchema = section({
   answers: wholeFrom(1).default(64),
   /** Of the first candidates around the target. */
   deviation: positive().default(0.3),
-});
+};
+type SearchKeys = typeof searchKeys;
+export interface SearchShape extends SearchKeys {}
 
-/** Experts for single wishes, mixed after training (Personalized Soups, arXiv 2310.11564). */
-export const soupsSchema = section({
+const searchSchema = section<SearchShape>(searchKeys);
+
+const soupsKeys = {
   /** How policies are trained; its block (rloo …), rollout and train hold for each of them. */
   method: choice(['rloo', 'grpo', 'reinforce++', 'ppo']).default('rloo'),
   wishes: z
@@ -113,7 +120,12 @@ export const soupsSchema = section({
   search: searchSchema.nullable().default(null),
   /** A model behind an OpenAI-compatible endpoint that also judges the soup against each policy on the combinations. */
   judge: judgeSchema.nullable().default(null),
-});
+};
+type SoupsKeys = typeof soupsKeys;
+export interface SoupsShape extends SoupsKeys {}
+
+/** Experts for single wishes, mixed after training (Personalized Soups, arXiv 2310.11564). */
+export const soupsSchema = section<SoupsShape>(soupsKeys);
 
 type ParsedSoups = z.output<typeof soupsSchema>;
 export type ResolvedWish = Omit<ParsedSoups['wishes'][number], 'rewards' | 'dimension'> & {

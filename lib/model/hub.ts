@@ -29,11 +29,11 @@ export interface ResolveOptions {
   /** Another fetch (a proxy, a test). */
   fetch?: typeof fetch;
   signal?: AbortSignal;
-  /** Another way to get the hub library; default `import('@huggingface/hub')`. */
-  importHub?: () => Promise<Pick<typeof HubLibrary, 'modelInfo' | 'listFiles' | 'downloadFile'>>;
+  /** Another way to get the hub library; default `import('@huggingface/hub')`, whose types a user need not have. */
+  importHub?: () => Promise<unknown>;
 }
 
-type Hub = Awaited<ReturnType<NonNullable<ResolveOptions['importHub']>>>;
+type Hub = Pick<typeof HubLibrary, 'modelInfo' | 'listFiles' | 'downloadFile'>;
 
 interface RemoteFile {
   path: string;
@@ -138,7 +138,7 @@ function sizeOf(path: string): number {
 
 async function loadHub(spec: string, options: ResolveOptions): Promise<Hub> {
   try {
-    return await (options.importHub ?? (() => import('@huggingface/hub')))();
+    return (await (options.importHub ?? (() => import('@huggingface/hub')))()) as Hub;
   } catch (error) {
     throw new PluralignError(
       'UNSUPPORTED',

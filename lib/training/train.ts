@@ -291,14 +291,15 @@ class Run implements SteppedRun {
 }
 
 /**
- * Runs a configuration: `pretrain`, `sft`, `dpo` or `reward`. Writes the run folder (config.yaml, metrics.jsonl, event
- * file, checkpoints, adapter or model, summary.json, report.html) and returns the summary.
+ * Runs a configuration of any method, as `pluralign train` does; keys that are not given have docs/configuration.md's defaults,
+ * and relative paths count from the working folder. Writes the run folder (config.yaml, metrics.jsonl, event file,
+ * checkpoints, adapter or model, summary.json, report.html) and returns the summary.
  *
  * Throws `BAD_CONFIG`, `BAD_DATA`, `NOT_FOUND` and what loading the model throws before anything is trained; `NON_FINITE`
  * naming the rows, with the last checkpoint intact; `BUSY` where another process trains in the folder.
  */
-export async function train(given: Config | ResolvedConfig, options: TrainOptions = {}): Promise<TrainSummary> {
-  const config = resolveConfig(given as Config);
+export async function train(given: Config, options: TrainOptions = {}): Promise<TrainSummary> {
+  const config = resolveConfig(given);
   const { quiet = false } = options;
   if (options.beside && !isPolicyMethod(config.method))
     throw new PluralignError(
