@@ -60,6 +60,13 @@ describe('targets', () => {
       /"qproj" matches no module.*q_proj, k_proj/,
     ],
     ['a pattern that matches nothing', { targets: '.*query' }, 'BAD_CONFIG', /matches no module.*down_proj/],
+    ['a name that is no list', { targets: 'q_proj' }, 'BAD_CONFIG', /a regular expression for whole names/],
+    [
+      'a rank of nothing',
+      { rankPattern: { qproj: 4 } },
+      'BAD_CONFIG',
+      /rankPattern: "qproj" matches no module.*q_proj/,
+    ],
     [
       'layers that are not there',
       { layersToTransform: 9 },

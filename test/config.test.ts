@@ -265,6 +265,34 @@ describe('what is refused', () => {
       `${minimal}pretrain: { tokenizer: t }`,
       'config.yaml:6: pretrain: belongs to method pretrain, but the method is dpo',
     ],
+    [
+      'a key of another loss',
+      `${minimal}loss: { type: ipo, label_smoothing: 0.1 }`,
+      'config.yaml:6: loss.label_smoothing: belongs to loss.type sigmoid, robust, exo_pair, ',
+    ],
+    ["a reward model's key", `${minimal}loss: { margin: 1 }`, 'config.yaml:6: loss.margin: belongs to method reward'],
+    [
+      'a floor of a constant rate',
+      `${minimal}train: { schedule: constant, min_learning_rate_ratio: 0.1 }`,
+      'config.yaml:6: train.min_learning_rate_ratio: belongs to train.schedule: linear or cosine',
+    ],
+    [
+      'no rows to look at',
+      `${minimal}train: { eval_every: 5 }`,
+      'config.yaml:6: train.eval_every: nothing to evaluate on; give data.eval or data.split',
+    ],
+    [
+      'nobody to be generic for',
+      `${minimal}adapter: { generic: 0.5 }`,
+      'config.yaml:6: adapter.generic: needs adapter.per: annotator',
+    ],
+    [
+      'a loss as a method',
+      minimal.replace('dpo', 'kto'),
+      'config.yaml:1: method: found "kto", expected one of pretrain, sft, dpo, reward, em-dpo, em-reward, rloo, grpo, reinforce++, ppo, soups; kto is a loss of dpo: write loss.type: kto',
+    ],
+    ['the seed', `${minimal}seed: 3`, 'config.yaml:6: seed: unknown key; did you mean train.seed?'],
+    ["PEFT's block", `${minimal}lora: { r: 3 }`, 'config.yaml:6: lora: unknown key; did you mean adapter?'],
     ['a list', '- 1', 'config.yaml: found [1], expected a mapping'],
     ['doubled key', `${minimal}output: x`, 'config.yaml:6:1: not valid YAML: Map keys must be unique'],
     [

@@ -264,11 +264,22 @@ export function targetsOf(
   if (chosen.length === 0) {
     throw new PluralignError(
       'BAD_CONFIG',
-      `${where}.targets: ${JSON.stringify(config.targets)} matches no module of this model (${model.layers} layers); available: ${available}`,
+      `${where}.targets: ${JSON.stringify(config.targets)} matches no module of this model (${model.layers} layers)` +
+        `${typeof config.targets === 'string' ? ': a text is a regular expression for whole names, a list has their ends' : ''}; ` +
+        `available: ${available}`,
     );
   }
 
   const chosenNames = chosen.map((linear) => linear.name);
+  for (const field of ['rankPattern', 'alphaPattern'] as const) {
+    const place = `${where}.${field}`;
+    const idle = Object.keys(config[field]).find((key) => !keyMatches(key, names, place).includes(true));
+    if (idle !== undefined && (options.everyTarget ?? true))
+      throw new PluralignError(
+        'BAD_CONFIG',
+        `${place}: ${JSON.stringify(idle)} matches no module; available: ${available}`,
+      );
+  }
   const ranks = byPattern(config.rankPattern, chosenNames, config.r, `${where}.rankPattern`);
   const alphas = byPattern(config.alphaPattern, chosenNames, config.alpha, `${where}.alphaPattern`);
   const widest = Math.max(model.hiddenSize, model.intermediateSize);

@@ -25,6 +25,7 @@ import {
 } from './schema.js';
 import { checkSoups, resolveSoups } from './soups.js';
 import { applySets, type Path, parseYaml, type Source } from './source.js';
+import { unusedKeys } from './unused.js';
 
 const header = '# The configuration of this run, complete. Written by pluralign; it can be given to train again.\n';
 
@@ -153,6 +154,9 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
       say(['loss', 'type'], 'exo_pair needs loss.label_smoothing above 0 (its authors use 1e-3)');
     }
   }
+  const perAnnotator = adapter !== null && adapter !== 'full' && isPerAnnotator(adapter, method);
+  const types = lossTerms(config.loss.type, method).map(({ type }) => type);
+  for (const { path, message } of unusedKeys(config, types, perAnnotator)) say(path, message);
   if (config.loss.group_robust !== null && method !== 'dpo' && method !== 'reward')
     say(['loss', 'group_robust'], `belongs to methods dpo and reward, but the method is ${method}`);
   if (config.loss.modpo !== null && method !== 'dpo')

@@ -46,7 +46,7 @@ const lossKeys = {
     .default(null),
   /** β, how near to the reference policies stay (IPO's τ, ORPO's λ). */
   beta: positive().default(0.1),
-  /** ε: the share of votes taken to be flipped (sigmoid, robust, exo_pair, aot). */
+  /** ε: the share of votes taken to be flipped (sigmoid, robust, exo_pair, aot, aot_unpaired, sigmoid_norm, simpo, cpo). */
   label_smoothing: z
     .number({ error: 'a number from 0 to below 0.5' })
     .min(0, { error: 'a number from 0 to below 0.5' })

@@ -1,7 +1,7 @@
 import type { z } from 'zod';
 import { PluralignError } from '../native/errors.js';
 import { nearest } from './nearest.js';
-import { configSchema } from './schema.js';
+import { configSchema, lossTypes } from './schema.js';
 import type { Path, Source } from './source.js';
 
 type Issue = z.core.$ZodIssue;
@@ -54,6 +54,11 @@ const otherNames: Record<string, string> = {
   truncation_mode: 'data.over_length',
   model_name_or_path: 'model',
   output_dir: 'output',
+  seed: 'train.seed',
+  lora: 'adapter',
+  peft: 'adapter',
+  peft_config: 'adapter',
+  lora_config: 'adapter',
 };
 
 function suggest(path: Path, key: string): string | undefined {
@@ -122,7 +127,9 @@ function messages(issue: Issue, source: Source): string[] {
   const where = source.locate(issue.path);
   const name = issue.path.length === 0 ? '' : `${dotted(issue.path)}: `;
   const near = typeof found === 'string' ? nearest(found, allowedWords(issue)) : undefined;
-  const hint = near ? `; did you mean ${near}?` : '';
+  // Other trainers have a method for each loss.
+  const loss = dotted(issue.path) === 'method' && (lossTypes as readonly unknown[]).includes(found);
+  const hint = near ? `; did you mean ${near}?` : loss ? `; ${found} is a loss of dpo: write loss.type: ${found}` : '';
   return [`${where}: ${name}found ${render(found)}, expected ${issue.message}${hint}`];
 }
 

@@ -1,0 +1,46 @@
+import type { LossType } from './loss-schema.js';
+import type { ParsedConfig } from './schema.js';
+
+/** Keys of `loss` that only some losses read, with the value that stands where none was given. */
+const lossKeys: readonly { key: keyof ParsedConfig['loss']; otherwise: unknown; losses: readonly LossType[] }[] = [
+  {
+    key: 'label_smoothing',
+    otherwise: 0,
+    losses: ['sigmoid', 'robust', 'exo_pair', 'aot', 'aot_unpaired', 'sigmoid_norm', 'simpo', 'cpo'],
+  },
+  { key: 'discopop_tau', otherwise: 0.05, losses: ['discopop'] },
+  { key: 'simpo_gamma', otherwise: 0.5, losses: ['simpo'] },
+  { key: 'cpo_alpha', otherwise: 1, losses: ['cpo'] },
+  { key: 'desirable_weight', otherwise: 1, losses: ['kto', 'bco', 'apo_zero_unpaired'] },
+  { key: 'undesirable_weight', otherwise: 1, losses: ['kto', 'bco', 'apo_zero_unpaired'] },
+];
+
+/** Keys that were given another value than their default, and that nothing in this run would read. */
+export function unusedKeys(
+  { method, loss, train, data, adapter }: ParsedConfig,
+  types: readonly LossType[],
+  perAnnotator: boolean,
+): { path: string[]; message: string }[] {
+  const unused = lossKeys
+    .filter(({ key, otherwise, losses }) => loss[key] !== otherwise && !types.some((type) => losses.includes(type)))
+    .map(({ key, losses }) => ({
+      path: ['loss', key],
+      message: `belongs to loss.type ${losses.join(', ')}; here it would change nothing`,
+    }));
+  for (const key of ['margin', 'centring'] as const)
+    if (loss[key] !== 0 && method !== 'reward' && method !== 'em-reward')
+      unused.push({ path: ['loss', key], message: `belongs to method reward, but the method is ${method}` });
+  if (train.schedule === 'constant' && train.min_learning_rate_ratio !== 0)
+    unused.push({
+      path: ['train', 'min_learning_rate_ratio'],
+      message: 'belongs to train.schedule: linear or cosine; here it would change nothing',
+    });
+  if (train.eval_every !== null && data.eval === null && data.split === null)
+    unused.push({ path: ['train', 'eval_every'], message: 'nothing to evaluate on; give data.eval or data.split' });
+  if (adapter !== null && adapter !== 'full' && adapter.generic !== 0.1 && !perAnnotator)
+    unused.push({
+      path: ['adapter', 'generic'],
+      message: 'needs adapter.per: annotator; here it would change nothing',
+    });
+  return unused;
+}
