@@ -7,7 +7,7 @@ import { sumTokens } from '../lib/losses/index.js';
 import type { Objective } from '../lib/methods/objective.js';
 import { newConfig, parseModelConfig } from '../lib/model/config.js';
 import { Model } from '../lib/model/model.js';
-import { PolicyReference, type Reference, type Scorer, scoreGroups } from '../lib/training/scorer.js';
+import { backwardGradient, PolicyReference, type Reference, type Scorer, scoreGroups } from '../lib/training/scorer.js';
 import {
   directional,
   distance,
@@ -457,6 +457,81 @@ describe('readouts', () => {
   });
 });
 
+describe('equal prompts and completions of different groups', () => {
+  // Groups over few prompts and completions, one of them with a prompt of its own.
+  const votes = (vocabulary: number) => {
+    const made = randomGroups(24, vocabulary, 3, 30);
+    const others = made.slice(0, 12).flatMap(({ completions }) => completions);
+    return made.map((group, i) => {
+      const own = i % 4 === 0 ? [group.completions[0]] : [];
+      const completions = [others[(7 * i) % 11], others[(5 * i + 3) % 11], ...own];
+      return { ...group, prompt: i === 5 ? group.prompt : made[i % 3].prompt, completions };
+    });
+  };
+
+  it.each([
+    ['logps', 'float32'],
+    ['logps', 'bf16'],
+    ['reward', 'float32'],
+  ] as const)('stand once in a pack and score alike: %s in %s', async (read, dtype) => {
+    using model = await tinyModel(read === 'reward' ? 'reward' : 'qwen3', 2, dtype);
+    const bank = randomBank(model, ['u', 'v'], read === 'reward' ? { modulesToSave: ['score'] } : {});
+    const groups = votes(model.config.vocabSize);
+    const trees = groups.flatMap((group, i): Tree[] => [
+      { group, adapter: i % 2, grad: true },
+      { group, adapter: 0, grad: i % 3 === 0 },
+      { group, adapter: 1, grad: false },
+    ]);
+    const of = async (merge: boolean) => {
+      const p = packTrees(trees, { read, merge });
+      const { values } = await model.score(p, bank, read, { keep: true });
+      bank.zeroGrad();
+      await model.backward(
+        p,
+        bank,
+        Float32Array.from(values, (_, i) => Math.sin(i)),
+      );
+      return { p, values, gradients: bank.gradients.slice() };
+    };
+    const [apart, merged] = [await of(false), await of(true)];
+    expect(merged.p.native.tokens.length).toBeLessThan(0.7 * apart.p.native.tokens.length);
+    expect(merged.p.native.rows.length).toBeLessThan(apart.p.native.rows.length);
+    expect(merged.p.offsets).toEqual(apart.p.offsets);
+    expect(merged.values).toEqual(apart.values);
+    expect(norm(apart.gradients)).toBeGreaterThan(1);
+    expect(distance(merged.gradients, apart.gradients)).toBeLessThan(dtype === 'bf16' ? 1e-2 : 1e-5);
+  });
+
+  it('stand apart under dropout, whose masks are of each group', async () => {
+    using model = await tinyModel('qwen2');
+    const groups = votes(model.config.vocabSize);
+    const objective = { read: 'logps', squares: false } as Objective;
+    for (const dropout of [0, 0.3]) {
+      const policy = { model, bank: randomBank(model, ['u'], { dropout }), adapter: 0 };
+      expect(policy.bank.drops).toBe(dropout > 0);
+      const rows = async (dropoutSeed: number) =>
+        (await scoreGroups(groups, objective, policy, null, { dropoutSeed })).pack.native.tokens.length;
+      expect((await rows(9)) > (await rows(0))).toBe(dropout > 0);
+    }
+  });
+
+  it('trees stay small enough to share out', () => {
+    const [first, ...rest] = randomGroups(60, 50, 4, 40);
+    const groups = [first, ...rest].map((group) => ({ ...group, prompt: first.prompt }));
+    const trees = groups.map((group) => ({ group, adapter: -1, grad: false }));
+    const { native } = packTrees(trees, { read: 'logps', merge: true });
+    const sizes: number[] = [];
+    native.parents.forEach((parent, s) => {
+      const length = native.segmentStarts[s + 1] - native.segmentStarts[s];
+      if (parent < 0) sizes.push(length);
+      else sizes[sizes.length - 1] += length;
+    });
+    expect(sizes.length).toBeGreaterThan(2);
+    expect(Math.max(...sizes)).toBeLessThanOrEqual(400);
+    expect(sizes.reduce((a, b) => a + b)).toBe(native.tokens.length);
+  });
+});
+
 describe("a reference in the policy's own pack", () => {
   const objective = {
     read: 'logps',
@@ -476,11 +551,8 @@ describe("a reference in the policy's own pack", () => {
     const step = async (some: typeof groups, reference: Reference | null, expected?: Float64Array) => {
       const { scores, pack: p } = await scoreGroups(some, objective, policy, reference, { keep: true });
       bank.zeroGrad();
-      await model.backward(
-        p,
-        bank,
-        Float32Array.from(scores.values, (_, i) => Math.sin(i)),
-      );
+      const gradient = Float32Array.from(scores.values, (_, i) => Math.sin(i));
+      await model.backward(p, bank, backwardGradient(p, gradient));
       if (expected) expect(scores.reference).toEqual(expected);
       return {
         values: scores.values,

@@ -12,6 +12,7 @@ import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { stringify } from 'yaml';
+import { Random } from '../../dist/base/random.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const defaults = {
@@ -31,6 +32,7 @@ const usage = `usage: node bench/peers/run.mjs --model DIR --rows pairs.jsonl [o
   --method dpo|reward     --rounds 3     --batch 8      --steps 20 (timed)   --warmup 3 (not timed for the peer)
   --dtype float32|bf16    --threads 2    --rank 16      --max-length 512 (longer rows are left out)
   --cached-reference      both sides score the reference before the clock starts (dpo)
+  --shuffled              rows in random order; else as in the file, where neighbours may share prompts and completions
   --autocast              the peer runs bf16 under autocast as well
   --python PYTHON         one with bench/peers/requirements.txt installed (or PLURALIGN_PYTHON)
   --cli FILE              the command line to measure (dist/cli/main.js)
@@ -47,7 +49,7 @@ function readOptions() {
     Object.entries(defaults).map(([name, value]) => [name, { type: 'string', default: value }]),
   );
   const flags = Object.fromEntries(
-    ['cached-reference', 'autocast', 'json', 'help'].map((n) => [n, { type: 'boolean' }]),
+    ['cached-reference', 'shuffled', 'autocast', 'json', 'help'].map((n) => [n, { type: 'boolean' }]),
   );
   let values;
   try {
@@ -108,10 +110,9 @@ async function sampleRows(options, folder) {
   const need = options.batch * (options.steps + options.warmup);
   const count = Math.min(lines.length, 2 * need);
   const file = join(folder, 'rows.jsonl');
-  await writeFile(
-    file,
-    Array.from({ length: count }, (_, i) => `${lines[Math.floor((i * lines.length) / count)]}\n`).join(''),
-  );
+  const taken = Array.from({ length: count }, (_, i) => lines[Math.floor((i * lines.length) / count)]);
+  if (options.shuffled) new Random(0, 0x9ee5).shuffle(taken);
+  await writeFile(file, taken.map((line) => `${line}\n`).join(''));
   return file;
 }
 
@@ -228,6 +229,7 @@ async function conditions(options, peer, load) {
     dtype: options.dtype + (options.autocast ? ' (peer: autocast)' : ''),
     batch: options.batch,
     steps: `${options.steps} after ${options.warmup}`,
+    rows: options.shuffled ? 'shuffled' : "in the file's order",
     rounds: options.rounds,
     threads: options.threads,
     cpu: `${cpus()[0]?.model.trim()}, ${cpus().length} logical`,

@@ -236,6 +236,11 @@ export class Bank {
     for (const factor of this.factors) factor.trainable = rule(factor);
   }
 
+  /** True where an adapter has dropout. */
+  get drops(): boolean {
+    return this.adapters.some(({ modules }) => modules.some(({ dropout }) => dropout > 0));
+  }
+
   layout(): NativeBankLayout {
     return {
       factors: Int32Array.from(this.factors.flatMap(({ offset, rows, cols }) => [offset, rows, cols])),

@@ -56,7 +56,7 @@ export async function scoreCommand(
       const used = readers.filter((p) => !p.voters);
       if (used.length === 0) continue;
       const adapters = [...new Set(used.flatMap(speakersOf))];
-      const p = pack(run, { policies: adapters.map((adapter) => ({ adapter, grad: false })), read });
+      const p = pack(run, { policies: adapters.map((adapter) => ({ adapter, grad: false })), read, merge: true });
       const { values } = await model.score(p, bank, read, { abort });
       const sums = sumTokens(values, p.offsets);
       const count = p.groupOffsets[run.length];

@@ -1,4 +1,5 @@
 import type { NativePack } from '../native/addon.js';
+import { PluralignError } from '../native/errors.js';
 import type { Group } from './types.js';
 
 /** A policy that scores every group of a pack: an adapter's index in the bank, or -1 for the base. */
@@ -19,6 +20,12 @@ export interface PackOptions {
   read: 'logps' | 'reward';
   /** Off: every completion carries its own copy of the prompt. Scores are the same; it costs more. For tests. */
   sharePrompts?: boolean;
+  /**
+   * Groups of the same prompt under the same policy stand in one tree, and an equal completion of theirs stands once; arrays
+   * are equal where they are the same array (`groupsOf` gives such). Not under dropout, whose masks are of each group. Scores
+   * are the same, gradients within rounding. Default: off.
+   */
+  merge?: boolean;
 }
 
 /** A batch as one forest, with the way from the addon's readouts to completions and back. */
@@ -27,7 +34,7 @@ export interface Forest {
   native: NativePack;
   /** First value of each completion and the end of the last, [completions + 1]; completions in the trees' order as given. */
   offsets: Int32Array;
-  /** Readout of each value, [readouts]: values of one completion stand together, readouts ascend by row. */
+  /** Readout of each value, [values]: values of one completion stand together; equal completions that were merged share theirs. */
   readouts: Int32Array;
   /** First completion of each tree and the end of the last, [trees + 1]. */
   treeOffsets: Int32Array;
@@ -59,27 +66,105 @@ export function pack(groups: readonly Group[], options: PackOptions): Pack {
   return { ...forest, groups, policies, groupOffsets: forest.treeOffsets.subarray(0, groups.length + 1) };
 }
 
+/** A completion in a tree, and the first value of each that it stands for. */
+interface Branch {
+  ids: Int32Array;
+  key: number;
+  values: number[];
+}
+
+/** A prompt with its branches, under one policy. */
+interface Trunk extends Policy {
+  prompt: Int32Array;
+  key: number;
+  branches: Map<Int32Array, Branch> | Branch[];
+  tokens: number;
+}
+
+/** Tokens of a tree beyond which no further group joins it: threads take whole trees. */
+const mostMerged = 400;
+
+/** Trees as the addon wants them: gradients first, then by adapter. `values`: the first value of a tree's completion. */
+function trunksOf(
+  trees: readonly Tree[],
+  { sharePrompts = true, merge = false }: Omit<PackOptions, 'policies'>,
+  value: (tree: number, completion: number) => number,
+): Trunk[] {
+  const order = trees
+    .map((_, i) => i)
+    .sort((a, b) => Number(trees[b].grad) - Number(trees[a].grad) || trees[a].adapter - trees[b].adapter);
+  const trunks: Trunk[] = [];
+  let open = new Map<Int32Array, Trunk>();
+  for (const [at, t] of order.entries()) {
+    const { group, adapter, grad } = trees[t];
+    const { prompt, completions, index } = group;
+    const before = trees[order[at - 1]];
+    if (at > 0 && (before.grad !== grad || before.adapter !== adapter)) open = new Map();
+    const trunk = (branches: Trunk['branches'], tokens: number): Trunk => {
+      const made = { prompt, key: segmentKey(index, 0), adapter, grad, branches, tokens };
+      trunks.push(made);
+      return made;
+    };
+    const branch = (c: number): Branch => ({
+      ids: completions[c],
+      key: segmentKey(index, c + 1),
+      values: [value(t, c)],
+    });
+    if (!sharePrompts) for (const [c, ids] of completions.entries()) trunk([branch(c)], prompt.length + ids.length);
+    else if (!merge)
+      trunk(
+        Array.from(completions, (_, c) => branch(c)),
+        tokensOf(group),
+      );
+    else {
+      let into = open.get(prompt);
+      const known = into?.branches as Map<Int32Array, Branch> | undefined;
+      const more = completions.reduce((sum, ids) => sum + (known?.has(ids) ? 0 : ids.length), 0);
+      if (!into || (into.tokens + more > mostMerged && more > 0)) {
+        into = trunk(new Map(), prompt.length);
+        open.set(prompt, into);
+      }
+      const branches = into.branches as Map<Int32Array, Branch>;
+      for (const [c, ids] of completions.entries()) {
+        const same = branches.get(ids);
+        if (same) same.values.push(value(t, c));
+        else {
+          branches.set(ids, branch(c));
+          into.tokens += ids.length;
+        }
+      }
+    }
+  }
+  return trunks;
+}
+
 /** Packs any trees: the same group may stand under several policies, and each group under a policy of its own. */
 export function packTrees(trees: readonly Tree[], options: Omit<PackOptions, 'policies'>): Forest {
-  const { read, sharePrompts = true } = options;
+  const { read } = options;
   const treeOffsets = new Int32Array(trees.length + 1);
   trees.forEach(({ group }, i) => {
     treeOffsets[i + 1] = treeOffsets[i] + group.completions.length;
   });
   const offsets = new Int32Array(treeOffsets[trees.length] + 1);
-  let tokens = 0;
-  let segments = 0;
   let at = 0;
-  for (const { group } of trees) {
+  for (const { group } of trees)
     for (const c of group.completions) {
       offsets[at + 1] = offsets[at] + (read === 'logps' ? c.length : 1);
       at++;
     }
-    const copies = sharePrompts ? 1 : group.completions.length;
-    tokens += tokensOf(group) + group.prompt.length * (copies - 1);
-    segments += group.completions.length + copies;
+  const trunks = trunksOf(trees, options, (tree, completion) => offsets[treeOffsets[tree] + completion]);
+  let tokens = 0;
+  let segments = 0;
+  let total = 0;
+  for (const trunk of trunks) {
+    tokens += trunk.prompt.length;
+    segments++;
+    for (const { ids } of trunk.branches.values()) {
+      tokens += ids.length;
+      segments++;
+      total += read === 'logps' ? ids.length : 1;
+    }
   }
-  const total = offsets[offsets.length - 1];
   const native: NativePack = {
     tokens: new Int32Array(tokens),
     segmentStarts: new Int32Array(segments + 1),
@@ -90,7 +175,7 @@ export function packTrees(trees: readonly Tree[], options: Omit<PackOptions, 'po
     rows: new Int32Array(total),
     targets: new Int32Array(total),
   };
-  const readouts = new Int32Array(total);
+  const readouts = new Int32Array(offsets[offsets.length - 1]);
   let token = 0;
   let segment = 0;
   let readout = 0;
@@ -104,36 +189,22 @@ export function packTrees(trees: readonly Tree[], options: Omit<PackOptions, 'po
     native.segmentStarts[segment + 1] = token;
     return segment++;
   };
-  const readAt = (row: number, target: number, value: number): void => {
+  const readAt = (row: number, target: number, values: readonly number[], place: number): void => {
     native.rows[readout] = row;
     native.targets[readout] = target;
-    readouts[value] = readout++;
+    for (const value of values) readouts[value + place] = readout;
+    readout++;
   };
-
-  // Gradients first, then by adapter, as the addon wants its segments.
-  const order = trees
-    .map((_, i) => i)
-    .sort((a, b) => Number(trees[b].grad) - Number(trees[a].grad) || trees[a].adapter - trees[b].adapter);
-  for (const t of order) {
-    const { group } = trees[t];
-    const branch = (completion: number, parent: number): void => {
-      const ids = group.completions[completion];
-      const start = token;
-      add(ids, parent, segmentKey(group.index, completion + 1), trees[t]);
-      const value = offsets[treeOffsets[t] + completion];
-      if (read === 'reward') readAt(token - 1, 0, value);
-      else for (let i = 1; i < ids.length; i++) readAt(start + i - 1, ids[i], value + i);
-    };
+  for (const trunk of trunks) {
+    const parent = add(trunk.prompt, -1, trunk.key, trunk);
     // The prompt's last row predicts the first token of each of its children.
-    const root = (from: number, to: number): number => {
-      const parent = add(group.prompt, -1, segmentKey(group.index, 0), trees[t]);
-      if (read === 'logps')
-        for (let c = from; c < to; c++) readAt(token - 1, group.completions[c][0], offsets[treeOffsets[t] + c]);
-      return parent;
-    };
-    const count = group.completions.length;
-    const shared = sharePrompts ? root(0, count) : -1;
-    for (let c = 0; c < count; c++) branch(c, sharePrompts ? shared : root(c, c + 1));
+    if (read === 'logps') for (const { ids, values } of trunk.branches.values()) readAt(token - 1, ids[0], values, 0);
+    for (const { ids, key, values } of trunk.branches.values()) {
+      const start = token;
+      add(ids, parent, key, trunk);
+      if (read === 'reward') readAt(token - 1, 0, values, 0);
+      else for (let i = 1; i < ids.length; i++) readAt(start + i - 1, ids[i], values, i);
+    }
   }
   return { trees, native, offsets, readouts, treeOffsets };
 }
@@ -179,16 +250,21 @@ export function splitByTokens<T extends Group>(groups: readonly T[], policies: n
   return runs;
 }
 
-/** Readouts → values by completion, [readouts]. */
+/** Readouts → values by completion, [values]. */
 export function toCompletions(p: Forest, readouts: Float32Array): Float32Array {
   const out = new Float32Array(p.readouts.length);
   for (let i = 0; i < out.length; i++) out[i] = readouts[p.readouts[i]];
   return out;
 }
 
-/** The way back of `toCompletions`; values that are missing at the end are 0. */
+/** Gradients of values → of readouts, [readouts]. Throws BAD_ARGUMENT where there is not one for each value. */
 export function toReadouts(p: Forest, values: Float32Array): Float32Array {
-  const out = new Float32Array(p.readouts.length);
-  for (let i = 0; i < values.length; i++) out[p.readouts[i]] = values[i];
+  if (values.length !== p.readouts.length)
+    throw new PluralignError(
+      'BAD_ARGUMENT',
+      `gradient must have one element for each of ${p.readouts.length} values of the pack's readouts, found ${values.length}`,
+    );
+  const out = new Float32Array(p.native.rows.length);
+  for (let i = 0; i < values.length; i++) out[p.readouts[i]] += values[i];
   return out;
 }

@@ -40,7 +40,7 @@ export function packUnder(
   const adapters = adaptersOf(groups, adapter);
   return packTrees(
     groups.map((group, i) => ({ group, adapter: adapters[i], grad })),
-    { read },
+    { read, merge: !grad },
   );
 }
 
@@ -109,6 +109,14 @@ export class PolicyReference implements Reference, Disposable {
   }
 }
 
+/** A gradient of the policy's values as a backward pass over `pack` takes it: nothing for the reference's, which come after. */
+export function backwardGradient(p: Forest, gradient: Float32Array): Float32Array {
+  if (gradient.length === p.readouts.length) return gradient;
+  const out = new Float32Array(p.readouts.length);
+  out.set(gradient);
+  return out;
+}
+
 export interface ScoreGroupsOptions {
   keep?: boolean;
   checkpoint?: boolean;
@@ -118,7 +126,7 @@ export interface ScoreGroupsOptions {
 
 /**
  * Scores groups in one pack under the policy, with the reference's scores where the objective needs them: in the same pack
- * where it may stand there. `pack` is what a backward pass over the policy's values takes.
+ * where it may stand there. A backward pass over `pack` takes what `backwardGradient` gives.
  */
 export async function scoreGroups(
   groups: readonly Group[],
@@ -134,7 +142,7 @@ export async function scoreGroups(
   const adapters = adaptersOf(groups, policy.adapter);
   const trees: Tree[] = groups.map((group, i) => ({ group, adapter: adapters[i], grad: keep }));
   for (const group of missing) trees.push({ group, adapter: -1, grad: false });
-  const p = packTrees(trees, { read: objective.read });
+  const p = packTrees(trees, { read: objective.read, merge: !rest.dropoutSeed || !policy.bank?.drops });
   const { values, squares } = await policy.model.score(p, policy.bank, objective.read, {
     ...rest,
     keep,
@@ -174,7 +182,11 @@ async function scoreMixture(
 ): Promise<{ scores: Scores; pack: Forest }> {
   if (objective.read === 'reward')
     throw new PluralignError('BAD_ARGUMENT', 'a mixture of policies has log-probabilities, but no reward');
-  const p = pack(groups, { policies: adapters.map((adapter) => ({ adapter, grad: false })), read: 'logps' });
+  const p = pack(groups, {
+    policies: adapters.map((adapter) => ({ adapter, grad: false })),
+    read: 'logps',
+    merge: true,
+  });
   const { values } = await model.score(p, bank, 'logps', options);
   const count = p.groupOffsets[groups.length];
   const offsets = p.offsets.subarray(0, count + 1);

@@ -3,7 +3,7 @@ import { splitByTokens, tokensOf } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { LossOutcome, Objective, RowOutcome, Scores } from '../methods/objective.js';
 import { PluralignError } from '../native/errors.js';
-import { joinScores, type Reference, type Scorer, scoreGroups } from './scorer.js';
+import { backwardGradient, joinScores, type Reference, type Scorer, scoreGroups } from './scorer.js';
 
 export interface StepOptions {
   maxTokens: number;
@@ -76,7 +76,7 @@ export async function lossStep(
   for (const run of runs) {
     const { scores, pack: p } = await score(run, true);
     const outcome = checked(scores, objective.loss(scores, totals, true));
-    await policy.model.backward(p, policy.bank, outcome.gradient, abort);
+    await policy.model.backward(p, policy.bank, backwardGradient(p, outcome.gradient), abort);
     if (runs.length === 1) return { ...outcome, tokens };
     parts.push(scores);
   }

@@ -71,7 +71,7 @@ export class TypePolicies {
     const policies = Array.from({ length: types }, (_, adapter) => ({ adapter, grad: false }));
     const out: TypedVote[] = [];
     for (const run of splitByTokens(groups, types, maxTokens)) {
-      const p = pack(run, { policies, read: objective.read });
+      const p = pack(run, { policies, read: objective.read, merge: true });
       const { values } = await model.score(p, bank, objective.read, { abort });
       const sums = objective.sums(
         p.trees.map((tree) => tree.group),
@@ -164,10 +164,10 @@ export class TypePolicies {
   ): Promise<void> {
     const { model, bank, types, objective, beta, abort } = this.options;
     const { gamma, shares, checkpoint, dropoutSeed } = batch;
-    const forest = packTrees(trees, { read: objective.read });
+    const forest = packTrees(trees, { read: objective.read, merge: !dropoutSeed || !bank.drops });
     const keep = trees[0].grad;
     const { values } = await model.score(forest, bank, objective.read, { keep, checkpoint, dropoutSeed, abort });
-    out.tokens += forest.native.tokens.length;
+    for (const { group } of trees) out.tokens += tokensOf(group);
     const against = await this.#references(trees);
     const logps = objective.sums(
       trees.map((tree) => tree.group),

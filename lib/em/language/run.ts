@@ -56,7 +56,7 @@ async function typedVotes(
   if (needs.annotators) annotatorsOf(groups);
   const sources = Array.from(weights, (_, k) => ({ name: typeName(k), dir: join(run, 'adapter', typeName(k)) }));
   const bank = await Bank.fromPeft(model.shape, sources);
-  const maxTokens = packTokens(config.train);
+  const maxTokens = packTokens(config.train, { model });
   using reference = objective.reference
     ? await openReference(referenceOf(config), model, maxTokens, false, load)
     : null;

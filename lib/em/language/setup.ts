@@ -92,7 +92,7 @@ export class Fits {
 
   policies(bank: Bank, types: number, objective = this.objective): TypePolicies {
     const { config, model, reference, abort } = this.shop;
-    const maxTokens = packTokens(config.train);
+    const maxTokens = packTokens(config.train, { model });
     return new TypePolicies({
       model,
       bank,
@@ -127,7 +127,7 @@ export class Fits {
     const { model, config, abort, quiet } = this.shop;
     const known = this.#points.get(annotators);
     if (known) return known;
-    const maxTokens = packTokens(config.train);
+    const maxTokens = packTokens(config.train, { model });
     const made = meanDifferences(model, rows, annotators, { maxTokens, abort, quiet });
     this.#points.set(annotators, made);
     return made;
