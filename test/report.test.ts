@@ -2,12 +2,13 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { byWorst, wilson } from '../lib/evaluation/wilson.js';
 import { annotatorBars, selectBars } from '../lib/report/annotators.js';
 import { makeCharts, smooth } from '../lib/report/charts.js';
 import { clientScript } from '../lib/report/client.js';
 import { escapeHtml, html, scriptJson } from '../lib/report/html.js';
 import { writeReport } from '../lib/report/index.js';
-import { formatDuration, formatValue, wilson } from '../lib/report/numbers.js';
+import { formatDuration, formatValue } from '../lib/report/numbers.js';
 import { parseMetrics } from '../lib/report/read.js';
 import { syntheticRun, writeFiles } from './synthetic-run.js';
 
@@ -57,6 +58,20 @@ describe('adapters by annotator', () => {
     const hard = page.slice(page.indexOf('Hardest voters'));
     expect(hard).toMatch(/&lt;b&gt;x.*−20\.0.*odd.*calm.*\+30\.0/s);
     expect(page.match(/<circle/g)).toHaveLength(3);
+  });
+
+  it('whoever was missed often is harder than whoever was missed once', async () => {
+    const voted = (own: number) => ({
+      annotators: { once: { rows: 1, accuracy: 0 }, often: { rows: 10, accuracy: own } },
+    });
+    const run = summary({ eval: { overall: { accuracy: 0.3 }, ...voted(0.3) }, eval_generic: voted(0.5) });
+    const page = body(await render(run));
+    expect(page.slice(page.indexOf('Hardest voters'))).toMatch(/often.*once/s);
+    expect(page).toMatch(
+      /Worst annotator<\/div><div class="value">30\.0 %<\/div>\s*<div class="sub">10 votes, of 2 annotators/,
+    );
+    const lines = [{ accuracy: 0, rows: 1 }, {}, { accuracy: 0.3, rows: 10 }, {}].sort(byWorst);
+    expect(lines.map((line) => line.rows)).toEqual([10, 1, undefined, undefined]);
   });
 
   it('leave no section where there are none', async () => {
@@ -148,6 +163,28 @@ describe('the page of a run', () => {
     expect(drawn).toBeGreaterThanOrEqual(20);
     expect(drawn).toBeLessThanOrEqual(30);
     for (let i = 1; i <= 60; i++) expect(page).toContain(`<th scope="row"><bdi>annotator ${i}</bdi>`);
+  });
+
+  it('says that all pairs tied before training, and of rows only what there was', async () => {
+    const evaluation = (accuracy: number, margin: number) => ({ overall: { rows: 4, accuracy, margin } });
+    const page = async (before: object) =>
+      body(
+        await render({
+          'metrics.jsonl': '',
+          'summary.json': JSON.stringify({
+            method: 'dpo',
+            eval_before: before,
+            eval: evaluation(0.75, 0.2),
+            data: { train: { read: 7, bad: 0, badRows: [], dropped: 3 } },
+          }),
+        }),
+      );
+    expect(await page(evaluation(0, 0))).toMatch(/before, all pairs tied.*a tie counts as wrong/s);
+    const told = await page(evaluation(0.25, -0.1));
+    expect(told).toContain('25.0 % before');
+    expect(told).not.toContain('tie');
+    expect(told).toMatch(/train · read.*7.*train · dropped.*3/s);
+    expect(told).not.toContain('train · bad');
   });
 
   it('says what is not there', async () => {
@@ -260,7 +297,8 @@ describe('bars', () => {
     const chosen = selectBars(annotatorBars(section(100), undefined)).map((bar) => bar.name);
     expect(chosen).toHaveLength(30);
     expect(chosen.slice(0, 20)).toEqual(Array.from({ length: 20 }, (_, i) => `u${99 - i}`));
-    expect(chosen.slice(20)).toEqual(Array.from({ length: 10 }, (_, i) => `u${9 - i}`));
+    // u0 has one vote, u17 eighteen of which few were met.
+    expect(chosen.slice(20)).toEqual(Array.from({ length: 10 }, (_, i) => `u${17 - i}`));
     expect(selectBars(annotatorBars(section(30), undefined))).toHaveLength(30);
   });
 });

@@ -1,5 +1,6 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { Comparison } from '../evaluation/compare.js';
+import { byWorst } from '../evaluation/wilson.js';
 import { PluralignError } from '../native/errors.js';
 import { formatMetrics, formatNumber, formatRecords, printableLine } from './format.js';
 import { emit, withQuietStdout } from './output.js';
@@ -50,12 +51,11 @@ function collectAgain(text: string, before: { run: string; other: string }[] = [
 function human(result: EvalResult): string {
   const lines = [formatMetrics(result.overall)];
   if (result.comparison) lines.push('', compared(result.comparison));
-  const accuracy = (m: Metrics) => (typeof m.accuracy === 'number' ? m.accuracy : Number.POSITIVE_INFINITY);
-  const annotators = Object.entries(result.annotators ?? {}).sort(([, a], [, b]) => accuracy(a) - accuracy(b));
+  const annotators = Object.entries(result.annotators ?? {}).sort(([, a], [, b]) => byWorst(a, b));
   if (annotators.length > 0) {
     lines.push(
       '',
-      'per annotator, worst first',
+      'per annotator, worst first (by the upper end of a 95 % interval: one vote says little)',
       formatRecords(annotators.map(([annotator, m]) => ({ annotator, ...m }))),
     );
   }

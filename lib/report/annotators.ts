@@ -1,5 +1,6 @@
+import { byWorst, wilson } from '../evaluation/wilson.js';
 import { type Content, html, type Markup } from './html.js';
-import { formatMetric, formatPercent, formatSigned, wilson } from './numbers.js';
+import { formatMetric, formatPercent, formatSigned } from './numbers.js';
 import { type Evaluation, isRecord, type Metrics } from './read.js';
 
 export interface AnnotatorBar {
@@ -28,11 +29,11 @@ export function annotatorBars(after: Evaluation | undefined, before: Evaluation 
   return bars.sort((a, b) => b.accuracy - a.accuracy || b.rows - a.rows || (a.name < b.name ? -1 : 1));
 }
 
-/** All bars while they are few; else those with the most votes and the least accurate, in the order they came. */
+/** All bars while they are few; else those with the most votes and those who are worst for certain, in the order they came. */
 export function selectBars(bars: AnnotatorBar[]): AnnotatorBar[] {
   if (bars.length <= mostVotes + worst) return bars;
   const chosen = new Set([...bars].sort((a, b) => b.rows - a.rows).slice(0, mostVotes));
-  for (const bar of bars.slice(-worst)) chosen.add(bar);
+  for (const bar of [...bars].sort(byWorst).slice(0, worst)) chosen.add(bar);
   return bars.filter((bar) => chosen.has(bar));
 }
 
@@ -73,7 +74,7 @@ function fullTable(bars: AnnotatorBar[], withBefore: boolean): Markup {
 <td>${formatPercent(bar.accuracy)}</td><td>${formatPercent(low)} … ${formatPercent(high)}</td>${change}</tr>`;
   };
   const titles: Content = withBefore && html`<th scope="col">before</th><th scope="col">change, points</th>`;
-  return html`<details><summary>All ${bars.length} annotators as a table</summary><div class="scroll"><table>
+  return html`<details><summary>${bars.length === 1 ? 'The annotator' : html`All ${bars.length} annotators`} as a table</summary><div class="scroll"><table>
 <thead><tr><th scope="col">annotator</th><th scope="col">votes</th><th scope="col">accuracy</th>
 <th scope="col">95 % interval</th>${titles}</tr></thead><tbody>${bars.map(row)}</tbody></table></div></details>`;
 }
@@ -92,7 +93,8 @@ export function annotatorSection(after: Evaluation | undefined, before: Evaluati
   };
   const which =
     shown.length < bars.length &&
-    html` Of ${bars.length} annotators, the ${mostVotes} with the most votes and the ${worst} least accurate are drawn.`;
+    html` Of ${bars.length} annotators, the ${mostVotes} with the most votes and the ${worst} whose interval ends
+lowest are drawn.`;
   const legend = withBefore && html`<span><i class="key key-before"></i>before training</span>`;
   return html`<section><h2>Accuracy by annotator</h2>
 <p class="caption">Held-out votes, most accurate first; whiskers are Wilson’s 95 % interval, the dashed line is

@@ -28,16 +28,6 @@ export function formatDuration(seconds: unknown): string {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** Wilson's 95 % interval of a share that is `rate` over `count` votes (Wilson 1927). */
-export function wilson(rate: number, count: number): [number, number] {
-  if (!(count > 0)) return [0, 1];
-  const z = 1.959964;
-  const scale = 1 + (z * z) / count;
-  const middle = (rate + (z * z) / (2 * count)) / scale;
-  const half = (z / scale) * Math.sqrt((rate * (1 - rate)) / count + (z * z) / (4 * count * count));
-  return [Math.max(0, middle - half), Math.min(1, middle + half)];
-}
-
 /** Metrics that are shares, shown in percent and drawn from 0 to 1. */
 export function isShare(name: string): boolean {
   return /accurac|win_?rate/.test(name);

@@ -1,3 +1,4 @@
+import { byWorst } from '../evaluation/wilson.js';
 import { type Content, html, type Markup } from './html.js';
 import { formatDuration, formatMetric, formatSigned, formatValue, isShare } from './numbers.js';
 import { type Evaluation, isRecord, type Metrics, type RunData, type Summary } from './read.js';
@@ -29,6 +30,12 @@ function lastValue(metrics: Metrics[], keys: string[]): unknown {
   return undefined;
 }
 
+/** Before its first step a policy is its own reference: every reward is 0, and ties count as wrong. */
+function allTied(summary: Summary | null): boolean {
+  const before = summary?.eval_before?.overall;
+  return before?.accuracy === 0 && before.margin === 0;
+}
+
 /** The few numbers a reader looks for first. */
 export function tiles(run: RunData): Markup {
   const { summary, metrics } = run;
@@ -38,9 +45,10 @@ export function tiles(run: RunData): Markup {
   const accuracy = overall?.accuracy ?? lastValue(metrics, ['eval_accuracy', 'eval_rewards/accuracies']);
   const before = summary?.eval_before?.overall?.accuracy;
   const worst = Object.values(isRecord(summary?.eval?.annotators) ? summary.eval.annotators : {})
-    .map((m) => (m as Metrics | null)?.accuracy)
-    .filter(isNumber);
-  const was = isNumber(before) && `${formatMetric('accuracy', before)} before`;
+    .filter((m): m is Metrics => isNumber((m as Metrics | null)?.accuracy))
+    .sort(byWorst);
+  const was =
+    isNumber(before) && (allTied(summary) ? 'before, all pairs tied' : `${formatMetric('accuracy', before)} before`);
   const parts: Content[] = [
     summary?.method !== undefined && tile('Method', String(summary.method)),
     run.soups !== null &&
@@ -57,8 +65,8 @@ export function tiles(run: RunData): Markup {
     worst.length > 1 &&
       tile(
         'Worst annotator',
-        formatMetric('accuracy', Math.min(...worst)),
-        `of ${formatValue(worst.length)} annotators`,
+        formatMetric('accuracy', worst[0].accuracy),
+        `${isNumber(worst[0].rows) ? `${formatValue(worst[0].rows)} votes, ` : ''}of ${formatValue(worst.length)} annotators`,
       ),
   ];
   return html`<div class="tiles">${parts}</div>`;
@@ -88,7 +96,10 @@ export function metricsSection(summary: Summary | null): Markup | null {
     : html`<th scope="col">value</th>`;
   const evaluation =
     names.length > 0 &&
-    html`<section><h2>Final evaluation</h2><div class="scroll"><table><thead><tr><th scope="col">metric</th>${titles}</tr>
+    html`<section><h2>Final evaluation</h2>${
+      allTied(summary) &&
+      html`<p class="caption">Before the first step policy and reference are one: all pairs tie, and a tie counts as wrong.</p>`
+    }<div class="scroll"><table><thead><tr><th scope="col">metric</th>${titles}</tr>
 </thead><tbody>${names.map(row)}</tbody></table></div></section>`;
   const training =
     train.length > 0 &&
@@ -144,7 +155,11 @@ function flatten(value: Record<string, unknown>, prefix = ''): [string, unknown]
 
 /** What became of the rows that were read. */
 export function dataSection(summary: Summary | null): Markup {
-  const rows = flatten(isRecord(summary?.data) ? summary.data : {});
+  const all = flatten(isRecord(summary?.data) ? summary.data : {});
+  // Of the many things that can be wrong with rows, those that are.
+  const rows = all.filter(
+    ([, value]) => value !== 0 && value !== null && !(Array.isArray(value) && value.length === 0),
+  );
   const row = ([name, value]: [string, unknown]) => {
     const text = Array.isArray(value) ? value.map(formatValue).join(', ') : formatValue(value);
     return html`<tr><th scope="row">${name.replaceAll('_', ' ').replaceAll('.', ' · ')}</th><td>${text}</td></tr>`;

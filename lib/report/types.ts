@@ -59,7 +59,9 @@ aria-label="Responsibilities of ${all.length} annotators">${shown.map(column)}</
 
 function table(types: Types, held: Record<string, Metrics>): Markup {
   const tested = Object.keys(held).length > 0;
-  const words = types.description.some((d) => d.likes.length > 0 || d.dislikes.length > 0);
+  // One type has no others to differ from.
+  const words =
+    types.description.length > 1 && types.description.some((d) => d.likes.length > 0 || d.dislikes.length > 0);
   const row = (d: Description) => {
     const metrics = held[`type_${d.type}`];
     const result: Content = tested && [
@@ -161,6 +163,6 @@ export function typesSection(run: RunData, grid: (charts: Chart[]) => Markup): M
         `calibration error of the responsibilities ${formatValue(types.responsibility_ece)}.`,
     );
   return html`<section><h2>Types of annotators</h2>${facts.map((fact) => html`<p>${fact}</p>`)}
-${table(types, held)}${run.responsibilities && picture(run.responsibilities)}${types.description.map(examples)}
+${table(types, held)}${run.responsibilities && picture(run.responsibilities)}${types.description.length > 1 && types.description.map(examples)}
 ${charts.length > 0 && grid(charts)}</section>`;
 }

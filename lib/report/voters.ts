@@ -1,3 +1,4 @@
+import { byWorst } from '../evaluation/wilson.js';
 import { html, type Markup } from './html.js';
 import { formatPercent, formatSigned, formatValue } from './numbers.js';
 import { type Evaluation, isRecord, type Metrics } from './read.js';
@@ -12,7 +13,7 @@ interface Voter {
 const hardest = 15;
 const share = (value: unknown): number | null => (typeof value === 'number' && value >= 0 && value <= 1 ? value : null);
 
-/** Everyone who is judged both ways, hardest first; ties by more votes, then by name. */
+/** Everyone who is judged both ways, hardest first (see `byWorst`); ties by name. */
 function votersOf(own: Evaluation | undefined, generic: Evaluation | undefined): Voter[] {
   const other = isRecord(generic?.annotators) ? generic.annotators : {};
   const voters: Voter[] = [];
@@ -24,7 +25,8 @@ function votersOf(own: Evaluation | undefined, generic: Evaluation | undefined):
     const rows = Number((metrics as Metrics | null)?.rows);
     if (a !== null && b !== null && rows > 0) voters.push({ name, rows, own: a, generic: b });
   }
-  return voters.sort((a, b) => a.own - b.own || b.rows - a.rows || (a.name < b.name ? -1 : 1));
+  const judged = (v: Voter) => ({ accuracy: v.own, rows: v.rows });
+  return voters.sort((a, b) => byWorst(judged(a), judged(b)) || (a.name < b.name ? -1 : 1));
 }
 
 const side = 340;

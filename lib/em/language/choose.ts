@@ -46,7 +46,10 @@ export async function fitTypes(fits: Fits): Promise<Fitted> {
     criteria.push(await judge(fits, types, whole.fit, sides));
   }
   const best = bestCriterion(criteria, em.choose_by);
-  shop.note(`chose ${counts[best]} types by ${choiceNames[em.choose_by]}`);
+  const judges = sides.held.annotators.names.length;
+  const few =
+    em.choose_by === 'held_out' && judges < 5 ? `, of ${judges} held-out annotator${judges === 1 ? '' : 's'} only` : '';
+  shop.note(`chose ${counts[best]} type${counts[best] === 1 ? '' : 's'} by ${choiceNames[em.choose_by]}${few}`);
   tried.forEach(({ starts }, i) => {
     if (i !== best) for (const { fit } of starts) fit.dispose();
   });
@@ -102,7 +105,7 @@ async function judge(fits: Fits, types: number, whole: Fit, sides: { fit: Part; 
   const held = await evidenceOf(part, sides.held);
   for (const { fit } of starts) fit.dispose();
   line.held_out_log_likelihood = held.mean;
-  line.held_out_error = held.error;
+  if (held.error !== null) line.held_out_error = held.error;
   line.stability = agreement(
     { names: whole.options.annotators.names, gamma: whole.state.gamma },
     { names: sides.fit.annotators.names, gamma: part.state.gamma },
@@ -114,8 +117,8 @@ async function judge(fits: Fits, types: number, whole: Fit, sides: { fit: Part; 
   return line;
 }
 
-/** Log-likelihood of a vote of annotators whom the fit does not know, and its standard error over annotators. */
-async function evidenceOf(fit: Fit, part: Part): Promise<{ mean: number; error: number }> {
+/** Log-likelihood of a vote of annotators whom the fit does not know, and its standard error over them (null: of one alone). */
+async function evidenceOf(fit: Fit, part: Part): Promise<{ mean: number; error: number | null }> {
   const { policies } = fit.options;
   const votes = await policies.votes(part.rows);
   const values = Array.from({ length: policies.types }, (_, k) =>
@@ -126,5 +129,5 @@ async function evidenceOf(fit: Fit, part: Part): Promise<{ mean: number; error: 
   const mean = evidence.reduce((a, b) => a + b, 0) / m;
   // Of a ratio of sums over annotators.
   const squares = evidence.reduce((sum, own, u) => sum + (own - mean * part.annotators.votes[u]) ** 2, 0);
-  return { mean, error: Math.sqrt(squares) / m };
+  return { mean, error: part.annotators.names.length > 1 ? Math.sqrt(squares) / m : null };
 }
