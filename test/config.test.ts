@@ -277,11 +277,6 @@ describe('what is refused', () => {
       'config.yaml:6: train.min_learning_rate_ratio: belongs to train.schedule: linear or cosine',
     ],
     [
-      'no rows to look at',
-      `${minimal}train: { eval_every: 5 }`,
-      'config.yaml:6: train.eval_every: nothing to evaluate on; give data.eval or data.split',
-    ],
-    [
       'nobody to be generic for',
       `${minimal}adapter: { generic: 0.5 }`,
       'config.yaml:6: adapter.generic: needs adapter.per: annotator',

@@ -17,7 +17,7 @@ const lossKeys: readonly { key: keyof ParsedConfig['loss']; otherwise: unknown; 
 
 /** Keys that were given another value than their default, and that nothing in this run would read. */
 export function unusedKeys(
-  { method, loss, train, data, adapter }: ParsedConfig,
+  { method, loss, train, adapter }: ParsedConfig,
   types: readonly LossType[],
   perAnnotator: boolean,
 ): { path: string[]; message: string }[] {
@@ -35,8 +35,6 @@ export function unusedKeys(
       path: ['train', 'min_learning_rate_ratio'],
       message: 'belongs to train.schedule: linear or cosine; here it would change nothing',
     });
-  if (train.eval_every !== null && data.eval === null && data.split === null)
-    unused.push({ path: ['train', 'eval_every'], message: 'nothing to evaluate on; give data.eval or data.split' });
   if (adapter !== null && adapter !== 'full' && adapter.generic !== 0.1 && !perAnnotator)
     unused.push({
       path: ['adapter', 'generic'],
