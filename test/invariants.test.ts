@@ -574,10 +574,23 @@ describe("a reference in the policy's own pack", () => {
     using model = await tinyModel('qwen3');
     using same = await tinyModel('qwen3');
     const bank = randomBank(model, ['u']);
-    const of = (scorer: Scorer) => new PolicyReference(scorer, false, 1024).besides(model);
+    const of = (scorer: Scorer) => new PolicyReference(scorer, false, 1024).besides({ model, bank });
     expect(of({ model, bank: null, adapter: -1 })).toBe(model.sharesPacks);
     expect(of({ model: same, bank: null, adapter: -1 })).toBe(false);
     expect(of({ model, bank, adapter: 0 })).toBe(false);
     expect(of({ model, bank, adapter: () => 0 })).toBe(false);
+  });
+
+  it('weights in training are not their own reference', async () => {
+    using model = await tinyModel('qwen3');
+    const bank = Bank.full(model.weightShapes(), (name) => model.weight(name));
+    bank.parameters.forEach((x, i) => {
+      bank.parameters[i] = x + 0.02 * Math.sin(i);
+    });
+    const groups = randomGroups(6, model.config.vocabSize);
+    const reference = new PolicyReference({ model, bank: null, adapter: -1 }, false, 4096);
+    const { scores } = await scoreGroups(groups, objective, { model, bank, adapter: 0 }, reference, { keep: true });
+    expect(scores.reference).toEqual(await reference.sums(groups, objective));
+    expect(scores.reference).not.toEqual(objective.sums(groups, scores.values, scores.offsets));
   });
 });

@@ -143,6 +143,11 @@ export class Bank {
     return bank;
   }
 
+  /** True where it stands in for weights of the base (`full`), under whatever adapter: the base is then not in reach. */
+  get replacesBase(): boolean {
+    return this.factors.some(({ role }) => role === 'weight');
+  }
+
   /** Values of all factors, in place. Throws `BAD_ARGUMENT` between `moveTo` and `moveHome`, as all that touches them does. */
   get parameters(): Float32Array {
     return this.#moments.here(this.#parameters);

@@ -85,10 +85,13 @@ export class PolicyReference implements Reference, Disposable {
     return this.learn(groups, objective, fresh);
   }
 
-  /** True where it is the base of this model and threads take shares of packs: it may then stand in the policy's own pack. */
-  besides(model: Model): boolean {
+  /**
+   * True where it is the base that the policy's adapters are on and threads take shares of packs: it may then stand in the
+   * policy's own pack.
+   */
+  besides({ model, bank }: Pick<Scorer, 'model' | 'bank'>): boolean {
     const { model: own, adapter, mixture } = this.scorer;
-    return own === model && adapter === -1 && !mixture && model.sharesPacks;
+    return own === model && adapter === -1 && !mixture && !bank?.replacesBase && model.sharesPacks;
   }
 
   /** The groups that must be scored. */
@@ -137,7 +140,7 @@ export async function scoreGroups(
 ): Promise<{ scores: Scores; pack: Forest }> {
   const { keep = false, ...rest } = options;
   if (policy.mixture) return scoreMixture(groups, objective, policy, policy.mixture, reference, rest);
-  const side = reference instanceof PolicyReference && reference.besides(policy.model) ? reference : null;
+  const side = reference instanceof PolicyReference && reference.besides(policy) ? reference : null;
   const missing = side?.missing(groups, objective) ?? [];
   const adapters = adaptersOf(groups, policy.adapter);
   const trees: Tree[] = groups.map((group, i) => ({ group, adapter: adapters[i], grad: keep }));
