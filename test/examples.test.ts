@@ -1,4 +1,7 @@
 import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { beforeAll, expect, it } from 'vitest';
@@ -27,6 +30,22 @@ it('examples/p-share-lora finds the planted subspace, as fast in N as the theory
   expect(Number(slope?.[1])).toBeGreaterThan(-0.6);
   expect(Number(slope?.[1])).toBeLessThan(-0.4);
 }, 180_000);
+
+it('examples/voter-policies takes nothing from a folder that was made with other settings', async () => {
+  const output = mkdtempSync(join(tmpdir(), 'pluralign-seed-'));
+  const seed = (...argv: string[]) =>
+    promisify(execFile)(
+      process.execPath,
+      ['examples/voter-policies/seed.mjs', '--seed', '0', '--output', output, '--text', 'missing', ...argv],
+      { cwd: root },
+    );
+  await expect(seed()).rejects.toThrow(/missing/);
+  await expect(seed('--pairs', 'alike')).rejects.toThrow(/--pairs: found alike, but .* is of random; give another/);
+  rmSync(join(output, 'seed-0/settings.json'));
+  writeFileSync(join(output, 'seed-0/items.jsonl'), '');
+  await expect(seed()).rejects.toThrow(/no settings.json that says of what/);
+  rmSync(output, { recursive: true });
+});
 
 it('examples/voter-policies finds the reward of a confidence set under which the best policy gains least', async () => {
   const { fitted, leastOf, tableOf } = await import(

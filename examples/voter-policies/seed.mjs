@@ -16,7 +16,7 @@ import {
 import { tokenScores } from '../../dist/rl/rollout.js';
 import { writePrompts } from '../soups/settings.mjs';
 import { featuresBy, nameOf, pairings, plant, plantOn, truths, voteOn, votesOf } from './planted.mjs';
-import { checkChoice, options, policyNames, sizes } from './settings.mjs';
+import { checkChoice, holdTo, options, policyNames, sizes } from './settings.mjs';
 
 const { values } = parseArgs({ options: { ...options, seed: { type: 'string' } } });
 const seed = Number(values.seed);
@@ -29,6 +29,11 @@ const size = sizes[values.size];
 const dir = join(resolve(values.output), `seed-${seed}`);
 mkdirSync(dir, { recursive: true });
 const modelDir = resolve(values.model);
+const made = ['size', 'truth', 'pairs', 'reward', 'l2', 'rate', 'beta', 'lower'].map((name) => [name, values[name]]);
+holdTo(dir, { model: modelDir, text: resolve(values.text), ...Object.fromEntries(made) }, [
+  'items.jsonl',
+  'worth.json',
+]);
 const data = writePrompts({ ...values, size: size.prompts, output: dir });
 const rowsOf = (path) =>
   readFileSync(path, 'utf8')
