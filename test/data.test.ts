@@ -207,7 +207,7 @@ describe('readers', () => {
     expect((await failure(readRows(folder.write('circling.parquet', circling)))).code).toBe('BAD_DATA');
     const zstd = readRows(fixture('zstd.parquet'));
     if ('zstdDecompressSync' in process.getBuiltinModule('node:zlib')) await zstd;
-    else expect((await failure(zstd)).message).toMatch(/ZSTD.*write the file with snappy/);
+    else expect((await failure(zstd)).message).toMatch(/ZSTD.*write the file with snappy.*Node 22/);
   });
 
   it('throws nothing but PluralignError on arbitrary bytes', async () => {
@@ -398,6 +398,19 @@ describe('readRows', () => {
     const deduped = await readRows(path, { onBadRow: 'skip', dedupe: true });
     expect(deduped.report).toMatchObject({ kept: 4, duplicates: 1, removedDuplicates: 1 });
     expect(deduped.rows.map(({ origin }) => origin.line)).toEqual([1, 3, 4, 7]);
+  });
+
+  it('says where a vote names its voter, when another field may be meant', async () => {
+    const told = async (row: object) =>
+      dataNotes(
+        (await readRows(folder.write('named.jsonl', JSON.stringify({ chosen: 'a', rejected: 'b', ...row })))).report,
+      );
+    for (const field of ['user_id', 'Worker', 'voter name', 'labeller'])
+      expect(await told({ [field]: 'u1' })).toEqual([
+        expect.stringContaining('not used; rows say who voted in "annotator"'),
+      ]);
+    expect(await told({ annotator: 'a', user_id: 'u1' })).toEqual([expect.stringMatching(/not used$/)]);
+    expect(await told({ username_length: 3 })).toEqual([expect.stringMatching(/not used$/)]);
   });
 
   it('refuses data without rows, and kinds that the caller cannot use', async () => {

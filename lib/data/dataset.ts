@@ -105,6 +105,9 @@ export async function readRows(
   return { rows, report };
 }
 
+/** What other data sets call the field `annotator`. */
+const namesOfVoters = /^(annotator|worker|user|voter|rater|label+er|judge|evaluator|participant)s?([_ -]?(id|name))?$/i;
+
 /** What a reader of the data should know, one sentence a line; nothing where all is well. */
 export function dataNotes(report: DataReport): string[] {
   const notes: string[] = [];
@@ -118,7 +121,8 @@ export function dataNotes(report: DataReport): string[] {
   note(report.emptyCompletions, 'have an empty completion: only its closing token is scored');
   if (report.annotators > 0) note(report.withoutAnnotator, 'name no annotator, though others do');
   for (const [field, count] of Object.entries(report.ignoredFields).slice(0, 10)) {
-    note(count, `have the field ${JSON.stringify(field)}, which is not used`);
+    const who = report.annotators === 0 && namesOfVoters.test(field) ? '; rows say who voted in "annotator"' : '';
+    note(count, `have the field ${JSON.stringify(field)}, which is not used${who}`);
   }
   for (const names of report.similarNames.slice(0, 10)) {
     notes.push(

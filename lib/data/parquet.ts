@@ -125,7 +125,8 @@ async function guarded<T>(file: string, run: () => Promise<T>): Promise<T> {
   } catch (error) {
     if (error instanceof PluralignError || (error instanceof Error && 'syscall' in error)) throw fileError(file, error);
     const message = error instanceof Error ? error.message : String(error);
-    const hint = /codec/.test(message) ? '; write the file with snappy, gzip or no compression' : '';
+    const newer = /codec: ZSTD/.test(message) ? ', or read it with Node 22.15 or newer' : '';
+    const hint = /codec/.test(message) ? `; write the file with snappy, gzip, brotli or no compression${newer}` : '';
     throw new PluralignError('BAD_DATA', `${file}: cannot be read as Parquet: ${message}${hint}`, { cause: error });
   }
 }
