@@ -92,6 +92,7 @@ try {
         'dist/index.js',
         'dist/index.d.ts',
         'dist/kernels.js',
+        'docs/configuration.md',
       ])
         assert.ok(names.includes(wanted), `${wanted} is missing`);
       const prebuilds = `prebuilds/${process.platform}-${process.arch}/`;
@@ -100,7 +101,7 @@ try {
         `nothing in ${prebuilds}: npm run build:prebuilds`,
       );
       const odd = names.filter(
-        (f) => !/^(dist|prebuilds|assets)\//.test(f) && !/^(package\.json|README\.md|LICENSE)$/.test(f),
+        (f) => !/^(dist|prebuilds|assets)\/|^docs\/\w+\.md$/.test(f) && !/^(package\.json|README\.md|LICENSE)$/.test(f),
       );
       assert.deepEqual(odd, []);
     });
