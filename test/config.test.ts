@@ -327,6 +327,14 @@ describe('what is refused', () => {
 });
 
 describe('the resolved configuration', () => {
+  test('what came to be refused since does not make a run unreadable', () => {
+    const text = configToYaml(load(minimal));
+    const changed = text.replace('simpo_gamma: 0.5', 'simpo_gamma: 0.7');
+    expect(changed).not.toBe(text);
+    expect(load(changed).loss.simpo_gamma).toBe(0.7);
+    expect(failure(changed.replace(/^#.*\n/, ''))).toContain('loss.simpo_gamma: belongs to loss.type simpo');
+  });
+
   test('is read back from its YAML as it was', () => {
     const config = load(
       `${minimal}train: { eps: 1e-9, learning_rate: 3.3e-7, steps: 7 }\nloss: { type: [ipo, sft] }\n`,

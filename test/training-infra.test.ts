@@ -361,6 +361,26 @@ describe('progress', () => {
     expect(text()).toContain('\u001b[?7h');
   });
 
+  test('on a terminal: a bar that ends below another leaves a line above it, and its place', () => {
+    const { bar, at, text, stream } = watch(true);
+    at(2500);
+    bar.update(40);
+    for (let i = 1; i <= 3; i++) {
+      const inner = progress(10, `eval ${i}`, { stream, now: () => 5000 * i });
+      at(5000 * i + 4000);
+      inner.update(10);
+      inner.stop();
+    }
+    bar.stop();
+    expect(text().match(/eval \d: 10\/10 \(100 %\)/g)).toEqual([
+      'eval 1: 10/10 (100 %)',
+      'eval 2: 10/10 (100 %)',
+      'eval 3: 10/10 (100 %)',
+    ]);
+    // Never more than one line up: no bar that has ended is drawn again.
+    expect(text()).not.toContain('\u001b[2A');
+  });
+
   test('quiet is quiet', () => {
     const { bar, at, text } = watch(false, { quiet: true });
     at(60_000);

@@ -75,7 +75,7 @@ function lossTerms(type: ParsedConfig['loss']['type'], method: Method): { type: 
 }
 
 /** Rules that span several keys; what is wrong, with its place. */
-function crossCheck(config: ParsedConfig, source: Source): string[] {
+function crossCheck(config: ParsedConfig, source: Source, again: boolean): string[] {
   const wrong: string[] = [];
   const say = (path: Path, message: string) => wrong.push(`${source.locate(path)}: ${path.join('.')}: ${message}`);
   const { method, train, data, adapter } = config;
@@ -156,7 +156,7 @@ function crossCheck(config: ParsedConfig, source: Source): string[] {
   }
   const perAnnotator = adapter !== null && adapter !== 'full' && isPerAnnotator(adapter, method);
   const types = lossTerms(config.loss.type, method).map(({ type }) => type);
-  for (const { path, message } of unusedKeys(config, types, perAnnotator)) say(path, message);
+  if (!again) for (const { path, message } of unusedKeys(config, types, perAnnotator)) say(path, message);
   if (config.loss.group_robust !== null && method !== 'dpo' && method !== 'reward')
     say(['loss', 'group_robust'], `belongs to methods dpo and reward, but the method is ${method}`);
   if (config.loss.modpo !== null && method !== 'dpo')
@@ -246,11 +246,12 @@ function resolveEm(config: ParsedConfig, path: (given: string) => string): Resol
   };
 }
 
-function resolveSource(source: Source, base: string, output: string | undefined): ResolvedConfig {
+/** `again`: the configuration of a run, which stays readable whatever was said against it since. */
+function resolveSource(source: Source, base: string, output: string | undefined, again = false): ResolvedConfig {
   const parsed = configSchema.safeParse(source.value ?? {});
   if (!parsed.success) throw schemaError(parsed.error.issues, source);
   const config = parsed.data;
-  const wrong = crossCheck(config, source);
+  const wrong = crossCheck(config, source, again);
   if (config.output === null && output === undefined) {
     wrong.push(`${source.locate(['output'])}: output: found nothing, expected a folder for the run; or give --output`);
   }
@@ -318,7 +319,12 @@ export function loadConfig(
     if (errnoOf(error) !== 'ENOENT') throw ioError('read', path, error);
     throw new PluralignError('NOT_FOUND', `${path}: no such file; expected a YAML configuration`, { cause: error });
   }
-  return resolveSource(applySets(parseYaml(text, path), sets), dirname(resolve(path)), options.output);
+  return resolveSource(
+    applySets(parseYaml(text, path), sets),
+    dirname(resolve(path)),
+    options.output,
+    isRunConfig(text),
+  );
 }
 
 /** Checks and completes a configuration given as a value. Relative paths count from `base`, by default the working folder. */

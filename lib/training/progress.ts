@@ -25,6 +25,7 @@ export interface ProgressOptions {
 /** Work shorter than this shows nothing. */
 const quietMs = 2000;
 const lineMs = 10_000;
+
 /** The bars of a terminal, one under the other, for as long as one is open. */
 interface Terminal {
   bars: cliProgress.MultiBar;
@@ -32,9 +33,15 @@ interface Terminal {
 }
 const terminals = new Map<NodeJS.WriteStream, Terminal>();
 
-const close = (stream: NodeJS.WriteStream) => {
+/** The last bar stays where it stands; one that ends among others leaves them its place and a line above them. */
+const close = (stream: NodeJS.WriteStream, bar: cliProgress.SingleBar, last: string) => {
   const terminal = terminals.get(stream);
-  if (terminal === undefined || --terminal.open > 0) return;
+  if (terminal === undefined) return;
+  if (--terminal.open > 0) {
+    terminal.bars.log(last);
+    terminal.bars.remove(bar);
+    return;
+  }
   terminals.delete(stream);
   // stop() would drop notes that have not been drawn.
   terminal.bars.update();
@@ -51,6 +58,8 @@ const opened = (stream: NodeJS.WriteStream): cliProgress.MultiBar => {
       barsize: 24,
       stream,
       fps: 5,
+      // What stands above a bar moves it down: it is drawn again there though it says the same.
+      forceRedraw: true,
       // Signals belong to the program around it.
       gracefulExit: false,
     });
@@ -111,11 +120,14 @@ export function progress(total: number, label: string, options: ProgressOptions 
     const share = state.done - before;
     return share > 0 ? formatDuration((seconds() / share) * (total - state.done)) : '?';
   };
-  const line = () => {
+  const text = () => {
     const percent = total > 0 ? ` (${Math.floor((100 * state.done) / total)} %)` : '';
     const rest = state.done < total ? `${eta()} left` : `took ${formatDuration(seconds())}`;
     const info = describe(state.info, seconds());
-    stream.write(`${label}: ${state.done}/${total}${percent}, ${rest}${info ? `, ${info}` : ''}\n`);
+    return `${label}: ${state.done}/${total}${percent}, ${rest}${info ? `, ${info}` : ''}\n`;
+  };
+  const line = () => {
+    stream.write(text());
     lastLine = now();
     shown = true;
   };
@@ -138,7 +150,7 @@ export function progress(total: number, label: string, options: ProgressOptions 
     if (bar !== undefined) {
       process.removeListener('exit', stop);
       draw();
-      close(stream);
+      close(stream, bar, text());
     } else if (!quiet && !stream.isTTY && (shown || now() - started >= quietMs)) line();
   };
 
