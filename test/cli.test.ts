@@ -262,6 +262,14 @@ describe('errors', () => {
   });
 });
 
+it('a run over types that was stopped before any was kept has no steps to tell of', async () => {
+  const result = { method: 'em-dpo', steps: 0, train: {}, paths: { run: '/r' } };
+  expect(
+    await run(['train', 'c.yaml'], [() => trainCommand(async () => ({ train: async () => result }) as never)]),
+  ).toBe(0);
+  expect(stdout).toBe('em-dpo: not finished\n  run  /r\n');
+});
+
 describe('parsing', () => {
   it('of adapters', () => {
     expect(parseAdapter('runs/a/adapter')).toEqual({ name: 'adapter', dir: 'runs/a/adapter' });

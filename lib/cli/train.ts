@@ -31,7 +31,10 @@ function collectSet(text: string, before: string[]): string[] {
 }
 
 function human(result: TrainResult): string {
-  const lines = [`${result.method}: ${result.steps} steps`, `  train  ${formatMetrics(result.train)}`];
+  // Types that were stopped have no steps of a kept fit yet.
+  const begun = result.steps > 0 || Object.keys(result.train).length > 0;
+  const lines = [`${result.method}: ${begun ? `${result.steps} steps` : 'not finished'}`];
+  if (begun) lines.push(`  train  ${formatMetrics(result.train)}`);
   const overall = result.eval?.overall;
   if (overall) lines.push(`  eval   ${formatMetrics(overall)}`);
   const annotators = result.eval?.annotators as Record<string, Record<string, unknown>> | undefined;

@@ -1,24 +1,17 @@
 import type { ResolvedConfig } from '../config/index.js';
 import { PluralignError } from '../native/errors.js';
-import { MetricsWriter, type RunningMeans } from './metrics.js';
 import { DataOrder } from './order.js';
 import { type ProgressInfo, progress } from './progress.js';
 import type { RunFolder } from './run-folder.js';
-import { EventWriter } from './tensorboard.js';
+import { type Logged, RunLog } from './run-log.js';
 
 /** What every run that goes in steps keeps count of; the loop writes `evaluated`, `records` and `last`. */
-export interface StepState {
+export interface StepState extends Logged {
   /** Steps done. */
   step: number;
   tokens: number;
-  /** Of the metrics since the last line. */
-  means: RunningMeans;
   /** The last step whose evaluation is done; a run stopped during one still owes it. */
   evaluated: number;
-  /** Lines of metrics.jsonl. */
-  records: number;
-  /** The last line of metrics. */
-  last: Record<string, number>;
 }
 
 /** A method in steps over a run folder: what is its own. */
@@ -56,20 +49,11 @@ export async function runSteps(run: SteppedRun): Promise<void> {
   const { config, state, folder } = run;
   const { train } = config;
   const resumeAt = folder.resumed ? state.step : undefined;
-  const metrics = await MetricsWriter.open(folder.paths.metrics, { resumeAt, records: state.records });
-  const events = await EventWriter.open(folder.dir, { resumeAt });
   const order = new DataOrder(run.items, { batchSize: train.batch_size, seed: train.seed, shuffle: train.shuffle });
+  const log = await RunLog.open(folder.dir, state, (step) => order.epochAt(step), resumeAt);
   const bar = progress(run.steps, config.method, { quiet: run.quiet, done: state.step });
   const startTokens = state.tokens;
-  const log = async (values: Record<string, number>) => {
-    await metrics.write({ step: state.step, epoch: order.epochAt(state.step), ...values });
-    await events.scalars(state.step, values);
-    state.records++;
-  };
-  const logMeans = async () => {
-    state.last = { ...state.means.take(), learning_rate: run.learningRate(state.step - 1) };
-    await log(state.last);
-  };
+  const logMeans = () => log.writeMeans(state.step, run.learningRate(state.step - 1));
   const due = () => {
     const end = state.step === run.steps;
     const save = end || (train.save_every !== null && state.step % train.save_every === 0);
@@ -80,7 +64,7 @@ export async function runSteps(run: SteppedRun): Promise<void> {
     const { save, look } = due();
     const seen = look ? await run.look() : null;
     if (seen) {
-      if (seen.values) await log(seen.values);
+      if (seen.values) await log.write(state.step, seen.values);
       state.evaluated = state.step;
     }
     if (save || seen?.save) await run.save();
@@ -97,7 +81,7 @@ export async function runSteps(run: SteppedRun): Promise<void> {
       await settle();
     }
     trained = true;
-    if (!state.means.empty) await logMeans();
+    await logMeans();
     await run.complete();
   } catch (error) {
     if ((error as { code?: unknown }).code !== 'ABORTED') throw error;
@@ -111,8 +95,7 @@ export async function runSteps(run: SteppedRun): Promise<void> {
     );
   } finally {
     bar.stop();
-    await metrics.close();
-    await events.close();
+    await log.close();
   }
 }
 

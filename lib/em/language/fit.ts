@@ -1,15 +1,13 @@
-import { join } from 'node:path';
 import { ioError, makeFolder } from '../../base/files.js';
 import type { ResolvedConfig, ResolvedEm } from '../../config/schema.js';
 import type { Group } from '../../data/types.js';
 import { type EmState, emDpo, type Round, type TypedVotes } from '../../methods/em-dpo.js';
 import { PluralignError } from '../../native/errors.js';
 import { loadLatestCheckpoint, pruneCheckpoints } from '../../training/checkpoint.js';
-import { MetricsWriter } from '../../training/metrics.js';
 import { type Progress, progress } from '../../training/progress.js';
+import { RunLog } from '../../training/run-log.js';
 import { fingerprint, freshState, loadState, type RunState, saveState } from '../../training/state.js';
 import { namedRows } from '../../training/step.js';
-import { EventWriter } from '../../training/tensorboard.js';
 import { eStep } from '../estep.js';
 import type { Annotators } from './annotators.js';
 import { type BankStart, copyAdapter } from './bank.js';
@@ -65,9 +63,10 @@ export class Fit implements TypedVotes {
   /** Share of each type over all rows in this M-step, [K]. */
   #shares: Float64Array = new Float64Array();
   #skipped = { rows: 0, all: 0 };
-  #metrics: MetricsWriter | null = null;
-  #events: EventWriter | null = null;
+  #log: RunLog | null = null;
   #bar: Progress | null = null;
+  /** Tokens before this process began. */
+  #tokensBefore = 0;
 
   constructor(readonly options: FitOptions) {
     const { config, policies, annotators, gamma } = options;
@@ -96,11 +95,9 @@ export class Fit implements TypedVotes {
     await makeFolder(dir).catch((error: unknown) => {
       throw ioError('make', dir, error);
     });
-    this.#metrics = await MetricsWriter.open(join(dir, 'metrics.jsonl'), {
-      resumeAt: this.run.step > 0 ? this.run.step : undefined,
-      records: this.run.records,
-    });
-    this.#events = await EventWriter.open(dir, { resumeAt: this.run.step > 0 ? this.run.step : undefined });
+    const each = this.#rounds.batchesInEpoch(0);
+    this.#log = await RunLog.open(dir, this.run, (step) => step / each, this.run.step > 0 ? this.run.step : undefined);
+    this.#tokensBefore = this.run.tokens;
     this.#bar = progress(this.#rounds.steps, label, { quiet, done: this.state.step });
     const started = performance.now();
     const before = this.run.seconds;
@@ -137,8 +134,7 @@ export class Fit implements TypedVotes {
       throw error;
     } finally {
       this.#bar.stop();
-      await this.#metrics.close();
-      await this.#events.close();
+      await this.#log.close();
     }
   }
 
@@ -183,7 +179,11 @@ export class Fit implements TypedVotes {
       this.run.means.add(`type_${k + 1}/loss`, loss, weight);
       this.run.means.add(`type_${k + 1}/accuracy`, outcome.accuracies[k], weight);
     });
-    this.#bar?.update(state.step + 1, { round: state.round + 1, loss: outcome.loss, tokens: this.run.tokens });
+    this.#bar?.update(state.step + 1, {
+      round: state.round + 1,
+      loss: outcome.loss,
+      tokens: this.run.tokens - this.#tokensBefore,
+    });
   }
 
   /** Types that share no factor are trained apart: each has its own clipping, and rests where it has no row. */
@@ -299,9 +299,8 @@ export class Fit implements TypedVotes {
 
   async #logStep(force = false): Promise<void> {
     const { log_every } = this.options.config.train;
-    if (!(force || this.state.step % log_every === 0) || this.run.means.empty) return;
-    this.run.last = { ...this.run.means.take(), learning_rate: this.#rounds.learningRate(this.state.step - 1) };
-    await this.#log(this.run.last);
+    const { step } = this.state;
+    if (force || step % log_every === 0) await this.#log!.writeMeans(step, this.#rounds.learningRate(step - 1));
   }
 
   async #logRound(round: Round): Promise<void> {
@@ -332,14 +331,7 @@ export class Fit implements TypedVotes {
         `the log-likelihood of a vote fell from ${before.toFixed(5)} to ${shown.toFixed(5)} in round ${state.round}`,
       );
     this.#skipped = { rows: 0, all: 0 };
-    await this.#log(line);
-  }
-
-  async #log(values: Record<string, number>): Promise<void> {
-    const each = this.#rounds.batchesInEpoch(0);
-    await this.#metrics!.write({ step: this.state.step, epoch: this.state.step / each, ...values });
-    await this.#events!.scalars(this.state.step, values);
-    this.run.records++;
+    await this.#log!.write(state.step, line);
   }
 
   /** Lets go of the adapters. */
