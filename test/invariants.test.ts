@@ -2,7 +2,7 @@
 // order do not matter.
 import { describe, expect, it } from 'vitest';
 import { Bank } from '../lib/adapters/bank.js';
-import { pack, packTrees, type Tree } from '../lib/data/pack.js';
+import { mergeLimit, pack, packTrees, type Tree, tokensOf } from '../lib/data/pack.js';
 import { sumTokens } from '../lib/losses/index.js';
 import type { Objective } from '../lib/methods/objective.js';
 import { newConfig, parseModelConfig } from '../lib/model/config.js';
@@ -519,16 +519,22 @@ describe('equal prompts and completions of different groups', () => {
     const [first, ...rest] = randomGroups(60, 50, 4, 40);
     const groups = [first, ...rest].map((group) => ({ ...group, prompt: first.prompt }));
     const trees = groups.map((group) => ({ group, adapter: -1, grad: false }));
-    const { native } = packTrees(trees, { read: 'logps', merge: true });
-    const sizes: number[] = [];
-    native.parents.forEach((parent, s) => {
-      const length = native.segmentStarts[s + 1] - native.segmentStarts[s];
-      if (parent < 0) sizes.push(length);
-      else sizes[sizes.length - 1] += length;
-    });
-    expect(sizes.length).toBeGreaterThan(2);
-    expect(Math.max(...sizes)).toBeLessThanOrEqual(400);
-    expect(sizes.reduce((a, b) => a + b)).toBe(native.tokens.length);
+    for (const most of [100, 250, true] as const) {
+      const { native } = packTrees(trees, { read: 'logps', merge: most });
+      const sizes: number[] = [];
+      native.parents.forEach((parent, s) => {
+        const length = native.segmentStarts[s + 1] - native.segmentStarts[s];
+        if (parent < 0) sizes.push(length);
+        else sizes[sizes.length - 1] += length;
+      });
+      expect(sizes.length).toBeGreaterThan(2);
+      expect(Math.max(...sizes)).toBeLessThanOrEqual(most === true ? 600 : most);
+      expect(sizes.reduce((a, b) => a + b)).toBe(native.tokens.length);
+    }
+    const limit = (n: number, sharesPacks = true) => mergeLimit(groups.slice(0, n), { sharesPacks });
+    expect([limit(1), limit(60), limit(1, false)]).toEqual([250, 600, 1024]);
+    const tokens = groups.slice(0, 30).reduce((sum, group) => sum + tokensOf(group), 0);
+    expect(limit(30)).toBe(tokens / 4);
   });
 });
 

@@ -23,9 +23,10 @@ export interface PackOptions {
   /**
    * Groups of the same prompt under the same policy stand in one tree, and an equal completion of theirs stands once; arrays
    * are equal where they are the same array (`groupsOf` gives such). Not under dropout, whose masks are of each group. Scores
-   * are the same, gradients within rounding. Default: off.
+   * are the same, gradients within rounding. A number: tokens of a tree beyond which no further group joins it (true: 600).
+   * Default: off.
    */
-  merge?: boolean;
+  merge?: boolean | number;
 }
 
 /** A batch as one forest, with the way from the addon's readouts to completions and back. */
@@ -81,8 +82,14 @@ interface Trunk extends Policy {
   tokens: number;
 }
 
-/** Tokens of a tree beyond which no further group joins it: threads take whole trees. */
-const mostMerged = 400;
+const mostMerged = 600;
+
+/** `merge` for groups that train: where threads take shares of a pack, which are whole trees, there must be several of them. */
+export function mergeLimit(groups: readonly Group[], model: { sharesPacks: boolean }): number {
+  if (!model.sharesPacks) return tokensAPass;
+  const tokens = groups.reduce((sum, group) => sum + tokensOf(group), 0);
+  return Math.min(mostMerged, Math.max(250, tokens / 4));
+}
 
 /** Trees as the addon wants them: gradients first, then by adapter. `values`: the first value of a tree's completion. */
 function trunksOf(
@@ -94,6 +101,7 @@ function trunksOf(
     .map((_, i) => i)
     .sort((a, b) => Number(trees[b].grad) - Number(trees[a].grad) || trees[a].adapter - trees[b].adapter);
   const trunks: Trunk[] = [];
+  const most = merge === true ? mostMerged : Number(merge);
   let open = new Map<Int32Array, Trunk>();
   for (const [at, t] of order.entries()) {
     const { group, adapter, grad } = trees[t];
@@ -120,7 +128,7 @@ function trunksOf(
       let into = open.get(prompt);
       const known = into?.branches as Map<Int32Array, Branch> | undefined;
       const more = completions.reduce((sum, ids) => sum + (known?.has(ids) ? 0 : ids.length), 0);
-      if (!into || (into.tokens + more > mostMerged && more > 0)) {
+      if (!into || (into.tokens + more > most && more > 0)) {
         into = trunk(new Map(), prompt.length);
         open.set(prompt, into);
       }

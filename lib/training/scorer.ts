@@ -1,6 +1,6 @@
 import type { Bank } from '../adapters/bank.js';
 import { mixtureLogp } from '../aggregation/mixture-file.js';
-import { type Forest, pack, packTrees, splitByTokens, type Tree } from '../data/pack.js';
+import { type Forest, mergeLimit, pack, packTrees, splitByTokens, type Tree } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { Objective, Scores } from '../methods/objective.js';
 import type { Model } from '../model/model.js';
@@ -145,7 +145,8 @@ export async function scoreGroups(
   const adapters = adaptersOf(groups, policy.adapter);
   const trees: Tree[] = groups.map((group, i) => ({ group, adapter: adapters[i], grad: keep }));
   for (const group of missing) trees.push({ group, adapter: -1, grad: false });
-  const p = packTrees(trees, { read: objective.read, merge: !rest.dropoutSeed || !policy.bank?.drops });
+  const drops = !!rest.dropoutSeed && policy.bank?.drops;
+  const p = packTrees(trees, { read: objective.read, merge: drops ? false : mergeLimit(groups, policy.model) });
   const { values, squares } = await policy.model.score(p, policy.bank, objective.read, {
     ...rest,
     keep,

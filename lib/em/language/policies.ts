@@ -1,5 +1,5 @@
 import type { Bank } from '../../adapters/bank.js';
-import { type Forest, pack, packTrees, splitByTokens, type Tree, tokensOf } from '../../data/pack.js';
+import { type Forest, mergeLimit, pack, packTrees, splitByTokens, type Tree, tokensOf } from '../../data/pack.js';
 import type { Group } from '../../data/types.js';
 import type { MethodObjective } from '../../methods/index.js';
 import type { Scores } from '../../methods/objective.js';
@@ -164,10 +164,12 @@ export class TypePolicies {
   ): Promise<void> {
     const { model, bank, types, objective, beta, abort } = this.options;
     const { gamma, shares, checkpoint, dropoutSeed } = batch;
-    const forest = packTrees(trees, { read: objective.read, merge: !dropoutSeed || !bank.drops });
+    const groups = trees.map((tree) => tree.group);
+    const merge = dropoutSeed && bank.drops ? false : mergeLimit(groups, model);
+    const forest = packTrees(trees, { read: objective.read, merge });
     const keep = trees[0].grad;
     const { values } = await model.score(forest, bank, objective.read, { keep, checkpoint, dropoutSeed, abort });
-    for (const { group } of trees) out.tokens += tokensOf(group);
+    for (const group of groups) out.tokens += tokensOf(group);
     const against = await this.#references(trees);
     const logps = objective.sums(
       trees.map((tree) => tree.group),
