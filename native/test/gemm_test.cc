@@ -111,9 +111,10 @@ void compare(Context& context, const Product& p, const Expected& both) {
       if (!CHECK(actual.get(size_t(i * p.ldc() + j)) == p.c.values[size_t(i * p.ldc() + j)])) return;
 }
 
-// Small products, and such as are split over threads; k over one block and at its edges.
+// Small products, and such as are split over threads; k over one block and at its edges; strips of rows, columns in pieces.
 const std::vector<Shape> kLarge{{37, 70, 150}, {3, 1000, 101}, {211, 3, 400}, {65, 257, 33}, {9, 40, 1023}, {6, 37, 1024},
-                                {5, 43, 1025}, {13, 17, 2500}, {130, 40, 1500}, {1, 900, 300}, {1, 1, 3000}, {64, 64, 64}};
+                                {5, 43, 1025}, {13, 17, 2500}, {130, 40, 1500}, {1, 900, 300}, {1, 1, 3000}, {64, 64, 64},
+                                {1010, 35, 1030}, {30, 4133, 9}};
 
 }  // namespace
 
@@ -165,7 +166,7 @@ TEST(gemm_rows_do_not_depend_on_other_rows_threads_or_packing) {
   for (Isa isa : instruction_sets()) {
     Machine one(isa, 1), three(isa, 3);
     Random random(13);
-    for (const Shape& s : {Shape{37, 70, 150}, Shape{9, 43, 2100}, Shape{50, 400, 40}, Shape{23, 19, 11}})
+    for (const Shape& s : {Shape{37, 70, 150}, Shape{9, 43, 2100}, Shape{50, 400, 40}, Shape{23, 19, 11}, Shape{1013, 19, 1040}})
       for (int round = 0; round < 6; ++round) {
         Product p(s, any_options(random), unsigned(random.bits()));
         const std::string where = std::string(isa_name(isa)) + " " + p.name();

@@ -2,13 +2,15 @@
 
 constexpr int MR = PLURALIGN_MR, NV = PLURALIGN_NV, NR = NV * W;
 
-// R rows of one panel pair. The sum over k is one chain of multiply-adds for every element, whatever R.
+// R rows of one panel pair. The sum over k is one chain of multiply-adds for every element, whatever R. `next` and what lies
+// behind it, `stride` bytes a step, is asked for meanwhile.
 template <int R>
-static void micro(int64_t k, const float* __restrict a, const float* __restrict b, float* __restrict out) {
+static void micro(int64_t k, const float* __restrict a, const float* __restrict b, float* __restrict out, const char* next, int64_t stride) {
   vf acc[R][NV];
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < NV; ++j) acc[i][j] = vf{};
-  for (int64_t p = 0; p < k; ++p, a += MR, b += NR) {
+  for (int64_t p = 0; p < k; ++p, a += MR, b += NR, next += stride) {
+    __builtin_prefetch(next, 0, 2);
     vf bv[NV];
     for (int j = 0; j < NV; ++j) bv[j] = load(b + j * W);
 #pragma GCC unroll 16
@@ -53,9 +55,10 @@ static void micro_few(int64_t k, const float* __restrict a, const float* __restr
     }
 }
 
+using Micro = void (*)(int64_t, const float*, const float*, float*, const char*, int64_t);
 template <int R>
 struct Micros {
-  static void fill(void (**table)(int64_t, const float*, const float*, float*)) {
+  static void fill(Micro* table) {
     table[R] = micro<R>;
     if constexpr (R > 1) Micros<R - 1>::fill(table);
   }
@@ -71,7 +74,7 @@ struct Micros {
 }
 
 struct MicroTable {
-  void (*run[MR + 1])(int64_t, const float*, const float*, float*) = {};
+  Micro run[MR + 1] = {};
   MicroTable() { Micros<MR>::fill(run); }
 };
 
@@ -121,12 +124,19 @@ static void panels(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_st
       j += NR;
       write(0, m, n - j < NR ? n - j : NR, tile + m * NR);
     }
+  // While the rows pass a panel of B, the next one comes into the second-level cache, and a tile's lines of C while it runs.
+  const int64_t size = c_type == DType::f32 ? 4 : 2, stride = (NR * 4 * MR + m - 1) / (m > 0 ? m : 1);
   for (; j < n; j += NR, b += b_step) {
     const int64_t cols = n - j < NR ? n - j : NR;
+    const bool more = m > MR && j + NR < n;
+    const char* next = reinterpret_cast<const char*>(more ? b + b_step : b);
     const float* ap = a;
     for (int64_t i = 0; i < m; i += MR, ap += a_step) {
       const int64_t rows = m - i < MR ? m - i : MR;
-      table.run[rows](k, ap, b, tile);
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t at = 0; at < cols * size; at += 64) __builtin_prefetch(static_cast<char*>(c) + ((i + r) * ldc + j) * size + at, 1, 3);
+      table.run[rows](k, ap, b, tile, next, more ? stride : 0);
+      if (more) next += k * stride;
       write(i, rows, cols, tile);
     }
   }
