@@ -5,10 +5,21 @@
 namespace pluralign {
 using namespace attention_detail;
 
+namespace {
+
+// Asks for memory that is needed soon, as much of it as caches take: no step finds a sequence near.
+void expect(const float* from, int64_t n) {
+  constexpr int64_t most = 1 << 14;
+  for (int64_t i = 0; i < std::min(n, most); i += 16) __builtin_prefetch(from + i, 0, 2);
+}
+
+}  // namespace
+
 void attention_cached(Context& context, const AttentionShape& shape, const std::vector<CachedSequence>& sequences, const float* qkv,
                       int64_t stride, int64_t key_offset, int64_t value_offset, int storage, void* out) {
   const Kernels& kr = context.kernels;
   const int64_t width = shape.head_dim, group = shape.heads / shape.kv_heads, mr = kr.mr, nr = kr.nr, value_panels = (width + nr - 1) / nr;
+  const int64_t tasks = int64_t(sequences.size()) * shape.kv_heads;
   const Tiling tiling(shape, kr);
   const auto one = [&](int64_t task, int thread) {
     const CachedSequence& c = sequences[size_t(task / shape.kv_heads)];
@@ -16,6 +27,7 @@ void attention_cached(Context& context, const AttentionShape& shape, const std::
     const AttentionSegment s{c.row, c.rows, c.prefix, {}};
     float* keys = c.keys + head * cached_key_size(shape, kr, c.capacity);
     float* values = c.values + head * cached_value_size(shape, kr, c.capacity);
+    for (int64_t p = 0; p < value_panels; ++p) expect(values + p * c.capacity * nr, length * nr);
     for (int64_t i = 0; i < c.rows; ++i) {
       const int64_t t = c.prefix + i;
       const float* row = qkv + (c.row + i) * stride + head * width;
@@ -35,6 +47,10 @@ void attention_cached(Context& context, const AttentionShape& shape, const std::
       gather_rows(rows, qkv, stride, s.row, head * group, group, width, t);
       kr.pack_a(left, rows, DType::f32, m, width, width, 1);
       kr.panels(m, n, width, left, mr * width, keys + t.first * width, nr * width, scores, DType::f32, ld, 1.f, nullptr, false);
+      if (t.end == c.rows && task + 1 < tasks) {
+        const CachedSequence& next = sequences[size_t((task + 1) / shape.kv_heads)];
+        expect(next.keys + (task + 1) % shape.kv_heads * cached_key_size(shape, kr, next.capacity), (next.prefix + next.rows) * width);
+      }
       for (int64_t i = 0; i < m; ++i) {
         const int64_t position = s.prefix + t.begin + i / group;
         kr.softmax_row(scores + i * ld, tiling.low(position) - t.first, position + 1 - t.first, n, shape.scale);
@@ -53,7 +69,6 @@ void attention_cached(Context& context, const AttentionShape& shape, const std::
   // Waking the other threads takes longer than a short step of few sequences.
   int64_t work = 0;
   for (const CachedSequence& c : sequences) work += c.rows * (c.prefix + c.rows) * shape.heads * width;
-  const int64_t tasks = int64_t(sequences.size()) * shape.kv_heads;
   if (work < 100'000) for (int64_t i = 0; i < tasks; ++i) one(i, 0);
   else context.pool.run(tasks, one);
 }

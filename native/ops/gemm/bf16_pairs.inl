@@ -32,6 +32,20 @@ class Ahead {
   const char *at = nullptr, *end = nullptr;
 };
 
+// Two neighbours of k of R rows and P panels of columns.
+template <int R, int P>
+INLINE void add_pairs(__m512 (&sum)[R][P], const bf16* a, const bf16* b, int64_t b_panel) {
+  __m512bh bv[P];
+  for (int j = 0; j < P; ++j) bv[j] = (__m512bh)_mm512_loadu_si512(b + j * b_panel);
+#pragma GCC unroll 8
+  for (int i = 0; i < R; ++i) {
+    int32_t pair;
+    __builtin_memcpy(&pair, a + i * 32, 4);
+    const __m512bh av = (__m512bh)_mm512_set1_epi32(pair);
+    for (int j = 0; j < P; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], av, bv[j]);
+  }
+}
+
 // Rows of A are met anew where `fresh`: they come from the second-level cache or farther, and are asked for two blocks ahead.
 template <int R, int P>
 static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out, Ahead& ahead, bool fresh) {
@@ -49,18 +63,12 @@ static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out, Ahea
       ahead.step();
       if (fresh)
         for (int i = 0; i < R; ++i) _mm_prefetch(reinterpret_cast<const char*>(a + 4 * 512 + i * 32), _MM_HINT_T0);
-      // Not unrolled: the processor's own prefetching follows each load by its place in the code.
+      // Many rows: not unrolled, for the processor's own prefetching follows each load by its place in the code.
+      if constexpr (R < kPairRows) {
+        for (int64_t q = 0; q < n; ++q) add_pairs<R, P>(sum, a + q * 2, b + q * 32, term.b_panel);
+      } else {
 #pragma GCC unroll 1
-      for (int64_t q = 0; q < n; ++q) {
-        __m512bh bv[P];
-        for (int j = 0; j < P; ++j) bv[j] = (__m512bh)_mm512_loadu_si512(b + j * term.b_panel + q * 32);
-#pragma GCC unroll 8
-        for (int i = 0; i < R; ++i) {
-          int32_t pair;
-          __builtin_memcpy(&pair, a + i * 32 + q * 2, 4);
-          const __m512bh av = (__m512bh)_mm512_set1_epi32(pair);
-          for (int j = 0; j < P; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], av, bv[j]);
-        }
+        for (int64_t q = 0; q < n; ++q) add_pairs<R, P>(sum, a + q * 2, b + q * 32, term.b_panel);
       }
     }
   }
@@ -94,17 +102,19 @@ static void multiply_pairs(const Bf16Block& g) {
     bytes += g.terms[t].b_panel * kPairPanels * 2;
     blocks += (g.terms[t].k + 31) / 32;
   }
-  const int64_t fit = (int64_t(256) << 10) / bytes, chunk = (fit < 1 ? 1 : fit > most ? most : fit) * width;
-  const int64_t tiles = (g.m + kPairRows - 1) / kPairRows * (chunk / width);
-  for (int64_t first = 0; first < g.n; first += chunk) {
-    const int64_t next = first + chunk < g.n ? first + chunk : g.n, after = next + chunk < g.n ? next + chunk : g.n;
-    Ahead ahead(g, next, after, g.m > handful && next < g.n ? tiles * blocks : 0);
+  const int64_t fit = (int64_t(256) << 10) / bytes, widest = (fit < 1 ? 1 : fit > most ? most : fit) * width;
+  // Nobody asked for the first columns beforehand, so that they are few.
+  for (int64_t first = 0, next, chunk = width; first < g.n; first = next) {
+    next = first + chunk < g.n ? first + chunk : g.n;
+    const int64_t tiles = (g.m + kPairRows - 1) / kPairRows * (chunk / width);
+    chunk = 2 * chunk < widest ? 2 * chunk : widest;
+    Ahead ahead(g, next, next + chunk < g.n ? next + chunk : g.n, g.m > handful && next < g.n ? tiles * blocks : 0);
     for (int64_t row = 0; row < g.m; row += kPairRows)
       for (int64_t col = first; col < next; col += width) {
         const int64_t rows = g.m - row < kPairRows ? g.m - row : kPairRows;
         const int64_t cols = g.n - col < width ? g.n - col : width, panels = (cols + 15) / 16;
         const bool fresh = col == first && g.m > kPairRows;
-        expect_rows(g, row, col, rows, cols);
+        if (g.m > handful) expect_rows(g, row, col, rows, cols);
         if (panels == 3) pairs_of<3>(rows, g, row, col, sums, ahead, fresh);
         else if (panels == 2) pairs_of<2>(rows, g, row, col, sums, ahead, fresh);
         else pairs_of<1>(rows, g, row, col, sums, ahead, fresh);
