@@ -2,97 +2,24 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { type AdapterConfig, adapterConfig } from '../lib/adapters/config.js';
-import { loadPeftConfig, writePeft } from '../lib/adapters/peft.js';
-import { Random } from '../lib/base/random.js';
 import { openExpert } from '../lib/merge/expert.js';
 import { type MergeOptions, mergeExperts, methodNames } from '../lib/merge/index.js';
-import { weightsByLayer } from '../lib/merge/layers.js';
 import { mergeMethods } from '../lib/merge/methods.js';
-import { readSafetensors, type Tensor } from '../lib/model/safetensors.js';
-import { combination, type Dense, distance, formulas, norm, reference, update } from './support/merge-reference.js';
-import { scratch } from './support/runs.js';
-
-const { path } = scratch();
-const shapes: Record<string, [number, number]> = {
-  'model.layers.0.self_attn.q_proj': [12, 9],
-  'model.layers.0.mlp.down_proj': [9, 20],
-  'model.layers.1.self_attn.q_proj': [12, 9],
-};
-const modules = Object.keys(shapes);
-
-interface Expert {
-  name: string;
-  dir: string;
-}
-
-/** A PEFT folder with random factors. */
-async function expert(
-  name: string,
-  given: Partial<AdapterConfig>,
-  options: { base?: string; seed?: number; shapes?: typeof shapes; spoil?: (t: Map<string, Tensor>) => void } = {},
-): Promise<Expert> {
-  const random = new Random(options.seed ?? name.length * 7 + name.charCodeAt(0));
-  const config = adapterConfig({ targets: ['q_proj', 'down_proj'], ...given });
-  const tensors = new Map<string, Tensor>();
-  for (const [module, [rows, cols]] of Object.entries(options.shapes ?? shapes)) {
-    const r = Object.entries(config.rankPattern).find(([key]) => module.endsWith(key))?.[1] ?? config.r;
-    const values = (n: number) => Float32Array.from({ length: n }, () => random.normal());
-    tensors.set(`${module}.lora_A`, { shape: [r, cols], data: values(r * cols) });
-    tensors.set(`${module}.lora_B`, { shape: [rows, r], data: values(rows * r) });
-  }
-  options.spoil?.(tensors);
-  const dir = path(name);
-  await writePeft(
-    dir,
-    { config, taskType: 'CAUSAL_LM', baseModel: options.base ?? null, revision: null },
-    tensors,
-    name,
-  );
-  return { name, dir };
-}
-
-/** The update of every module, straight from the files and PEFT's rules of scaling. */
-async function updates(dir: string): Promise<Map<string, Dense>> {
-  const { config } = await loadPeftConfig(dir);
-  const { tensors } = readSafetensors(join(dir, 'adapter_model.safetensors'));
-  return new Map(
-    modules.map((module) => {
-      const a = tensors.get(`base_model.model.${module}.lora_A.weight`)!;
-      const b = tensors.get(`base_model.model.${module}.lora_B.weight`)!;
-      const r = a.shape[0];
-      const alpha = Object.entries(config.alphaPattern).find(([key]) => module.endsWith(key))?.[1] ?? config.alpha;
-      const scale = alpha / (config.rslora ? Math.sqrt(r) : r);
-      return [module, update(b.data, a.data, b.shape[0], a.shape[1], r, scale)];
-    }),
-  );
-}
-
-// Unequal ranks, alphas and scalings, with patterns.
-const one = expert('one', { r: 2, alpha: 3 });
-const two = expert('two', { r: 3, alpha: 16, rslora: true });
-const three = expert('three', {
-  r: 1,
-  alpha: 5,
-  rankPattern: { down_proj: 4 },
-  alphaPattern: { 'layers.1.self_attn.q_proj': 7 },
-});
-const all = Promise.all([one, two, three]);
-const weights = { one: 0.5, two: 0.2, three: 0.6 };
-const settings = { density: 0.6, epsilon: 0.3, gamma: 0.1, lambda: 1.3, seed: 11 };
-
-function merged(experts: Expert[], method: string, options: Partial<MergeOptions> = {}) {
-  const { uses = [], random = false } = mergeMethods[method] ?? {};
-  const own = Object.fromEntries(uses.map((key) => [key, settings[key]]));
-  return mergeExperts({
-    experts,
-    method,
-    output: path(`out-${method}-${experts.length}-${options.rank ?? 0}`),
-    ...own,
-    ...(random ? { seed: 11 } : {}),
-    ...options,
-  });
-}
+import {
+  all,
+  type Expert,
+  expert,
+  merged,
+  modules,
+  one,
+  path,
+  settings,
+  shapes,
+  two,
+  updates,
+  weights,
+} from './support/merge-experts.js';
+import { combination, type Dense, distance, formulas, norm, reference } from './support/merge-reference.js';
 
 describe('every method, before truncation, is its formula in float64', () => {
   it('has a reference for each', () => {
@@ -211,124 +138,6 @@ function singularValues({ rows, cols, x }: Dense): number[] {
       }
   return a.map((column) => Math.sqrt(dot(column, column))).sort((u, v) => v - u);
 }
-
-describe('weights by layer', () => {
-  // The second layer alone has weights of its own; the first has those of all.
-  const own = { one: -0.4, two: 1.5, three: 0.1 };
-  const weightsIn = (module: string) => (module.includes('layers.1.') ? own : weights);
-
-  it.each([
-    'cat',
-    'svd',
-    'linear',
-    'task_arithmetic',
-    'ties',
-    'dare_linear',
-    'della',
-    'multi_slerp',
-  ])('%s is its formula, layer by layer', async (method) => {
-    const experts = await all;
-    const { keep, combine, uses } = mergeMethods[method];
-    const rank = keep !== 'all' || combine === 'elect' ? 20 : method === 'svd' ? 10 : undefined;
-    const layerWeights = [{ layers: [1, 1], weights: own }] as const;
-    const output = path(`layers-${method}`);
-    const report = await merged(experts, method, { weights, layerWeights, rank, output });
-    expect(report).toMatchObject({ weights, layerWeights });
-    const taus = await Promise.all(experts.map(({ dir }) => updates(dir)));
-    const lambda = uses.includes('lambda') ? settings.lambda : 1;
-    for (const [module, got] of await updates(output)) {
-      const expected = reference(
-        method,
-        taus.map((t) => t.get(module)!),
-        Object.values(weightsIn(module)),
-        { ...settings, lambda },
-        module,
-      );
-      expect(distance(got, expected), module).toBeLessThan(1e-6);
-    }
-  });
-
-  it('factor_average takes the average of each layer, and says what that misses', async () => {
-    const pair = [await expert('left', { r: 2, alpha: 4 }), await expert('right', { r: 2, alpha: 4 }, { seed: 9 })];
-    const layerWeights = [{ layers: [0, 0], weights: { left: 3, right: 1 } }] as const;
-    const output = path('layers-factors');
-    const report = await merged(pair, 'factor_average', { weights: { left: 1, right: 1 }, layerWeights, output });
-    const taus = await Promise.all(pair.map(({ dir }) => updates(dir)));
-    const got = await updates(output);
-    for (const { name, norm: size, error } of report.tensors) {
-      const w = name.includes('layers.0.') ? [0.75, 0.25] : [0.5, 0.5];
-      const truth = combination(
-        taus.map((t) => t.get(name)!),
-        w,
-      );
-      expect(size / norm(truth)).toBeCloseTo(1, 5);
-      expect(error / size).toBeCloseTo(distance(got.get(name)!, truth), 5);
-      const factor = (dir: string, f: string) =>
-        readSafetensors(join(dir, 'adapter_model.safetensors')).tensors.get(
-          `base_model.model.${name}.lora_${f}.weight`,
-        )!.data;
-      for (const f of ['A', 'B']) {
-        const [a, b] = pair.map(({ dir }) => factor(dir, f));
-        factor(output, f).forEach((value, i) => {
-          expect(value).toBeCloseTo(w[0] * a[i] + w[1] * b[i], 6);
-        });
-      }
-    }
-  });
-
-  it('of zero leave a layer as it is in the base', async () => {
-    const none = { one: 0, two: 0, three: 0 };
-    const output = path('layers-zero');
-    await merged(await all, 'cat', { weights, layerWeights: [{ layers: [0, 0], weights: none }], output });
-    for (const [module, tau] of await updates(output)) expect(norm(tau) === 0).toBe(module.includes('layers.0.'));
-  });
-
-  it('are refused where they do not fit, naming the layers', async () => {
-    const experts = await all;
-    const bad = async (layers: [number, number], w: Record<string, unknown>, text: RegExp, method = 'cat') =>
-      await expect(
-        mergeExperts({
-          experts,
-          method,
-          weights,
-          layerWeights: [{ layers, weights: w as Record<string, number> }],
-          output: path('refused'),
-        }),
-      ).rejects.toMatchObject({ code: 'BAD_ARGUMENT', message: expect.stringMatching(text) });
-    await bad([1, 2], own, /--layer-weights 1-2: no expert adapts layer 2; the last one is 1/);
-    await bad([1, 0], own, /--layer-weights 1-0: expected the first and the last/);
-    await bad([0, 2], own, /no expert adapts layer 2/);
-    await bad([-1, 0], own, /expected the first and the last/);
-    await bad([0, 0.5], own, /expected the first and the last/);
-    await bad([1, 1], { one: 1, two: 1 }, /--layer-weights 1: 'three' has none/);
-    await bad([1, 1], { ...own, four: 1 }, /--layer-weights 1: there is no expert 'four'/);
-    await bad([1, 1], { ...own, two: Number.NaN }, /--layer-weights 1: the weight of 'two' is null|'two' is NaN/);
-    await bad([1, 1], { one: 0, two: 0, three: 0 }, /--layer-weights 1: all are zero/, 'linear');
-    await bad([1, 1], own, /model_stock counts all experts alike/, 'model_stock');
-    const twice = [
-      { layers: [0, 1], weights: own },
-      { layers: [1, 1], weights: own },
-    ] as const;
-    await expect(
-      mergeExperts({ experts, method: 'cat', layerWeights: twice, output: path('refused') }),
-    ).rejects.toThrow(/--layer-weights 1: layer 1 has weights already/);
-  });
-
-  it('may span layers that nothing adapts, between two that something does', () => {
-    const tensors = [0, 2, 5].map((layer) => `model.layers.${layer}.mlp.up_proj`);
-    const of = (...layers: [number, number][]) =>
-      weightsByLayer(
-        ['x'],
-        [1],
-        layers.map((run, i) => ({ layers: run, weights: { x: 2 + i } })),
-        tensors,
-        null,
-      );
-    expect(tensors.map(of([0, 2], [5, 5]))).toEqual([[2], [2], [3]]);
-    expect(() => of([0, 1])).toThrow(/no expert adapts layer 1; the last one is 5/);
-    expect(() => of([1, 2])).toThrow(/no expert adapts layer 1/);
-  });
-});
 
 describe('the best rank', () => {
   it.each([
