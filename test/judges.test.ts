@@ -10,6 +10,7 @@ import { EndpointJudge, type EndpointOptions, someAtOnce } from '../lib/judges/i
 import type { SoupsResult } from '../lib/soups/train.js';
 import { train } from '../lib/training/train.js';
 import { fixture, scratch, writeRows } from './support/runs.js';
+import { tinySoups, tinySteps } from './support/soups.js';
 
 const { path } = scratch();
 let count = 0;
@@ -172,13 +173,8 @@ describe('a run of soups with a judge', () => {
     rewards: [{ type: 'length' as const, unit: 'characters' as const, weight }],
   });
   const config = (url: string, wishes: NonNullable<Config['soups']>['wishes']): Config => ({
-    method: 'soups',
-    model: f.model,
-    data: { train: prompts, eval: prompts },
-    adapter: { r: 2, alpha: 4 },
-    rollout: { max_new_tokens: 6, reference_samples: 24 },
-    rloo: { group_size: 2 },
-    train: { steps: 1, batch_size: 3, dtype: 'float32', threads: 1 },
+    ...tinySoups(prompts),
+    train: { ...tinySteps, steps: 1 },
     soups: {
       ...{ wishes, grid: 1, combinations: true, front: ['long', 'more'], baselines: ['one_reward'] },
       judge: { url, model: 'judge', answers: 3, retries: 0, pause: 0.01, price: { input: 1, output: 1 } },

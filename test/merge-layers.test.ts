@@ -1,3 +1,4 @@
+// Weights by layer: every layer is mixed by its own, and what does not fit is refused.
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { mergeExperts } from '../lib/merge/index.js';

@@ -12,6 +12,7 @@ import { runsOfLayers } from '../lib/soups/search.js';
 import type { SoupsResult } from '../lib/soups/train.js';
 import { train } from '../lib/training/train.js';
 import { fixture, scratch, writeRows } from './support/runs.js';
+import { tinySoups, tinySteps } from './support/soups.js';
 
 function minimise(f: (x: number[]) => number, start: number[], generations: number, seed = 1, population?: number) {
   const search = new CmaEs({ start, deviation: 0.5, seed, population });
@@ -93,13 +94,8 @@ describe('weights in a run of soups', () => {
     f.rows.map(({ prompt }) => ({ prompt })),
   );
   const config = (search: NonNullable<Config['soups']>['search']): Config => ({
-    method: 'soups',
-    model: f.model,
-    data: { train: prompts, eval: prompts },
-    adapter: { r: 2, alpha: 4 },
-    rollout: { max_new_tokens: 6, reference_samples: 24 },
-    rloo: { group_size: 2 },
-    train: { steps: 8, batch_size: 3, learning_rate: 0.05, dtype: 'float32', threads: 1 },
+    ...tinySoups(prompts),
+    train: { ...tinySteps, steps: 8, learning_rate: 0.05 },
     soups: {
       wishes: [
         { name: 'a', rewards: [{ type: 'pattern', pattern: '[a-m]', count: true }] },

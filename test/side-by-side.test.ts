@@ -10,6 +10,7 @@ import type { Sample } from '../lib/rewards/types.js';
 import { JointRuns } from '../lib/rl/joint-runs.js';
 import { type TrainOptions, train } from '../lib/training/train.js';
 import { fixture, scratch, writeRows } from './support/runs.js';
+import { tinySoups, tinySteps } from './support/soups.js';
 
 const { path } = scratch();
 const f = fixture('mistral');
@@ -23,13 +24,8 @@ const wish = (name: string, pattern: string) => ({
   rewards: [{ type: 'pattern' as const, pattern, count: true }],
 });
 const config = (soups: object = {}): Config => ({
-  method: 'soups',
-  model: f.model,
-  data: { train: prompts, eval: prompts },
-  adapter: { r: 2, alpha: 4 },
-  rollout: { max_new_tokens: 6, reference_samples: 24 },
-  rloo: { group_size: 2 },
-  train: { steps: 6, batch_size: 3, learning_rate: 0.02, dtype: 'float32', threads: 1, log_every: 1, save_every: 2 },
+  ...tinySoups(prompts),
+  train: { ...tinySteps, steps: 6, learning_rate: 0.02, log_every: 1, save_every: 2 },
   soups: {
     wishes: [wish('a', '[a-m]'), wish('n', '[n-z]'), wish('e', '[aeiou]')],
     grid: 1,

@@ -11,6 +11,7 @@ import type { SoupsResult } from '../lib/soups/train.js';
 import { backbone, backboneWeights, combinationsOf, weightsName } from '../lib/soups/wishes.js';
 import { type TrainOptions, train } from '../lib/training/train.js';
 import { fixture, scratch, writeRows } from './support/runs.js';
+import { tinySoups, tinySteps } from './support/soups.js';
 
 const { path } = scratch();
 const f = fixture('mistral');
@@ -36,13 +37,8 @@ const config = (
   soups: Partial<NonNullable<Config['soups']>> = {},
   more: Partial<Config> = {},
 ): Config => ({
-  method: 'soups',
-  model: f.model,
-  data: { train: prompts, eval: prompts },
-  adapter: { r: 2, alpha: 4 },
-  rollout: { max_new_tokens: 6, reference_samples: 24 },
-  rloo: { group_size: 2 },
-  train: { steps: 2, batch_size: 3, learning_rate: 0.02, dtype: 'float32', threads: 1, log_every: 1 },
+  ...tinySoups(prompts),
+  train: { ...tinySteps, steps: 2, learning_rate: 0.02, log_every: 1 },
   soups: { wishes, grid: 2, merges: ['cat', 'svd', 'factor_average', 'ties'], sums: [1, 1.5], ...soups },
   output,
   ...more,

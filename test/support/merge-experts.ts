@@ -1,3 +1,4 @@
+// Experts with random factors for the tests of merging, and merges of them.
 import { join } from 'node:path';
 import { type AdapterConfig, adapterConfig } from '../../lib/adapters/config.js';
 import { loadPeftConfig, writePeft } from '../../lib/adapters/peft.js';
