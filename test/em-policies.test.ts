@@ -391,7 +391,7 @@ describe('resuming', () => {
     let stops = 0;
     for (; ; stops++) {
       try {
-        const stop = AbortSignal.timeout(30 + 40 * stops);
+        const stop = AbortSignal.timeout(10 + 15 * stops);
         const summary = await fit(configOf(run, { em, data: odd }), { stop, resume: true });
         if (summary.finished) break;
       } catch (error) {
