@@ -23,7 +23,7 @@ import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { loraShapes, popularities, requestsByAdapter } from '../../dist/bench/ops.js';
+import { popularities, requestsByAdapter } from '../../dist/bench/ops.js';
 import { addon } from '../../dist/native/loader.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -270,7 +270,7 @@ async function lora(all) {
   rule(['shape', 'ms', 'loop', 'gather', 'OpenBLAS', 'oneDNN', 'PyTorch', 'PyTorch bmm', 'times the best']);
   const ratios = { forward: [], backward: [] };
   for (const direction of ['forward', 'backward'])
-    for (const [width, r] of loraShapes)
+    for (const [width, r] of [576, 2048, 4096].flatMap((width) => [8, 16, 64].map((r) => [width, r])))
       for (const each of [1, 16, 64])
         for (const popularity of popularities) {
           const counts = requestsByAdapter(popularity, 64);

@@ -88,9 +88,11 @@ struct Kernels {
   void (*dots)(int64_t m, int64_t n, int64_t k, const void* a, DType a_type, int64_t lda, const float* b, int64_t ldb, float* c,
                int64_t ldc) = nullptr;
 
-  // lora: a step of generation. y [rows × n] (+)= alpha · h Bᵀ, h [rows × r], b packed by pack_b
-  void (*step_up_f32)(int64_t rows, int64_t n, int64_t r, const float* h, const float* b, float* y, int64_t ldy, float alpha, bool accumulate) = nullptr;
-  // The same in bfloat16, over factors packed as ops/lora/step.h says; null where the set has no such products.
+  // y [m × n] (+)= alpha · h Bᵀ, h [m × r], B [n × r] packed by pack_b; y in rows of ldy
+  void (*up)(int64_t m, int64_t n, int64_t r, const float* h, int64_t ldh, const float* b, void* y, DType y_type, int64_t ldy, float alpha,
+             bool accumulate) = nullptr;
+
+  // lora: a step of generation in bfloat16, over factors packed as ops/lora/step.h says; null where the set has no such products.
   // h [rows × r] = x Aᵀ, x in rows of ldx
   void (*step_down)(int64_t rows, int64_t r, int64_t k, const bf16* x, int64_t ldx, const bf16* a, float* h) = nullptr;
   // y [rows × n] (+)= h Bᵀ, h [rows × r rounded up to 2]

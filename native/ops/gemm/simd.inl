@@ -151,13 +151,26 @@ INLINE void exchange(vf& a, vf& b, std::integer_sequence<int, L...>) {
   b = high;
 }
 
-// Transposes a W × W block held as rows, block size by block size.
-template <int S = W / 2>
-INLINE void transpose(vf (&v)[W]) {
-  for (int i = 0; i < W; ++i)
+// Transposes a W × W block held as rows, block size by block size; or, of N < W rows, the blocks N × N beside each other.
+template <int N, int S = N / 2>
+INLINE void transpose(vf (&v)[N]) {
+  for (int i = 0; i < N; ++i)
     if (!(i & S)) exchange<S>(v[i], v[i + S], std::make_integer_sequence<int, W>());
-  if constexpr (S > 1) transpose<S / 2>(v);
+  if constexpr (S > 1) transpose<N, S / 2>(v);
 }
+
+template <int... L>
+INLINE vf beside(vf a, vf b, std::integer_sequence<int, L...>) {
+  return __builtin_shufflevector(a, b, (L < W / 2 ? L : L + W / 2)...);
+}
+// W rows of W / 2 into W / 2 rows of W; row(i): its numbers, and whatever behind them.
+template <class Row>
+INLINE void transpose_half(vf (&v)[W / 2], const Row& row) {
+  for (int i = 0; i < W / 2; ++i) v[i] = beside(row(i), row(i + W / 2), std::make_integer_sequence<int, W>());
+  transpose(v);
+}
+
+constexpr int64_t kShortRow = 128;
 
 // Panels of P rows: dst[panel][p][P]. Where rows are contiguous in k, W × W blocks are turned in registers.
 template <int P, class T>
@@ -170,6 +183,7 @@ static void pack(float* dst, const T* src, int64_t rows, int64_t k, int64_t row_
       for (int64_t p = 0; p < k; ++p) {
         const T* s = base + p * k_stride;
         float* d = dst + p * P;
+        for (int64_t j = 0; j < P; j += 64 / int64_t(sizeof(T))) __builtin_prefetch(s + j + 4 * P);
         int64_t j = 0;
         if (n == P)
           for (; j + W <= P; j += W) store(d + j, load(s + j));
@@ -181,18 +195,35 @@ static void pack(float* dst, const T* src, int64_t rows, int64_t k, int64_t row_
     for (int64_t j0 = 0; j0 < P; j0 += W) {
       const int64_t width = P - j0 < W ? P - j0 : W, filled = n - j0 < width ? (n - j0 > 0 ? n - j0 : 0) : width;
       int64_t p = 0;
-      if (k_stride == 1)
+      // A narrow row's surplus lanes fall on the row behind it, which is written next; the last has none behind it.
+      const auto put = [&](int64_t row, vf v) {
+        if (width == W || row + 1 < k) store(dst + row * P + j0, v);
+        else store_tail(dst + row * P + j0, v, width);
+      };
+      if (k_stride == 1) {
+        const T* from = base + j0 * row_stride;
+        // Short rows come from end to end, too fast for the processor to ask for them by itself.
+        const int64_t ahead = row_stride <= kShortRow ? 2 * P * row_stride : 0;
         for (; p + W <= k; p += W) {
           vf v[W];
-          for (int64_t j = 0; j < W; ++j) v[j] = j < filled ? load(base + (j0 + j) * row_stride + p) : vf{};
-          transpose(v);
-          for (int q = 0; q < W; ++q) {
-            float* d = dst + (p + q) * P + j0;
-            // A narrow row's surplus lanes fall on the row behind it, which is written next; the last has none behind it.
-            if (width == W || p + q + 1 < k) store(d, v[q]);
-            else store_tail(d, v[q], width);
+          for (int64_t j = 0; j < W; ++j) {
+            v[j] = j < filled ? load(from + j * row_stride + p) : vf{};
+            __builtin_prefetch(from + j * row_stride + p + ahead);
           }
+          transpose(v);
+          for (int q = 0; q < W; ++q) put(p + q, v[q]);
         }
+        // Half a block of k, as ranks of 8 are: two rows share a vector.
+        constexpr int H = W / 2;
+        for (; H >= 4 && p < k; p += H) {
+          const int64_t some = k - p < H ? k - p : H;
+          const auto row = [&](int64_t j) { return j < filled ? load_tail(from + j * row_stride + p, some) : vf{}; };
+          for (int64_t j = 0; j < W; j += 2) __builtin_prefetch(from + j * row_stride + p + ahead);
+          vf v[H];
+          transpose_half(v, row);
+          for (int q = 0; q < some; ++q) put(p + q, v[q]);
+        }
+      }
       for (; p < k; ++p) {
         float* d = dst + p * P + j0;
         for (int64_t j = 0; j < filled; ++j) d[j] = to_float(base[(j0 + j) * row_stride + p * k_stride]);

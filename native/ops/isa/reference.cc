@@ -55,13 +55,14 @@ void direct(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const 
     }
 }
 
-void step_up_f32(int64_t rows, int64_t n, int64_t r, const float* h, const float* b, float* y, int64_t ldy, float alpha, bool accumulate) {
-  for (int64_t i = 0; i < rows; ++i)
+void up(int64_t m, int64_t n, int64_t r, const float* h, int64_t ldh, const float* b, void* y, DType type, int64_t ldy, float alpha, bool accumulate) {
+  for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {  // panels are one column wide
       double sum = 0;
-      for (int64_t p = 0; p < r; ++p) sum += double(h[i * r + p]) * double(b[j * r + p]);
-      float& to = y[i * ldy + j];
-      to = float(double(alpha) * sum + (accumulate ? double(to) : 0));
+      for (int64_t p = 0; p < r; ++p) sum += double(h[i * ldh + p]) * double(b[j * r + p]);
+      sum = double(alpha) * sum + (accumulate ? read(y, type, i * ldy + j) : 0);
+      if (type == DType::f32) static_cast<float*>(y)[i * ldy + j] = float(sum);
+      else static_cast<bf16*>(y)[i * ldy + j] = to_bf16(float(sum));
     }
 }
 
@@ -213,7 +214,7 @@ void fill(Kernels& k) {
   k.outer = outer;
   k.direct = direct;
   k.dots = dots;
-  k.step_up_f32 = step_up_f32;
+  k.up = up;
   k.rmsnorm[kF32] = rmsnorm<float>;
   k.rmsnorm[kBf16] = rmsnorm<bf16>;
   k.rmsnorm_backward = rmsnorm_backward;

@@ -16,11 +16,19 @@ bool drops(const LoraRange& r) { return r.module->dropout > 0.f && r.stream != 0
 
 // Up to so many rows of a range are one task; more where B is turned for them.
 constexpr int64_t kNearBytes = 256 << 10;  // of a thread's share of a near cache
-constexpr int64_t kTaskRows = 64, kTallRows = 512, kTaskColumns = 512;  // columns: whole panels of any instruction set
+constexpr int64_t kTaskRows = 64, kTaskColumns = 1024;
+int64_t tall_rows(const Context& context) { return context.pool.size() == 1 ? 512 : 128; }
 
-// Adapters of many short ranges come from far away, each once: the next one's factor is asked for while one is worked on.
-void fetch(const float* from, int64_t n) {
-  for (int64_t i = 0; i < std::min<int64_t>(n, 8192); i += 16) __builtin_prefetch(from + i);
+// Of B, that is turned at a time: few rows read it once, many from a near cache.
+int64_t turned_columns(int64_t rows, int64_t r) {
+  const int64_t bytes = rows < 32 ? 24 << 10 : 192 << 10;
+  return std::max<int64_t>(64, bytes / (4 * r) / 64 * 64);  // whole panels of any instruction set
+}
+
+// Adapters of many short ranges come from far away, each once: what the next task begins with is asked for in this one.
+constexpr int64_t kFetched = 32 << 10;
+void fetch(const void* from, int64_t bytes) {
+  for (int64_t i = 0; i < std::min(bytes, kFetched); i += 64) __builtin_prefetch(static_cast<const char*>(from) + i);
 }
 
 // Rows [row, row + rows) of the call, all of one range.
@@ -111,15 +119,13 @@ struct Task {
     const int64_t r = m().r;
     int64_t stride;
     const float* low = middle(stride);
-    float* a = floats(2, (part.rows + kr.mr) * r);
-    float* b = floats(3, (n + kr.nr) * r);
-    kr.pack_a(a, low, DType::f32, part.rows, r, stride, 1);
-    kr.pack_b(b, m().b + first * r, DType::f32, n, r, r, 1);
-    // A few rows at a time, so that y passes by in the order of its memory.
-    const int64_t some = 2 * kr.mr;
-    for (int64_t i = 0; i < part.rows; i += some)
-      kr.panels(std::min(some, part.rows - i), n, r, a + i * r, kr.mr * r, b, kr.nr * r, y + ((part.row + i) * ldy + first) * int64_t(dtype_size(type)), type, ldy, m().scale,
-                nullptr, true);
+    const int64_t some = std::min(n, turned_columns(part.rows, r));
+    float* b = floats(3, (some + kr.nr) * r);
+    for (int64_t last = first + n; first < last; first += some) {
+      const int64_t columns = std::min(some, last - first);
+      kr.pack_b(b, m().b + first * r, DType::f32, columns, r, r, 1);
+      kr.up(part.rows, columns, r, low, stride, b, y + (part.row * ldy + first) * int64_t(dtype_size(type)), type, ldy, m().scale, true);
+    }
   }
 
   // Given dy of the part's rows: part.low, what the core gets of it, and dx.
@@ -134,11 +140,23 @@ struct Task {
     }
     if (!dx) return;
     float* to = dx + part.row * c.in;
-    if (!drops(*part.range)) return context.kernels.direct(part.rows, c.in, r, part.low, r, m().a, c.in, to, c.in, 1.f, true);
+    if (!drops(*part.range)) return through_a(to);
     float* masked = floats(2, part.rows * c.in);
     context.kernels.direct(part.rows, c.in, r, part.low, r, m().a, c.in, masked, c.in, 1.f, false);
     drop(masked, 0, c.in);
     context.kernels.axpy(to, masked, 1.f, part.rows * c.in);
+  }
+
+  // dx += low A
+  void through_a(float* dx) const {
+    const Kernels& kr = context.kernels;
+    const int64_t r = m().r, some = std::min(c.in, turned_columns(part.rows, r));
+    float* a = floats(3, (some + kr.nr) * r);
+    for (int64_t first = 0; first < c.in; first += some) {
+      const int64_t columns = std::min(some, c.in - first);
+      kr.pack_b(a, m().a + first, DType::f32, columns, r, 1, c.in);
+      kr.up(part.rows, columns, r, part.low, r, a, dx + first, DType::f32, c.in, 1.f, true);
+    }
   }
 
   void core_backward(const float* dc) const {
@@ -168,11 +186,13 @@ struct Task {
 }  // namespace
 
 void lora_forward(Context& context, const LoraCall& c, void* y, int64_t ldy, bool y_f32) {
-  const Parts parts = parts_of(context.shared[0], c, kTaskRows), tall = parts_of(context.shared[1], c, kTallRows);
+  const Parts parts = parts_of(context.shared[0], c, kTaskRows), tall = parts_of(context.shared[1], c, tall_rows(context));
+  const int64_t x_size = int64_t(dtype_size(type_of(c.storage))), y_size = y_f32 ? 4 : x_size;
   context.pool.run(parts.count, [&](int64_t i, int thread) {
     if (i + 1 < parts.count) {
-      const LoraModule& next = *parts.at[i + 1].range->module;
-      fetch(next.a, next.r * c.in);
+      const Part& next = parts.at[i + 1];
+      fetch(next.range->module->a, next.range->module->r * c.in * 4);
+      fetch(static_cast<const char*>(c.x) + next.row * c.in * x_size, std::min<int64_t>(2, next.rows) * c.in * x_size);
     }
     Task{context, c, parts.at[i], thread}.down();
   });
@@ -180,9 +200,11 @@ void lora_forward(Context& context, const LoraCall& c, void* y, int64_t ldy, boo
   const DType type = y_f32 ? DType::f32 : type_of(c.storage);
   context.pool.run(tall.count * chunks, [&](int64_t t, int thread) {
     const int64_t first = t % chunks * kTaskColumns;
-    if (const int64_t i = t / chunks + 1; i < tall.count && first == 0) {
-      const LoraModule& next = *tall.at[i].range->module;
-      fetch(next.b, next.r * std::min(kTaskColumns, c.out));
+    if (t + 1 < tall.count * chunks) {
+      const Part& next = tall.at[(t + 1) / chunks];
+      const int64_t column = (t + 1) % chunks * kTaskColumns, n = std::min(kTaskColumns, c.out - column), r = next.range->module->r;
+      fetch(next.range->module->b + column * r, n * r * 4);
+      for (int64_t i = 0; i < std::min<int64_t>(4, next.rows); ++i) fetch(static_cast<const char*>(y) + ((next.row + i) * ldy + column) * y_size, n * y_size);
     }
     Task{context, c, tall.at[t / chunks], thread}.up(first, std::min(kTaskColumns, c.out - first), static_cast<char*>(y), type, ldy);
   });

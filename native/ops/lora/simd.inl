@@ -1,155 +1,335 @@
 // Narrow products of low-rank factors, straight from rows in memory. Every sum has one order, whatever the tile around it.
 
-INLINE void add_lanes(float* to, vf v, int64_t n) {
+template <class T>
+INLINE void add_lanes(T* to, vf v, int64_t n) {
   if (n >= W) store(to, load(to) + v);
   else store_tail(to, load_tail(to, n) + v, n);
 }
 
-// R columns of a, P vectors of b (whole ones, or one of n elements).
-template <int R, int P, bool Whole, class T>
-INLINE void outer_tile(int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha) {
-  vf acc[R][P];
+// Lanes of a and of b in turn, of their lower halves; the upper half in the place of the lower; sums of neighbours.
+template <int... L>
+INLINE vf in_turn(vf a, vf b, std::integer_sequence<int, L...>) { return __builtin_shufflevector(a, b, (L / 2 + L % 2 * W)...); }
+template <int... L>
+INLINE vf upper_half(vf v, std::integer_sequence<int, L...>) { return __builtin_shufflevector(v, v, (L % (W / 2) + W / 2)...); }
+template <int... L>
+INLINE vf add_pairs(vf v, std::integer_sequence<int, L...>) {
+  return __builtin_shufflevector(v, v, (L % (W / 2) * 2)...) + __builtin_shufflevector(v, v, (L % (W / 2) * 2 + 1)...);
+}
+INLINE vf load_half(const float* p) {
+  vf v{};
+  __builtin_memcpy(&v, p, W * 2);
+  return v;
+}
+
+// c(i, j) += alpha · acc for R rows of P vectors, n elements of them there.
+template <int R, int P, bool Whole>
+INLINE void add_tile(const vf (&acc)[R][P], int64_t n, float* c, int64_t ldc, float alpha) {
+#pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
-    for (int j = 0; j < P; ++j) acc[i][j] = vf{};
+    for (int j = 0; j < P; ++j) {
+      const vf v = acc[i][j] * splat(alpha);
+      if (Whole) store(c + i * ldc + j * W, load(c + i * ldc + j * W) + v);
+      else add_lanes(c + i * ldc + j * W, v, n - j * W);
+    }
+}
+
+// R columns of a, P vectors of b (whole ones, or one of n elements). Memory at `b_ahead` and `c_ahead` is asked for.
+template <int R, int P, bool Whole, class T>
+[[gnu::noinline]] static void outer_tile(int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, int64_t b_ahead, int64_t c_ahead) {
+  vf acc[R][P];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i)
+    for (int j = 0; j < P; ++j) {
+      acc[i][j] = vf{};
+      __builtin_prefetch(c + i * ldc + j * W + c_ahead);
+    }
   for (int64_t p = 0; p < k; ++p, a += lda, b += ldb) {
-    vf bv[P];
-    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_tail(b, n);
-#pragma GCC unroll 8
+    const vf b0 = Whole ? load(b) : load_tail(b, n), b1 = P == 2 ? load(b + W) : vf{};
+    __builtin_prefetch(b + b_ahead);
+    if (P * W * sizeof(T) > 64) __builtin_prefetch(b + W + b_ahead);
+#pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
       const vf av = splat(a[i]);
-      for (int j = 0; j < P; ++j) acc[i][j] += av * bv[j];
+      acc[i][0] += av * b0;
+      if constexpr (P == 2) acc[i][1] += av * b1;
     }
   }
-  for (int i = 0; i < R; ++i)
-    for (int j = 0; j < P; ++j) add_lanes(c + i * ldc + j * W, acc[i][j] * splat(alpha), n - j * W);
+  add_tile<R, P, Whole>(acc, n, c, ldc, alpha);
+}
+
+// Of b less than half a vector: a's columns lie in the lanes instead, and the tile is turned at its end.
+template <int P, class T>
+[[gnu::noinline]] static void outer_turned(int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha) {
+  constexpr int H = W / 2;
+  vf acc[P][H];
+  for (int v = 0; v < P; ++v)
+#pragma GCC unroll 16
+    for (int j = 0; j < H; ++j) acc[v][j] = vf{};
+  for (int64_t i = 0; i < P * W; ++i) __builtin_prefetch(c + i * ldc + 512);
+  for (int64_t p = 0; p < k; ++p, a += lda, b += ldb) {
+    vf av[P];
+    for (int v = 0; v < P; ++v) av[v] = load(a + v * W);
+    if (n == H) {
+#pragma GCC unroll 8
+      for (int j = 0; j < H; ++j)
+        for (int v = 0; v < P; ++v) acc[v][j] += av[v] * splat(to_float(b[j]));
+    } else {
+#pragma GCC unroll 8
+      for (int j = 0; j < H; ++j)
+        for (int v = 0; v < P; ++v) acc[v][j] += av[v] * splat(j < n ? to_float(b[j]) : 0.f);
+    }
+  }
+  for (int v = 0; v < P; ++v) {
+    transpose(acc[v]);
+#pragma GCC unroll 16
+    for (int i = 0; i < H; ++i) {
+      float *low = c + (v * W + i) * ldc, *high = low + H * ldc;
+      const vf sums = acc[v][i] * splat(alpha);
+      store_tail(low, load_tail(low, n) + sums, n);
+      store_tail(high, load_tail(high, n) + upper_half(sums, std::make_integer_sequence<int, W>()), n);
+    }
+  }
 }
 
 template <int P, bool Whole, class T>
-INLINE void outer_columns(int64_t r, int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha) {
-  constexpr int R = MR >= 8 ? 8 : 4;
+INLINE void outer_columns(int64_t m, int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool cold) {
+  constexpr int R = MR < 8 ? 4 : P == 1 ? 16 : 8;
+  const int64_t ahead = cold ? 4 * P * W : 0;
   int64_t i = 0;
-  for (; i + R <= r; i += R) outer_tile<R, P, Whole>(k, a + i, lda, b, ldb, n, c + i * ldc, ldc, alpha);
-  for (; i < r; ++i) outer_tile<1, P, Whole>(k, a + i, lda, b, ldb, n, c + i * ldc, ldc, alpha);
+  for (; i + R <= m; i += R) outer_tile<R, P, Whole>(k, a + i, lda, b, ldb, n, c + i * ldc, ldc, alpha, i == 0 ? ahead : 0, 0);
+  for (; i + 4 <= m; i += 4) outer_tile<4, P, Whole>(k, a + i, lda, b, ldb, n, c + i * ldc, ldc, alpha, i == 0 ? ahead : 0, 0);
+  for (; i < m; ++i) outer_tile<1, P, Whole>(k, a + i, lda, b, ldb, n, c + i * ldc, ldc, alpha, 0, 0);
+}
+
+// R columns of a at a time through all of b: in the order of c's memory.
+template <int R, class T>
+INLINE int64_t outer_rows(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, float* c, int64_t ldc, float alpha) {
+  int64_t i = 0;
+  for (; i + R <= m; i += R) {
+    int64_t j = 0;
+    for (; j + 2 * W <= n; j += 2 * W) outer_tile<R, 2, true>(k, a + i, lda, b + j, ldb, 2 * W, c + i * ldc + j, ldc, alpha, 0, 512);
+    for (; j + W <= n; j += W) outer_tile<R, 1, true>(k, a + i, lda, b + j, ldb, W, c + i * ldc + j, ldc, alpha, 0, 512);
+    if (j < n) outer_tile<R, 1, false>(k, a + i, lda, b + j, ldb, n - j, c + i * ldc + j, ldc, alpha, 0, 512);
+  }
+  return i;
 }
 
 template <class T>
-static void outer_rows(int64_t r, int64_t n, int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, float* c, int64_t ldc, float alpha) {
+static void outer_typed(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, float* c, int64_t ldc, float alpha) {
+  constexpr int R = MR >= 8 ? 8 : 4;
+  if (n <= W / 2 && W > 4) {
+    int64_t i = 0;
+    for (; i + 2 * W <= m; i += 2 * W) outer_turned<2>(k, a + i, lda, b, ldb, n, c + i * ldc, ldc, alpha);
+    for (; i + W <= m; i += W) outer_turned<1>(k, a + i, lda, b, ldb, n, c + i * ldc, ldc, alpha);
+    outer_rows<1>(m - i, n, k, a + i, lda, b, ldb, c + i * ldc, ldc, alpha);
+    return;
+  }
+  // Of few rows, or of few columns, c is most of what is read.
+  if (k < 8 || (n > W && n <= 4 * W)) {
+    const int64_t i = outer_rows<R>(m, n, k, a, lda, b, ldb, c, ldc, alpha);
+    outer_rows<1>(m - i, n, k, a + i, lda, b, ldb, c + i * ldc, ldc, alpha);
+    return;
+  }
   int64_t j = 0;
-  for (; j + 2 * W <= n; j += 2 * W) outer_columns<2, true>(r, k, a, lda, b + j, ldb, 2 * W, c + j, ldc, alpha);
-  for (; j + W <= n; j += W) outer_columns<1, true>(r, k, a, lda, b + j, ldb, W, c + j, ldc, alpha);
-  if (j < n) outer_columns<1, false>(r, k, a, lda, b + j, ldb, n - j, c + j, ldc, alpha);
+  for (; j + 2 * W <= n; j += 2 * W) outer_columns<2, true>(m, k, a, lda, b + j, ldb, 2 * W, c + j, ldc, alpha, n > 4 * W);
+  for (; j + W <= n; j += W) outer_columns<1, true>(m, k, a, lda, b + j, ldb, W, c + j, ldc, alpha, n > 4 * W);
+  if (j < n) outer_columns<1, false>(m, k, a, lda, b + j, ldb, n - j, c + j, ldc, alpha, false);
 }
 
-static void outer_any(int64_t r, int64_t n, int64_t k, const float* a, int64_t lda, const void* b, DType b_type, int64_t ldb, float* c,
+static void outer_any(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const void* b, DType b_type, int64_t ldb, float* c,
                       int64_t ldc, float alpha) {
-  if (b_type == DType::f32) outer_rows(r, n, k, a, lda, static_cast<const float*>(b), ldb, c, ldc, alpha);
-  else outer_rows(r, n, k, a, lda, static_cast<const bf16*>(b), ldb, c, ldc, alpha);
+  if (b_type == DType::f32) outer_typed(m, n, k, a, lda, static_cast<const float*>(b), ldb, c, ldc, alpha);
+  else outer_typed(m, n, k, a, lda, static_cast<const bf16*>(b), ldb, c, ldc, alpha);
 }
 
-// R rows of a, P vectors of b.
+// R rows of a, P vectors of b; rows `ahead` in a are asked for meanwhile.
 template <int R, int P, bool Whole>
-INLINE void direct_tile(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool accumulate) {
+[[gnu::noinline]] static void direct_tile(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool accumulate, int64_t ahead) {
   vf acc[R][P];
+#pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < P; ++j) acc[i][j] = vf{};
-  for (int64_t p = 0; p < k; ++p, b += ldb) {
-    vf bv[P];
-    for (int j = 0; j < P; ++j) bv[j] = Whole ? load(b + j * W) : load_tail(b, n);
-#pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) {
-      const vf av = splat(a[i * lda + p]);
-      for (int j = 0; j < P; ++j) acc[i][j] += av * bv[j];
+  for (int64_t p = 0; p < k;) {
+    if (ahead > 0)
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) __builtin_prefetch(a + i * lda + ahead + p);
+    for (const int64_t last = k - p < 16 ? k : p + 16; p < last; ++p, b += ldb) {
+      const vf b0 = Whole ? load(b) : load_tail(b, n), b1 = P == 2 ? load(b + W) : vf{};
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        const vf av = splat(a[i * lda + p]);
+        acc[i][0] += av * b0;
+        if constexpr (P == 2) acc[i][1] += av * b1;
+      }
     }
   }
+  if (accumulate) return add_tile<R, P, Whole>(acc, n, c, ldc, alpha);
+#pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < P; ++j) {
-      float* to = c + i * ldc + j * W;
       const vf v = acc[i][j] * splat(alpha);
-      if (accumulate) add_lanes(to, v, n - j * W);
-      else if (n - j * W >= W) store(to, v);
-      else store_tail(to, v, n - j * W);
+      if (Whole) store(c + i * ldc + j * W, v);
+      else store_tail(c + i * ldc, v, n);
     }
+}
+
+// Of b less than half a vector: two steps of k beside each other, lane by lane.
+template <int R>
+[[gnu::noinline]] static void direct_pairs(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool accumulate, int64_t ahead) {
+  typedef double Pairs __attribute__((vector_size(W * 4)));
+  const std::make_integer_sequence<int, W> lanes;
+  vf acc[R];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) acc[i] = vf{};
+  int64_t p = 0;
+  while (p + 2 <= k) {
+    if (ahead > 0)
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) __builtin_prefetch(a + i * lda + ahead + p);
+    for (const int64_t last = k - p < 16 ? k - 1 : p + 16; p < last; p += 2, b += 2 * ldb) {
+      const vf bv = n == W / 2 ? in_turn(load_half(b), load_half(b + ldb), lanes) : in_turn(load_tail(b, n), load_tail(b + ldb, n), lanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) {
+        double pair;
+        __builtin_memcpy(&pair, a + i * lda + p, sizeof pair);
+        acc[i] += (vf)(pair - Pairs{}) * bv;
+      }
+    }
+  }
+  if (p < k) {
+    const vf bv = in_turn(load_tail(b, n), vf{}, lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) acc[i] += splat(a[i * lda + p]) * bv;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    const vf v = add_pairs(acc[i], lanes) * splat(alpha);
+    store_tail(c + i * ldc, accumulate ? load_tail(c + i * ldc, n) + v : v, n);
+  }
 }
 
 template <int P, bool Whole>
-INLINE void direct_columns(int64_t m, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool accumulate) {
-  constexpr int R = MR >= 8 ? 8 : 4;
+INLINE void direct_columns(int64_t m, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool accumulate, bool cold) {
+  constexpr int R = MR < 8 ? 4 : P == 1 ? 16 : 8;
   int64_t i = 0;
-  for (; i + R <= m; i += R) direct_tile<R, P, Whole>(k, a + i * lda, lda, b, ldb, n, c + i * ldc, ldc, alpha, accumulate);
-  for (; i + 2 <= m; i += 2) direct_tile<2, P, Whole>(k, a + i * lda, lda, b, ldb, n, c + i * ldc, ldc, alpha, accumulate);
-  if (i < m) direct_tile<1, P, Whole>(k, a + i * lda, lda, b, ldb, n, c + i * ldc, ldc, alpha, accumulate);
+  for (; i + R <= m; i += R) direct_tile<R, P, Whole>(k, a + i * lda, lda, b, ldb, n, c + i * ldc, ldc, alpha, accumulate, cold && i + R < m ? R * lda : 0);
+  if constexpr (R > 4)
+    for (; i + 4 <= m; i += 4) direct_tile<4, P, Whole>(k, a + i * lda, lda, b, ldb, n, c + i * ldc, ldc, alpha, accumulate, 0);
+  for (; i < m; ++i) direct_tile<1, P, Whole>(k, a + i * lda, lda, b, ldb, n, c + i * ldc, ldc, alpha, accumulate, 0);
 }
 
 static void direct_any(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, float alpha, bool accumulate) {
   int64_t j = 0;
-  for (; j + 2 * W <= n; j += 2 * W) direct_columns<2, true>(m, k, a, lda, b + j, ldb, 2 * W, c + j, ldc, alpha, accumulate);
-  for (; j + W <= n; j += W) direct_columns<1, true>(m, k, a, lda, b + j, ldb, W, c + j, ldc, alpha, accumulate);
-  if (j < n) direct_columns<1, false>(m, k, a, lda, b + j, ldb, n - j, c + j, ldc, alpha, accumulate);
+  for (; j + 2 * W <= n; j += 2 * W) direct_columns<2, true>(m, k, a, lda, b + j, ldb, 2 * W, c + j, ldc, alpha, accumulate, j == 0);
+  for (; j + W <= n; j += W) direct_columns<1, true>(m, k, a, lda, b + j, ldb, W, c + j, ldc, alpha, accumulate, j == 0);
+  if (W > 4 && n - j > 0 && n - j <= W / 2) {
+    constexpr int R = MR >= 8 ? 16 : 4;
+    int64_t i = 0;
+    for (; i + R <= m; i += R) direct_pairs<R>(k, a + i * lda, lda, b + j, ldb, n - j, c + i * ldc + j, ldc, alpha, accumulate, j == 0 && i + R < m ? R * lda : 0);
+    if constexpr (R > 4)
+      for (; i + 4 <= m; i += 4) direct_pairs<4>(k, a + i * lda, lda, b + j, ldb, n - j, c + i * ldc + j, ldc, alpha, accumulate, 0);
+    for (; i < m; ++i) direct_pairs<1>(k, a + i * lda, lda, b + j, ldb, n - j, c + i * ldc + j, ldc, alpha, accumulate, 0);
+  } else if (j < n) {
+    direct_columns<1, false>(m, k, a, lda, b + j, ldb, n - j, c + j, ldc, alpha, accumulate, j == 0);
+  }
 }
 
-// R rows of a, Q rows of b: sums over lanes come last.
-template <int R, int Q, class T>
-INLINE void dots_tile(int64_t k, const T* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
-  vf acc[R][Q];
-  for (int i = 0; i < R; ++i)
-    for (int j = 0; j < Q; ++j) acc[i][j] = vf{};
+// Sums over the lanes of W vectors, each as sum() adds them: halves of two vectors beside each other, then halves of those.
+template <int S, int... L>
+INLINE vf add_halves(vf a, vf b, std::integer_sequence<int, L...>) {
+  // Lanes without the bit S, of a and then of b; and the lanes S behind them.
+  const vf low = __builtin_shufflevector(a, b, (L / S * 2 * S + L % S)...);
+  const vf high = __builtin_shufflevector(a, b, (L / S * 2 * S + L % S + S)...);
+  return low + high;
+}
+template <int N, int S = W / 2>
+INLINE vf sums(const vf* v) {
+  vf out[N / 2];
+  for (int i = 0; i < N / 2; ++i) out[i] = add_halves<S>(v[2 * i], v[2 * i + 1], std::make_integer_sequence<int, W>());
+  if constexpr (N > 2) return sums<N / 2, S / 2>(out);
+  else return out[0];
+}
+
+// R rows of a, Q rows of b: sums over lanes come last. Memory at `a_ahead` and `b_ahead` behind what is read is asked for.
+template <int R, int Q, bool Ahead, class T>
+INLINE void dots_tile(int64_t k, const T* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, bool add, int64_t a_ahead = 0, int64_t b_ahead = 0) {
+  vf acc[R * Q];
+#pragma GCC unroll 16
+  for (int i = 0; i < R * Q; ++i) acc[i] = vf{};
   int64_t p = 0;
   for (; p + W <= k; p += W) {
     vf av[R];
-    for (int i = 0; i < R; ++i) av[i] = load(a + i * lda + p);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      av[i] = load(a + i * lda + p);
+      if (Ahead) __builtin_prefetch(a + i * lda + p + a_ahead);
+    }
     for (int j = 0; j < Q; ++j) {
       const vf bv = load(b + j * ldb + p);
-      for (int i = 0; i < R; ++i) acc[i][j] += av[i] * bv;
+      if (Ahead) __builtin_prefetch(b + j * ldb + p + b_ahead);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) acc[i * Q + j] += av[i] * bv;
     }
   }
   if (p < k)
     for (int j = 0; j < Q; ++j) {
       const vf bv = load_tail(b + j * ldb + p, k - p);
-      for (int i = 0; i < R; ++i) acc[i][j] += load_tail(a + i * lda + p, k - p) * bv;
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i) acc[i * Q + j] += load_tail(a + i * lda + p, k - p) * bv;
     }
-  if constexpr (R * Q % W == 0) {
-    // As sum() adds them, W sums at a time.
-    for (int g = 0; g < R * Q; g += W) {
-      vf lanes[W];
-      for (int l = 0; l < W; ++l) lanes[l] = acc[(g + l) / Q][(g + l) % Q];
-      transpose(lanes);
-#pragma GCC unroll 4
-      for (int half = W / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-        for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
-      float sums[W];
-      store(sums, lanes[0]);
-      for (int l = 0; l < W; ++l) c[(g + l) / Q * ldc + (g + l) % Q] = sums[l];
+  float out[R * Q];
+  if constexpr (R * Q % W == 0)
+    for (int g = 0; g < R * Q; g += W) store(out + g, sums<W>(acc + g));
+  else
+#pragma GCC unroll 16
+    for (int i = 0; i < R * Q; ++i) out[i] = sum(acc[i]);
+  typedef float Some __attribute__((vector_size(Q * 4)));
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    Some before, now;
+    __builtin_memcpy(&now, out + i * Q, sizeof now);
+    if (add) {
+      __builtin_memcpy(&before, c + i * ldc, sizeof before);
+      now += before;
     }
-  } else {
-    for (int i = 0; i < R; ++i)
-      for (int j = 0; j < Q; ++j) c[i * ldc + j] = sum(acc[i][j]);
+    __builtin_memcpy(c + i * ldc, &now, sizeof now);
   }
 }
 
-// Rows of a stay in the first-level cache while b passes by.
+// R rows of a by R rows, all of them by Q rows of b.
+template <int R, int Q, class T>
+INLINE int64_t dots_down(int64_t m, int64_t k, const T* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, bool add, int64_t a_ahead, int64_t b_ahead) {
+  int64_t i = 0;
+  for (; i + R <= m; i += R, b_ahead = 0)
+    if (a_ahead + b_ahead > 0) dots_tile<R, Q, true>(k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add, a_ahead, b_ahead);
+    else dots_tile<R, Q, false>(k, a + i * lda, lda, b, ldb, c + i * ldc, ldc, add);
+  return i;
+}
+
+// So many columns and rows at a time that rows of a stay in the first-level cache while b passes by, and b in the second.
+constexpr int64_t kDotsK = 1024;
+
 template <class T>
 static void dots_typed(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
-  constexpr int R = MR >= 8 ? 4 : 2, Q = 4;
-  if (m == 1 && n >= 2 * Q) {
-    const int64_t whole = n / (2 * Q) * (2 * Q);
-    for (int64_t j = 0; j < whole; j += 2 * Q) dots_tile<1, 2 * Q>(k, a, lda, b + j * ldb, ldb, c + j, ldc);
-    b += whole * ldb;
-    c += whole;
-    n -= whole;
-  }
-  for (int64_t first = 0; first < m; first += 2 * R) {
-    const int64_t last = first + 2 * R < m ? first + 2 * R : m;
-    for (int64_t j = 0; j < n; j += Q) {
-      int64_t i = first;
-      if (j + Q <= n) {
-        for (; i + R <= last; i += R) dots_tile<R, Q>(k, a + i * lda, lda, b + j * ldb, ldb, c + i * ldc + j, ldc);
-        for (; i < last; ++i) dots_tile<1, Q>(k, a + i * lda, lda, b + j * ldb, ldb, c + i * ldc + j, ldc);
+  constexpr int R = MR >= 8 ? 4 : 2, Q = 4, G = 2 * R;
+  int64_t p = 0;
+  do {
+    const int64_t some = k - p < kDotsK ? k - p : kDotsK;
+    for (int64_t first = 0; first < m; first += G) {
+      const int64_t rows = m - first < G ? m - first : G;
+      const T* ai = a + first * lda + p;
+      float* ci = c + first * ldc;
+      int64_t j = 0;
+      for (; j + Q <= n; j += Q) {
+        const int64_t a_ahead = j == 0 && first + 2 * G <= m ? G * lda : 0, b_ahead = first == 0 && j + 2 * Q <= n ? Q * ldb : 0;
+        int64_t i = dots_down<R, Q>(rows, some, ai, lda, b + j * ldb + p, ldb, ci + j, ldc, p > 0, a_ahead, b_ahead);
+        i += dots_down<2, Q>(rows - i, some, ai + i * lda, lda, b + j * ldb + p, ldb, ci + i * ldc + j, ldc, p > 0, 0, i == 0 ? b_ahead : 0);
+        dots_down<1, Q>(rows - i, some, ai + i * lda, lda, b + j * ldb + p, ldb, ci + i * ldc + j, ldc, p > 0, 0, i == 0 ? b_ahead : 0);
       }
-      for (; i < last; ++i)
-        for (int64_t q = j; q < n; ++q) dots_tile<1, 1>(k, a + i * lda, lda, b + q * ldb, ldb, c + i * ldc + q, ldc);
+      for (; j < n; ++j) dots_down<1, 1>(rows, some, ai, lda, b + j * ldb + p, ldb, ci + j, ldc, p > 0, 0, 0);
     }
-  }
+    p += some;
+  } while (p < k);
 }
 
 static void dots_any(int64_t m, int64_t n, int64_t k, const void* a, DType a_type, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
@@ -157,39 +337,67 @@ static void dots_any(int64_t m, int64_t n, int64_t k, const void* a, DType a_typ
   else dots_typed(m, n, k, static_cast<const bf16*>(a), lda, b, ldb, c, ldc);
 }
 
-// R rows of h through panels of B (Kernels::pack_b): y (+)= alpha · h Bᵀ.
-template <int R>
-INLINE void step_panels(int64_t n, int64_t r, const float* h, const float* b, float* y, int64_t ldy, float alpha, bool accumulate) {
-  for (int64_t j = 0; j < n; j += NR, b += r * NR) {
+// R rows of h through panels of B (Kernels::pack_b): y (+)= alpha · h Bᵀ. `ahead`: of y, to what is asked for meanwhile.
+template <int R, bool Accumulate, class T>
+[[gnu::noinline]] static void up_rows(int64_t n, int64_t r, const float* h, int64_t ldh, const float* b, T* y, int64_t ldy, float alpha, int64_t ahead) {
+  for (int64_t j = 0; j < n; j += NR) {
     vf acc[R][NV];
-    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      __builtin_prefetch(y + i * ldy + j + ahead);
+      if (NV * W * sizeof(T) > 64) __builtin_prefetch(y + i * ldy + j + ahead + W);
       for (int v = 0; v < NV; ++v) acc[i][v] = vf{};
-    for (int64_t p = 0; p < r; ++p)
-      for (int v = 0; v < NV; ++v) {
-        const vf bv = load(b + p * NR + v * W);
-        for (int i = 0; i < R; ++i) acc[i][v] += splat(h[i * r + p]) * bv;
+    }
+    for (int64_t p = 0; p < r; ++p, b += NR) {
+      vf bv[NV];
+      for (int v = 0; v < NV; ++v) bv[v] = load(b + v * W);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) {
+        const vf hv = splat(h[i * ldh + p]);
+        for (int v = 0; v < NV; ++v) acc[i][v] += hv * bv[v];
       }
+    }
+    if (n - j >= NR) {
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i)
+        for (int v = 0; v < NV; ++v) {
+          T* to = y + i * ldy + j + v * W;
+          store(to, Accumulate ? acc[i][v] * splat(alpha) + load(to) : acc[i][v] * splat(alpha));
+        }
+      continue;
+    }
+#pragma GCC unroll 8
     for (int i = 0; i < R; ++i)
       for (int v = 0; v < NV; ++v) {
         const int64_t left = n - j - v * W;
-        if (left <= 0) break;
-        float* to = y + i * ldy + j + v * W;
-        const vf sums = acc[i][v] * splat(alpha);
-        if (accumulate) add_lanes(to, sums, left);
-        else if (left >= W) store(to, sums);
-        else store_tail(to, sums, left);
+        T* to = y + i * ldy + j + v * W;
+        if (left >= W) store(to, Accumulate ? acc[i][v] * splat(alpha) + load(to) : acc[i][v] * splat(alpha));
+        else if (left > 0) store_tail(to, Accumulate ? acc[i][v] * splat(alpha) + load_tail(to, left) : acc[i][v] * splat(alpha), left);
       }
   }
 }
 
-static void step_up_f32(int64_t rows, int64_t n, int64_t r, const float* h, const float* b, float* y, int64_t ldy, float alpha, bool accumulate) {
+constexpr int64_t kAhead = 4 * NR;
+template <bool Accumulate, class T>
+static void up_typed(int64_t m, int64_t n, int64_t r, const float* h, int64_t ldh, const float* b, T* y, int64_t ldy, float alpha) {
+  constexpr int R = MR >= 8 ? 8 : 4;
   int64_t i = 0;
-  for (; i + 4 <= rows; i += 4) step_panels<4>(n, r, h + i * r, b, y + i * ldy, ldy, alpha, accumulate);
-  for (; i < rows; ++i) step_panels<1>(n, r, h + i * r, b, y + i * ldy, ldy, alpha, accumulate);
+  for (; i + R <= m; i += R) up_rows<R, Accumulate>(n, r, h + i * ldh, ldh, b, y + i * ldy, ldy, alpha, i + 2 * R <= m ? R * ldy : kAhead);
+  if constexpr (R > 4)
+    for (; i + 4 <= m; i += 4) up_rows<4, Accumulate>(n, r, h + i * ldh, ldh, b, y + i * ldy, ldy, alpha, kAhead);
+  for (; i + 2 <= m; i += 2) up_rows<2, Accumulate>(n, r, h + i * ldh, ldh, b, y + i * ldy, ldy, alpha, kAhead);
+  if (i < m) up_rows<1, Accumulate>(n, r, h + i * ldh, ldh, b, y + i * ldy, ldy, alpha, kAhead);
+}
+
+static void up_any(int64_t m, int64_t n, int64_t r, const float* h, int64_t ldh, const float* b, void* y, DType type, int64_t ldy, float alpha, bool accumulate) {
+  if (type == DType::f32 && accumulate) up_typed<true>(m, n, r, h, ldh, b, static_cast<float*>(y), ldy, alpha);
+  else if (type == DType::f32) up_typed<false>(m, n, r, h, ldh, b, static_cast<float*>(y), ldy, alpha);
+  else if (accumulate) up_typed<true>(m, n, r, h, ldh, b, static_cast<bf16*>(y), ldy, alpha);
+  else up_typed<false>(m, n, r, h, ldh, b, static_cast<bf16*>(y), ldy, alpha);
 }
 
 static void fill_lora(Kernels& k) {
-  k.step_up_f32 = step_up_f32;
+  k.up = up_any;
   k.outer = outer_any;
   k.direct = direct_any;
   k.dots = dots_any;

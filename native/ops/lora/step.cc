@@ -70,7 +70,7 @@ void lora_step(Context& context, int storage, const void* x, int64_t in, const S
     if (storage == kF32) {
       kr.dots(t.rows, m.r, in, static_cast<const float*>(x) + t.row * in, DType::f32, in, static_cast<const float*>(t.module->a), in, h, m.r);
       fetch_next();
-      return kr.step_up_f32(t.rows, t.out, m.r, through_core(kr, m, t.rows, h, cored), static_cast<const float*>(t.module->b), t.y, t.ldy, m.scale, accumulate);
+      return kr.up(t.rows, t.out, m.r, through_core(kr, m, t.rows, h, cored), m.r, static_cast<const float*>(t.module->b), t.y, DType::f32, t.ldy, m.scale, accumulate);
     }
     kr.step_down(t.rows, m.r, in, static_cast<const bf16*>(x) + t.row * in, in, static_cast<const bf16*>(t.module->a), h);
     const float* from = through_core(kr, m, t.rows, h, cored);
