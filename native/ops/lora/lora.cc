@@ -31,6 +31,11 @@ void fetch(const void* from, int64_t bytes) {
   for (int64_t i = 0; i < std::min(bytes, kFetched); i += 64) __builtin_prefetch(static_cast<const char*>(from) + i);
 }
 
+// The first columns of `rows` rows.
+void fetch_heads(const float* from, int64_t rows, int64_t ld, int64_t columns) {
+  for (int64_t i = 0; i < std::min<int64_t>(rows, 64); ++i) fetch(from + i * ld, std::min(ld, columns) * 4);
+}
+
 // Rows [row, row + rows) of the call, all of one range.
 struct Part {
   const LoraRange* range;
@@ -131,6 +136,7 @@ struct Task {
   // Given dy of the part's rows: part.low, what the core gets of it, and dx.
   void down_backward(const float* dy, int64_t ldy, float* dc, float* dx) const {
     const int64_t r = m().r;
+    if (dx && part.rows < 32) fetch_heads(m().a, r, c.in, 128);
     context.kernels.direct(part.rows, r, c.out, dy + part.row * ldy, ldy, m().b, r, dc, r, m().scale, false);
     if (m().core_rows == 1) {
       for (int64_t i = 0; i < part.rows; ++i)
@@ -228,12 +234,22 @@ void lora_backward(Context& context, const LoraCall& c, const float* dy, int64_t
   for (int64_t first = 0, last = 0; first < parts.count; first = last) {
     // So few rows that x and dy are still in the caches when the factors' gradients ask for them.
     for (int64_t rows = 0; last < parts.count && (rows == 0 || rows * row_bytes < context.pool.size() * kNearBytes); ++last) rows += parts.at[last].rows;
-    context.pool.run(last - first, [&](int64_t i, int thread) { Task{context, c, parts.at[first + i], thread}.down_backward(dy, ldy, dc + offsets[first + i], dx); });
+    context.pool.run(last - first, [&](int64_t i, int thread) {
+      if (first + i + 1 < parts.count) {
+        const LoraModule& next = *parts.at[first + i + 1].range->module;
+        if (&next != parts.at[first + i].range->module) fetch(next.b, next.r * c.out * 4);
+      }
+      Task{context, c, parts.at[first + i], thread}.down_backward(dy, ldy, dc + offsets[first + i], dx);
+    });
     for (int64_t i = first; i < last; ++i) Task{context, c, parts.at[i], 0}.core_backward(dc + offsets[i]);
     context.pool.run(2 * chunks, [&](int64_t t, int thread) {
       const int64_t column = t / 2 * chunk;
       for (int64_t i = first; i < last; ++i) {
         const Task task{context, c, parts.at[i], thread};
+        if (const LoraModule* next = i + 1 < last ? parts.at[i + 1].range->module : nullptr; next && next != &task.m()) {
+          if (t % 2 && next->da && column < c.in) fetch_heads(next->da + column, std::min<int64_t>(8, next->r), c.in, 512);
+          if (t % 2 == 0 && next->db && column < c.out) fetch(next->db + column * next->r, 8 << 10);
+        }
         if (t % 2) task.a_backward(column, std::min(chunk, c.in - column));
         else task.b_backward(dy, ldy, column, std::min(chunk, c.out - column));
       }

@@ -15,11 +15,18 @@ template <int... L>
 INLINE vf add_pairs(vf v, std::integer_sequence<int, L...>) {
   return __builtin_shufflevector(v, v, (L % (W / 2) * 2)...) + __builtin_shufflevector(v, v, (L % (W / 2) * 2 + 1)...);
 }
-INLINE vf load_half(const float* p) {
-  vf v{};
-  __builtin_memcpy(&v, p, W * 2);
-  return v;
+// Half a vector at a and at b, in turn.
+template <int... L>
+INLINE vf halves_in_turn(const float* a, const float* b, std::integer_sequence<int, L...>) {
+  typedef float Half __attribute__((vector_size(W * 2)));
+  Half low, high;
+  __builtin_memcpy(&low, a, sizeof low);
+  __builtin_memcpy(&high, b, sizeof high);
+  return __builtin_shufflevector(low, high, (L / 2 + L % 2 * (W / 2))...);
 }
+
+// Floats from what is read of a factor, or of its gradient, to what is asked for.
+constexpr int64_t kFactorAhead = 512;
 
 // c(i, j) += alpha · acc for R rows of P vectors, n elements of them there.
 template <int R, int P, bool Whole>
@@ -65,7 +72,7 @@ template <int P, class T>
   for (int v = 0; v < P; ++v)
 #pragma GCC unroll 16
     for (int j = 0; j < H; ++j) acc[v][j] = vf{};
-  for (int64_t i = 0; i < P * W; ++i) __builtin_prefetch(c + i * ldc + 512);
+  for (int64_t i = 0; i < P * W; ++i) __builtin_prefetch(c + i * ldc + 4 * kFactorAhead);
   for (int64_t p = 0; p < k; ++p, a += lda, b += ldb) {
     vf av[P];
     for (int v = 0; v < P; ++v) av[v] = load(a + v * W);
@@ -107,9 +114,9 @@ INLINE int64_t outer_rows(int64_t m, int64_t n, int64_t k, const float* a, int64
   int64_t i = 0;
   for (; i + R <= m; i += R) {
     int64_t j = 0;
-    for (; j + 2 * W <= n; j += 2 * W) outer_tile<R, 2, true>(k, a + i, lda, b + j, ldb, 2 * W, c + i * ldc + j, ldc, alpha, 0, 512);
-    for (; j + W <= n; j += W) outer_tile<R, 1, true>(k, a + i, lda, b + j, ldb, W, c + i * ldc + j, ldc, alpha, 0, 512);
-    if (j < n) outer_tile<R, 1, false>(k, a + i, lda, b + j, ldb, n - j, c + i * ldc + j, ldc, alpha, 0, 512);
+    for (; j + 2 * W <= n; j += 2 * W) outer_tile<R, 2, true>(k, a + i, lda, b + j, ldb, 2 * W, c + i * ldc + j, ldc, alpha, 0, kFactorAhead);
+    for (; j + W <= n; j += W) outer_tile<R, 1, true>(k, a + i, lda, b + j, ldb, W, c + i * ldc + j, ldc, alpha, 0, kFactorAhead);
+    if (j < n) outer_tile<R, 1, false>(k, a + i, lda, b + j, ldb, n - j, c + i * ldc + j, ldc, alpha, 0, kFactorAhead);
   }
   return i;
 }
@@ -142,75 +149,97 @@ static void outer_any(int64_t m, int64_t n, int64_t k, const float* a, int64_t l
   else outer_typed(m, n, k, a, lda, static_cast<const bf16*>(b), ldb, c, ldc, alpha);
 }
 
-// R rows of a, P vectors of b; rows `ahead` in a are asked for meanwhile.
+// R rows of a, P vectors of b; rows `ahead` in a are asked for meanwhile. Of one vector even and odd steps of k are summed apart:
+// else few rows would be a chain of additions that leaves the multipliers idle.
 template <int R, int P, bool Whole>
 [[gnu::noinline]] static void direct_tile(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool accumulate, int64_t ahead) {
-  vf acc[R][P];
+  constexpr int S = P == 1 ? 2 : 1;
+  vf acc[R][2];
 #pragma GCC unroll 16
-  for (int i = 0; i < R; ++i)
-    for (int j = 0; j < P; ++j) acc[i][j] = vf{};
-  for (int64_t p = 0; p < k;) {
+  for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = vf{};
+  int64_t p = 0;
+  while (p + S <= k) {
     if (ahead > 0)
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) __builtin_prefetch(a + i * lda + ahead + p);
-    for (const int64_t last = k - p < 16 ? k : p + 16; p < last; ++p, b += ldb) {
-      const vf b0 = Whole ? load(b) : load_tail(b, n), b1 = P == 2 ? load(b + W) : vf{};
+    for (const int64_t last = k - p < 16 ? k - S + 1 : p + 16; p < last; p += S, b += S * ldb) {
+      const float* b1 = P == 1 ? b + ldb : b + W;
+      const vf v0 = Whole ? load(b) : load_tail(b, n), v1 = Whole ? load(b1) : load_tail(b1, n);
+      __builtin_prefetch(b + kFactorAhead);
+      if (P == 2) __builtin_prefetch(b1 + kFactorAhead);
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        const vf av = splat(a[i * lda + p]);
-        acc[i][0] += av * b0;
-        if constexpr (P == 2) acc[i][1] += av * b1;
+        acc[i][0] += splat(a[i * lda + p]) * v0;
+        acc[i][1] += splat(a[i * lda + p + S - 1]) * v1;
       }
     }
   }
-  if (accumulate) return add_tile<R, P, Whole>(acc, n, c, ldc, alpha);
+  if (p < k) {
+    const vf v0 = Whole ? load(b) : load_tail(b, n);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) acc[i][0] += splat(a[i * lda + p]) * v0;
+  }
+  vf sums[R][P];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    sums[i][0] = P == 1 ? acc[i][0] + acc[i][1] : acc[i][0];
+    if constexpr (P == 2) sums[i][1] = acc[i][1];
+  }
+  if (accumulate) return add_tile<R, P, Whole>(sums, n, c, ldc, alpha);
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < P; ++j) {
-      const vf v = acc[i][j] * splat(alpha);
+      const vf v = sums[i][j] * splat(alpha);
       if (Whole) store(c + i * ldc + j * W, v);
       else store_tail(c + i * ldc, v, n);
     }
 }
 
-// Of b less than half a vector: two steps of k beside each other, lane by lane.
+// Of b less than half a vector: two steps of k beside each other, lane by lane, and two such pairs summed apart.
 template <int R>
 [[gnu::noinline]] static void direct_pairs(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool accumulate, int64_t ahead) {
   typedef double Pairs __attribute__((vector_size(W * 4)));
   const std::make_integer_sequence<int, W> lanes;
-  vf acc[R];
+  const auto pairs = [&](const float* from) { return n == W / 2 ? halves_in_turn(from, from + ldb, lanes) : in_turn(load_tail(from, n), load_tail(from + ldb, n), lanes); };
+  const auto both = [](const float* from) {
+    double pair;
+    __builtin_memcpy(&pair, from, sizeof pair);
+    return (vf)(pair - Pairs{});
+  };
+  vf acc[R][2];
 #pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) acc[i] = vf{};
+  for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = vf{};
   int64_t p = 0;
-  while (p + 2 <= k) {
+  while (p + 4 <= k) {
     if (ahead > 0)
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) __builtin_prefetch(a + i * lda + ahead + p);
-    for (const int64_t last = k - p < 16 ? k - 1 : p + 16; p < last; p += 2, b += 2 * ldb) {
-      const vf bv = n == W / 2 ? in_turn(load_half(b), load_half(b + ldb), lanes) : in_turn(load_tail(b, n), load_tail(b + ldb, n), lanes);
+    for (const int64_t last = k - p < 16 ? k - 3 : p + 16; p < last; p += 4, b += 4 * ldb) {
+      const vf v0 = pairs(b), v1 = pairs(b + 2 * ldb);
+      __builtin_prefetch(b + kFactorAhead);
+      __builtin_prefetch(b + 2 * ldb + kFactorAhead);
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        double pair;
-        __builtin_memcpy(&pair, a + i * lda + p, sizeof pair);
-        acc[i] += (vf)(pair - Pairs{}) * bv;
+        acc[i][0] += both(a + i * lda + p) * v0;
+        acc[i][1] += both(a + i * lda + p + 2) * v1;
       }
     }
   }
-  if (p < k) {
-    const vf bv = in_turn(load_tail(b, n), vf{}, lanes);
+  for (; p < k; ++p, b += ldb) {
+    const vf v0 = in_turn(load_tail(b, n), vf{}, lanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) acc[i] += splat(a[i * lda + p]) * bv;
+    for (int i = 0; i < R; ++i) acc[i][0] += splat(a[i * lda + p]) * v0;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
-    const vf v = add_pairs(acc[i], lanes) * splat(alpha);
+    const vf v = add_pairs(acc[i][0] + acc[i][1], lanes) * splat(alpha);
     store_tail(c + i * ldc, accumulate ? load_tail(c + i * ldc, n) + v : v, n);
   }
 }
 
 template <int P, bool Whole>
 INLINE void direct_columns(int64_t m, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool accumulate, bool cold) {
-  constexpr int R = MR < 8 ? 4 : P == 1 ? 16 : 8;
+  constexpr int R = MR < 8 ? 4 : 8;
   int64_t i = 0;
   for (; i + R <= m; i += R) direct_tile<R, P, Whole>(k, a + i * lda, lda, b, ldb, n, c + i * ldc, ldc, alpha, accumulate, cold && i + R < m ? R * lda : 0);
   if constexpr (R > 4)
@@ -223,7 +252,7 @@ static void direct_any(int64_t m, int64_t n, int64_t k, const float* a, int64_t 
   for (; j + 2 * W <= n; j += 2 * W) direct_columns<2, true>(m, k, a, lda, b + j, ldb, 2 * W, c + j, ldc, alpha, accumulate, j == 0);
   for (; j + W <= n; j += W) direct_columns<1, true>(m, k, a, lda, b + j, ldb, W, c + j, ldc, alpha, accumulate, j == 0);
   if (W > 4 && n - j > 0 && n - j <= W / 2) {
-    constexpr int R = MR >= 8 ? 16 : 4;
+    constexpr int R = MR >= 8 ? 8 : 4;
     int64_t i = 0;
     for (; i + R <= m; i += R) direct_pairs<R>(k, a + i * lda, lda, b + j, ldb, n - j, c + i * ldc + j, ldc, alpha, accumulate, j == 0 && i + R < m ? R * lda : 0);
     if constexpr (R > 4)
