@@ -84,6 +84,8 @@ struct Kernels {
   // c(i, j) (+)= alpha · Σ_p a[i · lda + p] b[p · ldb + j]
   void (*direct)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc,
                  float alpha, bool accumulate) = nullptr;
+  // c(i, j) += Σ_p a[i · lda + p] b[p · ldb + j], for few rows of a: b passes by once, in the order of its memory
+  void (*pass)(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) = nullptr;
   // c(i, j) = Σ_p a[i · lda + p] b[j · ldb + p]
   void (*dots)(int64_t m, int64_t n, int64_t k, const void* a, DType a_type, int64_t lda, const float* b, int64_t ldb, float* c,
                int64_t ldc) = nullptr;

@@ -55,14 +55,18 @@ void direct(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const 
     }
 }
 
+void pass(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
+  direct(m, n, k, a, lda, b, ldb, c, ldc, 1.f, true);
+}
+
 void up(int64_t m, int64_t n, int64_t r, const float* h, int64_t ldh, const float* b, void* y, DType type, int64_t ldy, float alpha, bool accumulate) {
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {  // panels are one column wide
       double sum = 0;
       for (int64_t p = 0; p < r; ++p) sum += double(h[i * ldh + p]) * double(b[j * r + p]);
-      sum = double(alpha) * sum + (accumulate ? read(y, type, i * ldy + j) : 0);
-      if (type == DType::f32) static_cast<float*>(y)[i * ldy + j] = float(sum);
-      else static_cast<bf16*>(y)[i * ldy + j] = to_bf16(float(sum));
+      const float all = float(double(alpha) * sum) + (accumulate ? float(read(y, type, i * ldy + j)) : 0.f);
+      if (type == DType::f32) static_cast<float*>(y)[i * ldy + j] = all;
+      else static_cast<bf16*>(y)[i * ldy + j] = to_bf16(all);
     }
 }
 
@@ -213,6 +217,7 @@ void fill(Kernels& k) {
   k.panels = panels;
   k.outer = outer;
   k.direct = direct;
+  k.pass = pass;
   k.dots = dots;
   k.up = up;
   k.rmsnorm[kF32] = rmsnorm<float>;

@@ -16,7 +16,7 @@ bool drops(const LoraRange& r) { return r.module->dropout > 0.f && r.stream != 0
 
 // Up to so many rows of a range are one task; more where B is turned for them.
 constexpr int64_t kNearBytes = 256 << 10;  // of a thread's share of a near cache
-constexpr int64_t kTaskRows = 64, kTaskColumns = 1024;
+constexpr int64_t kPassRows = 4, kTaskRows = 64, kTaskColumns = 1024;
 int64_t tall_rows(const Context& context) { return context.pool.size() == 1 ? 512 : 128; }
 
 // Of B, that is turned at a time: few rows read it once, many from a near cache.
@@ -136,7 +136,8 @@ struct Task {
   // Given dy of the part's rows: part.low, what the core gets of it, and dx.
   void down_backward(const float* dy, int64_t ldy, float* dc, float* dx) const {
     const int64_t r = m().r;
-    if (dx && part.rows < 32) fetch_heads(m().a, r, c.in, 128);
+    if (dx && part.rows < kPassRows) fetch(m().a, r * c.in * 4);
+    else if (dx && part.rows < 32) fetch_heads(m().a, r, c.in, 128);
     context.kernels.direct(part.rows, r, c.out, dy + part.row * ldy, ldy, m().b, r, dc, r, m().scale, false);
     if (m().core_rows == 1) {
       for (int64_t i = 0; i < part.rows; ++i)
@@ -157,6 +158,12 @@ struct Task {
   void through_a(float* dx) const {
     const Kernels& kr = context.kernels;
     const int64_t r = m().r, some = std::min(c.in, turned_columns(part.rows, r));
+    if (part.rows < kPassRows) {
+      float* sums = floats(2, part.rows * c.in);
+      std::fill_n(sums, part.rows * c.in, 0.f);
+      kr.pass(part.rows, c.in, r, part.low, r, m().a, c.in, sums, c.in);
+      return kr.axpy(dx, sums, 1.f, part.rows * c.in);
+    }
     float* a = floats(3, (some + kr.nr) * r);
     for (int64_t first = 0; first < c.in; first += some) {
       const int64_t columns = std::min(some, c.in - first);

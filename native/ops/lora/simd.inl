@@ -111,12 +111,13 @@ INLINE void outer_columns(int64_t m, int64_t k, const float* a, int64_t lda, con
 // R columns of a at a time through all of b: in the order of c's memory.
 template <int R, class T>
 INLINE int64_t outer_rows(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const T* b, int64_t ldb, float* c, int64_t ldc, float alpha) {
+  const int64_t ahead = n <= 4 * W ? 4 * kFactorAhead : kFactorAhead;  // c as a whole, or along its rows
   int64_t i = 0;
   for (; i + R <= m; i += R) {
     int64_t j = 0;
-    for (; j + 2 * W <= n; j += 2 * W) outer_tile<R, 2, true>(k, a + i, lda, b + j, ldb, 2 * W, c + i * ldc + j, ldc, alpha, 0, kFactorAhead);
-    for (; j + W <= n; j += W) outer_tile<R, 1, true>(k, a + i, lda, b + j, ldb, W, c + i * ldc + j, ldc, alpha, 0, kFactorAhead);
-    if (j < n) outer_tile<R, 1, false>(k, a + i, lda, b + j, ldb, n - j, c + i * ldc + j, ldc, alpha, 0, kFactorAhead);
+    for (; j + 2 * W <= n; j += 2 * W) outer_tile<R, 2, true>(k, a + i, lda, b + j, ldb, 2 * W, c + i * ldc + j, ldc, alpha, 0, ahead);
+    for (; j + W <= n; j += W) outer_tile<R, 1, true>(k, a + i, lda, b + j, ldb, W, c + i * ldc + j, ldc, alpha, 0, ahead);
+    if (j < n) outer_tile<R, 1, false>(k, a + i, lda, b + j, ldb, n - j, c + i * ldc + j, ldc, alpha, 0, ahead);
   }
   return i;
 }
@@ -132,8 +133,8 @@ static void outer_typed(int64_t m, int64_t n, int64_t k, const float* a, int64_t
     return;
   }
   // Of few rows, or of few columns, c is most of what is read.
-  if (k < 8 || (n > W && n <= 4 * W)) {
-    const int64_t i = outer_rows<R>(m, n, k, a, lda, b, ldb, c, ldc, alpha);
+  if (k < 8 || n <= 4 * W) {
+    const int64_t i = n <= W ? outer_rows<2 * R>(m, n, k, a, lda, b, ldb, c, ldc, alpha) : outer_rows<R>(m, n, k, a, lda, b, ldb, c, ldc, alpha);
     outer_rows<1>(m - i, n, k, a + i, lda, b, ldb, c + i * ldc, ldc, alpha);
     return;
   }
@@ -153,25 +154,29 @@ static void outer_any(int64_t m, int64_t n, int64_t k, const float* a, int64_t l
 // else few rows would be a chain of additions that leaves the multipliers idle.
 template <int R, int P, bool Whole>
 [[gnu::noinline]] static void direct_tile(int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t n, float* c, int64_t ldc, float alpha, bool accumulate, int64_t ahead) {
-  constexpr int S = P == 1 ? 2 : 1;
-  vf acc[R][2];
+  constexpr int S = P == 1 ? 2 : 1, V = P == 1 ? 2 : P;
+  vf acc[R][V];
 #pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) acc[i][0] = acc[i][1] = vf{};
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) acc[i][j] = vf{};
   int64_t p = 0;
   while (p + S <= k) {
     if (ahead > 0)
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) __builtin_prefetch(a + i * lda + ahead + p);
     for (const int64_t last = k - p < 16 ? k - S + 1 : p + 16; p < last; p += S, b += S * ldb) {
-      const float* b1 = P == 1 ? b + ldb : b + W;
-      const vf v0 = Whole ? load(b) : load_tail(b, n), v1 = Whole ? load(b1) : load_tail(b1, n);
-      __builtin_prefetch(b + kFactorAhead);
-      if (P == 2) __builtin_prefetch(b1 + kFactorAhead);
-#pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) {
-        acc[i][0] += splat(a[i * lda + p]) * v0;
-        acc[i][1] += splat(a[i * lda + p + S - 1]) * v1;
+      vf bv[V];
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) {
+        const float* from = b + j * (P == 1 ? ldb : W);
+        bv[j] = Whole ? load(from) : load_tail(from, n);
+        __builtin_prefetch(from + kFactorAhead);
       }
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+        for (int j = 0; j < V; ++j) acc[i][j] += splat(a[i * lda + p + (P == 1 ? j : 0)]) * bv[j];
     }
   }
   if (p < k) {
@@ -181,13 +186,13 @@ template <int R, int P, bool Whole>
   }
   vf sums[R][P];
 #pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
-    sums[i][0] = P == 1 ? acc[i][0] + acc[i][1] : acc[i][0];
-    if constexpr (P == 2) sums[i][1] = acc[i][1];
-  }
+  for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < P; ++j) sums[i][j] = P == 1 ? acc[i][0] + acc[i][1] : acc[i][j];
   if (accumulate) return add_tile<R, P, Whole>(sums, n, c, ldc, alpha);
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
     for (int j = 0; j < P; ++j) {
       const vf v = sums[i][j] * splat(alpha);
       if (Whole) store(c + i * ldc + j * W, v);
@@ -249,6 +254,13 @@ INLINE void direct_columns(int64_t m, int64_t k, const float* a, int64_t lda, co
 
 static void direct_any(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, float alpha, bool accumulate) {
   int64_t j = 0;
+  // Few rows take more of b at a time, so that it passes by once.
+  if (m < 16 && MR >= 8)
+    for (; j + 4 * W <= n; j += 4 * W) {
+      int64_t i = 0;
+      for (; i + 4 <= m; i += 4) direct_tile<4, 4, true>(k, a + i * lda, lda, b + j, ldb, 4 * W, c + i * ldc + j, ldc, alpha, accumulate, i + 8 <= m ? 4 * lda : 0);
+      for (; i < m; ++i) direct_tile<1, 4, true>(k, a + i * lda, lda, b + j, ldb, 4 * W, c + i * ldc + j, ldc, alpha, accumulate, 0);
+    }
   for (; j + 2 * W <= n; j += 2 * W) direct_columns<2, true>(m, k, a, lda, b + j, ldb, 2 * W, c + j, ldc, alpha, accumulate, j == 0);
   for (; j + W <= n; j += W) direct_columns<1, true>(m, k, a, lda, b + j, ldb, W, c + j, ldc, alpha, accumulate, j == 0);
   if (W > 4 && n - j > 0 && n - j <= W / 2) {
@@ -261,6 +273,29 @@ static void direct_any(int64_t m, int64_t n, int64_t k, const float* a, int64_t 
   } else if (j < n) {
     direct_columns<1, false>(m, k, a, lda, b + j, ldb, n - j, c + j, ldc, alpha, accumulate, j == 0);
   }
+}
+
+// One row of a through four of b, on from what c holds: a chain of additions for every element, as in the tiles.
+template <int R>
+INLINE void pass_rows(int64_t n, const float* a, const float* b, int64_t ldb, float* c) {
+  int64_t j = 0;
+  for (; j + W <= n; j += W) {
+    vf v = load(c + j);
+    for (int p = 0; p < R; ++p) v += splat(a[p]) * load(b + p * ldb + j);
+    store(c + j, v);
+  }
+  if (j == n) return;
+  vf v = load_tail(c + j, n - j);
+  for (int p = 0; p < R; ++p) v += splat(a[p]) * load_tail(b + p * ldb + j, n - j);
+  store_tail(c + j, v, n - j);
+}
+
+static void pass_any(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
+  int64_t p = 0;
+  for (; p + 4 <= k; p += 4)
+    for (int64_t i = 0; i < m; ++i) pass_rows<4>(n, a + i * lda + p, b + p * ldb, ldb, c + i * ldc);
+  for (; p < k; ++p)
+    for (int64_t i = 0; i < m; ++i) pass_rows<1>(n, a + i * lda + p, b + p * ldb, ldb, c + i * ldc);
 }
 
 // Sums over the lanes of W vectors, each as sum() adds them: halves of two vectors beside each other, then halves of those.
@@ -429,5 +464,6 @@ static void fill_lora(Kernels& k) {
   k.up = up_any;
   k.outer = outer_any;
   k.direct = direct_any;
+  k.pass = pass_any;
   k.dots = dots_any;
 }
