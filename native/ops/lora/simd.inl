@@ -6,6 +6,14 @@ INLINE void add_lanes(T* to, vf v, int64_t n) {
   else store_tail(to, load_tail(to, n) + v, n);
 }
 
+// A product that is rounded before it is added to: where the compiler may choose, tiles of other heights would differ.
+INLINE vf rounded(vf v) {
+#if defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
 // Lanes of a and of b in turn, of their lower halves; the upper half in the place of the lower; sums of neighbours.
 template <int... L>
 INLINE vf in_turn(vf a, vf b, std::integer_sequence<int, L...>) { return __builtin_shufflevector(a, b, (L / 2 + L % 2 * W)...); }
@@ -34,7 +42,7 @@ INLINE void add_tile(const vf (&acc)[R][P], int64_t n, float* c, int64_t ldc, fl
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < P; ++j) {
-      const vf v = acc[i][j] * splat(alpha);
+      const vf v = rounded(acc[i][j] * splat(alpha));
       if (Whole) store(c + i * ldc + j * W, load(c + i * ldc + j * W) + v);
       else add_lanes(c + i * ldc + j * W, v, n - j * W);
     }
@@ -129,7 +137,7 @@ template <int R>
   }
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
-    const vf v = add_pairs(acc[i][0] + acc[i][1], lanes) * splat(alpha);
+    const vf v = rounded(add_pairs(acc[i][0] + acc[i][1], lanes) * splat(alpha));
     store_tail(c + i * ldc, accumulate ? load_tail(c + i * ldc, n) + v : v, n);
   }
 }
@@ -318,7 +326,7 @@ template <int R, bool Accumulate, class T>
       for (int i = 0; i < R; ++i)
         for (int v = 0; v < NV; ++v) {
           T* to = y + i * ldy + j + v * W;
-          store(to, Accumulate ? acc[i][v] * splat(alpha) + load(to) : acc[i][v] * splat(alpha));
+          store(to, Accumulate ? rounded(acc[i][v] * splat(alpha)) + load(to) : acc[i][v] * splat(alpha));
         }
       continue;
     }
@@ -327,8 +335,8 @@ template <int R, bool Accumulate, class T>
       for (int v = 0; v < NV; ++v) {
         const int64_t left = n - j - v * W;
         T* to = y + i * ldy + j + v * W;
-        if (left >= W) store(to, Accumulate ? acc[i][v] * splat(alpha) + load(to) : acc[i][v] * splat(alpha));
-        else if (left > 0) store_tail(to, Accumulate ? acc[i][v] * splat(alpha) + load_tail(to, left) : acc[i][v] * splat(alpha), left);
+        if (left >= W) store(to, Accumulate ? rounded(acc[i][v] * splat(alpha)) + load(to) : acc[i][v] * splat(alpha));
+        else if (left > 0) store_tail(to, Accumulate ? rounded(acc[i][v] * splat(alpha)) + load_tail(to, left) : acc[i][v] * splat(alpha), left);
       }
   }
 }
