@@ -17,7 +17,7 @@ Napi::Value describe(const Napi::CallbackInfo& info) {
 // (path, ordinal): opens the device once and says nothing; throws why it cannot be had.
 Napi::Value try_device(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
-    open_device(info[0].ToString(), int(info[1].ToNumber().Int32Value()));
+    open_device(info[0].ToString(), int(info[1].ToNumber().Int32Value())).close();
     return info.Env().Undefined();
   });
 }

@@ -126,6 +126,9 @@ void Executor::close(void* self) {
   }
   executor->wake_.notify_all();
   if (executor->thread_.joinable()) executor->thread_.join();
+  // Models and banks of this environment, which go later, keep their memory until then.
+  for (const auto& [key, device] : executor->devices_) device.close();
+  executor->devices_.clear();
   for (Job* job : executor->queue_) delete job;
   executor->queue_.clear();
   executor->constructors_.clear();

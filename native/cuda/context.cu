@@ -109,13 +109,14 @@ void* Context::allocate(size_t bytes, const char* purpose) {
   return at;
 }
 
-void Context::release(void* at) {
+bool Context::release(void* at) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = held_.find(at);
-  if (found == held_.end()) return;
+  if (found == held_.end()) return false;
   total_ -= int64_t(found->second);
   held_.erase(found);
   cudaFree(at);  // waits for the device; a sticky error is found by the next call that may fail
+  return true;
 }
 
 void* Context::borrow(size_t bytes, const char* purpose) {

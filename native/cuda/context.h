@@ -2,6 +2,7 @@
 // it takes scratch memory by slot, never allocates otherwise, and never waits. Errors are thrown as Failure inside the library
 // and become a status at its border (library.cu).
 #pragma once
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -41,7 +42,7 @@ struct Context {
   T* scratch(cuda::Slot slot, int64_t count) { return static_cast<T*>(scratch(slot, size_t(count > 0 ? count : 1) * sizeof(T))); }
 
   void* allocate(size_t bytes, const char* purpose);
-  void release(void* at);
+  bool release(void* at);  // whether it was held
   // Small memory that comes and goes with every pass: given back it waits for the next, in the stream's order, and the device is
   // not waited for. Sizes are rounded up to powers of two.
   void* borrow(size_t bytes, const char* purpose);
@@ -60,6 +61,7 @@ struct Context {
   std::unique_ptr<cuda::Products> products;
   std::string message;
   bool lost = false;
+  std::atomic<int64_t> users{1};  // memory and plans that were given out, and whoever opened it
 
  private:
   void close();
@@ -130,6 +132,7 @@ void head_backward(Context&, const device::HeadCall&);
 void reward(Context&, const device::RewardCall&);
 void reward_backward(Context&, const device::RewardCall&);
 void adamw(Context&, const device::AdamWCall&);
+void sample(Context&, const device::SampleCall&);
 void squared_norms(Context&, const device::SquaredNormsCall&);            // likewise in ops/adamw/cuda.cu
 
 // ---- parts of operators

@@ -48,13 +48,22 @@ Status open(const Options* options, Context** out, char* text, size_t size) {
   }
 }
 
-void close(Context* context) { delete context; }
+// What is held or planned on a context outlives whoever opened it: the last that goes ends a context that was closed.
+void let_go(Context* context) {
+  if (--context->users == 0) delete context;
+}
+void close(Context* context) { let_go(context); }
 const char* message(Context* context) { return context->message.c_str(); }
 
 Status allocate(Context* context, size_t bytes, const char* purpose, void** out) {
-  return guarded(context, [&] { *out = context->allocate(bytes, purpose); });
+  return guarded(context, [&] {
+    *out = context->allocate(bytes, purpose);
+    ++context->users;
+  });
 }
-void release(Context* context, void* at) { context->release(at); }  // on any thread
+void release(Context* context, void* at) {  // on any thread
+  if (context->release(at)) let_go(context);
+}
 Status upload(Context* context, void* to, const void* host, size_t bytes) {
   return guarded(context, [&] { context->upload(to, host, bytes); });
 }
@@ -107,6 +116,7 @@ Status make_plan(Context* context, const PlanArrays* host, Plan** out) {
       throw;
     }
     *out = plan.release();
+    ++context->users;
   });
 }
 
@@ -115,6 +125,7 @@ void drop_plan(Context* context, Plan* plan) {
   plan->schedules.clear();
   context->give_back(plan->memory);
   delete plan;
+  let_go(context);
 }
 
 size_t describe(char* text, size_t size) {
@@ -177,6 +188,7 @@ const Table& table() {
     t.reward = call<cuda::reward, RewardCall>;
     t.reward_backward = call<cuda::reward_backward, RewardCall>;
     t.adamw = call<cuda::adamw, AdamWCall>;
+    t.sample = call<cuda::sample, SampleCall>;
     t.squared_norms = call<cuda::squared_norms, SquaredNormsCall>;
     t.head = call<cuda::head, HeadCall>;
     t.head_backward = call<cuda::head_backward, HeadCall>;

@@ -19,7 +19,7 @@ class Device {
     if (!cpu_) throw_error("UNSUPPORTED", "%s runs on the CPU only in this version; set device: cpu", what);
     return *cpu_;
   }
-  bool operator==(const Device& o) const { return context_ == o.context_; }
+  bool operator==(const Device& o) const { return context_ == o.context_ && table_ == o.table_; }
   bool shares_memory(const Device& o) const { return context_ == o.context_ || (cpu_ && o.cpu_); }
 
   template <class Call>
@@ -37,6 +37,8 @@ class Device {
   void fetch(void* host, const void* from, size_t bytes) const { check(table_->fetch(context_, host, from, bytes)); }
   void copy(void* to, const void* from, size_t bytes) const { check(table_->copy(context_, to, from, bytes)); }
   void zero(void* to, size_t bytes) const { check(table_->zero(context_, to, bytes)); }
+  // Lets go of it: what is still held on it may be released, nothing else may be asked of it.
+  void close() const { table_->close(context_); }
   void synchronize() const { check(table_->synchronize(context_)); }
   device::Plan* make_plan(const device::PlanArrays& arrays) const {
     device::Plan* plan = nullptr;
@@ -104,7 +106,7 @@ class DeviceBuffer {
   }
 
  private:
-  // Devices other than the CPU last as long as the process (device/library.h), and so do these.
+  // Kept as long as the process. What they name lasts as long as memory is held on it (Table::close).
   static const Device* device_of(const Device& device);
   bool held_by(const Device& device) const { return device_ ? *device_ == device : device.on_cpu(); }
   void forget() {

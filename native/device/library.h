@@ -13,7 +13,7 @@ const device::Table& load_device_library(const std::string& path);
 // What the library sees, as JSON: driver, runtime, devices, why there is none.
 std::string describe_devices(const std::string& path);
 
-// Opens a device of the library. Its context is never closed: memory on it may outlive whoever asked. Throws UNSUPPORTED or
+// Opens a device of the library, until Device::close. Throws UNSUPPORTED or
 // BAD_ARGUMENT with the library's reason, OUT_OF_MEMORY.
 Device open_device(const std::string& path, int ordinal);
 

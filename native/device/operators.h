@@ -18,7 +18,7 @@ struct LoraModule;
 
 namespace pluralign::device {
 
-constexpr uint32_t kVersion = 3;
+constexpr uint32_t kVersion = 4;
 
 enum class Status : int32_t {
   ok = 0,
@@ -229,6 +229,21 @@ struct SquaredNormsCall {
   double* sums;              // [spans]
 };
 
+// The next token of each row of logits as ops/sample/sample.h draws it where it cuts and penalises nothing; -1 where a logit is
+// NaN or +infinity, or all are -infinity.
+struct SampleRow {
+  const float* logits;  // [vocabulary]
+  double u;             // sample_place of the sequence
+  float scale;          // 1 / temperature; 1 where greedy
+  int32_t greedy;
+};
+struct SampleCall {
+  int64_t rows, vocabulary;
+  const SampleRow* host_row;  // [rows]
+  int32_t* tokens;            // [rows]
+  float* logps;               // [rows]
+};
+
 struct Options {
   int32_t ordinal, reserved;
   int64_t memory;  // bytes it may hold; 0: all there is
@@ -245,7 +260,7 @@ struct Table {
 
   // Contexts. `open` puts its message into `text` where it fails.
   Status (*open)(const Options* options, Context** out, char* text, size_t size);
-  void (*close)(Context*);
+  void (*close)(Context*);  // it ends once all memory and plans on it are gone too; no other call may follow
   const char* (*message)(Context*);  // of the last status that was not ok
   // A JSON object: what there is and what was chosen. May be called without a device.
   size_t (*describe)(char* text, size_t size);
@@ -285,6 +300,7 @@ struct Table {
   Status (*adamw)(Context*, const AdamWCall*);
   Status (*attention_cached)(Context*, const CachedAttentionCall*);
   Status (*squared_norms)(Context*, const SquaredNormsCall*);
+  Status (*sample)(Context*, const SampleCall*);
 };
 
 // The one symbol of a device library: its table, whatever its version.

@@ -43,8 +43,7 @@ struct Run {
   const KvCache& cache;
   const Cancel& cancel;
 
-  // `on_device`: where a device other than the CPU puts logits before they are fetched.
-  void operator()(const Device& device, Decoder& decoder, const std::vector<Continuation>& parts, float* logits, DeviceBuffer* on_device = nullptr) const {
+  void operator()(const Device& device, Decoder& decoder, const std::vector<Continuation>& parts, float* logits) const {
     const int64_t most = device.on_cpu() ? kPassRows : kDevicePassRows;
     int64_t done = 0;  // rows of the part in hand
     for (size_t next = 0; next < parts.size();) {
@@ -73,14 +72,9 @@ struct Run {
       pass.cache = &cache;
       pass.slots = slots.data();
       decoder.forward(pass, false, false);
-      const int64_t count = plan.readouts * config.vocabulary;
       if (device.on_cpu()) multiply_head(device.cpu("generation"), decoder, plan.readouts, logits);
-      else {
-        float* there = on_device->as<float>(device, count);
-        multiply_head(device, placed, decoder, there);
-        device.fetch(logits, there, size_t(count) * 4);
-      }
-      logits += count;
+      else multiply_head(device, placed, decoder, logits);
+      logits += plan.readouts * config.vocabulary;
     }
   }
 
@@ -110,7 +104,8 @@ std::vector<const float*> Model::next_logits(const Device& device, const Network
   std::vector<size_t> order(parts.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return parts[a].adapter < parts[b].adapter; });
-  float* out = logits.as<float>(int64_t(parts.size()) * config_.vocabulary);
+  const int64_t count = int64_t(parts.size()) * config_.vocabulary;
+  float* out = device.on_cpu() ? logits.as<float>(count) : device_logits_.as<float>(device, count);
   std::vector<const float*> read(parts.size());
   std::vector<Continuation> sorted;
   int64_t rows = 0;
@@ -123,7 +118,7 @@ std::vector<const float*> Model::next_logits(const Device& device, const Network
   const int64_t lanes = lane || !device.on_cpu() ? 0 : lanes_for(device.cpu("generation"), int64_t(parts.size()), rows);
   if (lanes == 0) {
     if (lane) run(lane->context, lane->decoder, sorted, out);
-    else run(device, free_, sorted, out, &device_logits_);
+    else run(device, free_, sorted, out);
     return read;
   }
   Context& context = device.cpu("generation");

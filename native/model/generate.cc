@@ -180,7 +180,7 @@ void Generation::steps_apart(Model& model, const Network& network, const Bank* b
   });
 }
 
-void Generation::choose(Context& context, const std::vector<size_t>& which, const Rows& rows, int first) {
+void Generation::choose(Context& context, const std::vector<size_t>& which, Rows rows, int first) {
   const int64_t n = config_.vocabulary;
   std::vector<Sample> drawn(which.size());
   const auto one = [&](int64_t i, int own) {
@@ -197,8 +197,15 @@ void Generation::choose(Context& context, const std::vector<size_t>& which, cons
     }
     drawn[size_t(i)] = sample(context.kernels, logits, n, q.sampling, q.seed, uint32_t(s.written), s.seen, scratch_[thread]);
   };
-  if (int64_t(which.size()) * n < 20'000) for (size_t i = 0; i < which.size(); ++i) one(int64_t(i), 0);
-  else context.pool.run(int64_t(which.size()), one);
+  const auto every = [&](size_t count, const auto& body) {
+    if (int64_t(count) * n < 20'000) for (size_t i = 0; i < count; ++i) body(int64_t(i), 0);
+    else context.pool.run(int64_t(count), body);
+  };
+  if (device_.on_cpu()) every(which.size(), one);
+  else {
+    const std::vector<size_t> here = draw_there(which, rows, drawn);
+    every(here.size(), [&](int64_t i, int own) { one(int64_t(here[size_t(i)]), own); });
+  }
   for (size_t i = 0; i < which.size(); ++i) {
     Sequence& s = active_[which[i]];
     s.last = drawn[i].token;

@@ -1,6 +1,7 @@
 // Generation by continuous batching: sequences wait until there is room, run side by side under policies of their own, and
 // leave as they end. What a sequence says depends on its own request alone.
 #pragma once
+#include <bit>
 #include <cstdint>
 #include <deque>
 #include <set>
@@ -66,7 +67,7 @@ class Generation {
     size_t output = SIZE_MAX;     // its place in what the run in hand gives
   };
 
-  using Rows = std::vector<std::vector<const float*>>;  // of each sequence, the logits of each member
+  using Rows = std::vector<std::vector<const float*>>;  // of each sequence, the logits of each member, where the model runs
   void admit(std::vector<size_t>& fresh);
   Rows prefill(Model& model, const Network& network, const Bank* bank, const std::vector<size_t>& fresh, const Cancel& cancel);
   // With a lane, on the calling thread alone.
@@ -79,7 +80,10 @@ class Generation {
   // Takes the factors of adapters that sequences run under to the device, each once for as long as sequences are left.
   void bring(const Bank* bank);
   // `thread`: the calling one, where the context is that of a lane.
-  void choose(Context& context, const std::vector<size_t>& which, const Rows& rows, int thread = 0);
+  void choose(Context& context, const std::vector<size_t>& which, Rows rows, int thread = 0);
+  // Of rows on a device other than the CPU: draws what the device can by itself, fetches the rows of the others and gives their
+  // places in `which`.
+  std::vector<size_t> draw_there(const std::vector<size_t>& which, Rows& rows, std::vector<Sample>& drawn);
   bool is_done(const Sequence& sequence) const;
 
   ModelConfig config_;
@@ -93,7 +97,8 @@ class Generation {
   std::vector<Sequence> active_;
   std::vector<SampleScratch> scratch_;  // of each thread
   std::vector<Buffer> mixed_;
-  Buffer logits_, first_logits_;
+  Buffer logits_, first_logits_, fetched_;
+  DeviceBuffer drawn_{"tokens"};
   std::set<int> brought_;
   std::vector<SequenceOutput> out_;
 };

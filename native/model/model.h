@@ -40,8 +40,8 @@ class Model {
                                              const GenerateRequest& request, const Cancel& cancel);
   // The weights of passes over few rows, packed once. What it gives holds for as long as the bank does.
   Network prepare(const Device& device, const Bank* bank, const Cancel& cancel);
-  // Runs rows that continue cached sequences and gives the logits behind each one's last row, which `logits` holds. `packed`:
-  // the parts' adapters, for steps (see Pass). With a lane, on the calling thread alone.
+  // Runs rows that continue cached sequences and gives the logits behind each one's last row, which `logits` holds; on another
+  // device than the CPU they lie there, until the next call. `packed`: the parts' adapters, for steps (see Pass). With a lane, on the calling thread alone.
   std::vector<const float*> next_logits(const Device& device, const Network& network, const Bank* bank, const PackedAdapters* packed, const KvCache& cache,
                                         const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel, Lane* lane = nullptr);
   // How many lanes share so many parts of so many rows in all; 0: threads meet in every product.

@@ -1,5 +1,6 @@
 // The CUDA kernels of attention, emulated, against float64 over forests.
 #include "cuda_device.h"
+#include "device/device.h"
 #include "forest.h"
 
 using namespace pluralign;
@@ -87,4 +88,12 @@ TEST(cuda_attention_of_a_row_does_not_depend_on_packing) {
           CHECK_BITS("segment " + std::to_string(s), std::vector<double>(alone.out.end() - n, alone.out.end()), std::vector<double>(together.out.begin() + at, together.out.begin() + at + n));
         }
     }
+}
+
+TEST(cuda_attention_refuses_wide_heads_by_name) {
+  EmulatedDevice gpu;
+  const TestPlan plan(gpu, {-1}, {2}, {-1});
+  const auto qkv = gpu.room(2 * 3 * 160), out = gpu.room(2 * 160), lse = gpu.room(2);
+  const device::AttentionCall call{plan.get(), 1, 1, 160, 0, 0.1f, kF32, qkv.floats(), out.data(), lse.floats()};
+  CHECK_THROWS("UNSUPPORTED", "these have 160", Device(gpu.table(), gpu.context()).run(&device::Table::attention, call));
 }

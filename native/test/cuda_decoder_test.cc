@@ -116,7 +116,28 @@ TEST(cuda_decoder_says_that_a_device_is_lost) {
   CHECK_THROWS("DEVICE_LOST", "by a new process", score());
 }
 
-TEST(cuda_generation_is_refused) {
+TEST(cuda_device_is_not_the_cpu) {
   EmulatedDevice gpu;
-  CHECK_THROWS("UNSUPPORTED", "generation runs on the CPU only", Device(gpu.table(), gpu.context()).cpu("generation"));
+  CHECK_THROWS("UNSUPPORTED", "packing runs on the CPU only", Device(gpu.table(), gpu.context()).cpu("packing"));
+}
+
+TEST(cuda_context_that_is_closed_ends_with_the_last_thing_on_it) {
+  const int64_t before = emulator::bytes_held();
+  const device::Options options{0, 0, 0};
+  device::Context* context = nullptr;
+  char text[256] = "";
+  CHECK(pluralign_device()->open(&options, &context, text, sizeof text) == device::Status::ok);
+  {
+    const Device device(*pluralign_device(), context);
+    Tiny tiny(kModels[0]);
+    const Bank bank = tiny.bank();
+    Model model(tiny.config, Weights::none(tiny.config), false);
+    const TinyPack p = forest_pack(true);
+    std::vector<float> out(p.rows.size());
+    model.score(device, p.pack(), &bank, {false, true, false, 0, 1}, out.data(), nullptr, Cancel());  // keeps a plan, and scratch memory
+    CHECK(emulator::bytes_held() > before);
+    device.close();
+    CHECK(emulator::bytes_held() > before);
+  }
+  CHECK(emulator::bytes_held() == before);
 }

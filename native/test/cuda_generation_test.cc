@@ -26,6 +26,9 @@ std::pair<std::vector<std::vector<int32_t>>, std::vector<float>> texts(const Dev
   Generation generation(model, machine.context, device.on_cpu() ? Device(machine.context) : device, {3, 1 << 20}, {});
   std::vector<SequenceRequest> all{request(1, 0, 6, 1), request(70, -1, 5, 2), request(5, 1, 9, 3), request(5, 1, 3, 3), request(9, 2, 4, 4), request(3, 0, 7, 5)};
   all[4].members = {{2, 0.6f}, {-1, 0.4f}};
+  all[0].sampling.temperature = 0;
+  all[2].sampling.repetition_penalty = 1.3f;  // these two the host draws
+  all[5].sampling.top_k = 4;
   for (size_t i = 0; i < all.size(); ++i) generation.add(int64_t(i), all[i], bank.adapters());
   std::pair<std::vector<std::vector<int32_t>>, std::vector<float>> out;
   out.first.resize(all.size());
@@ -73,6 +76,18 @@ TEST(cuda_generation_takes_factors_anew_once_nothing_is_left) {
     CHECK_CLOSE("log-probabilities", mine[0].logps, theirs[0].logps, 1e-4, 1e-4);
     before = mine[0].logps;
   }
+}
+
+TEST(cuda_generation_says_which_logit_is_damaged) {
+  EmulatedDevice gpu;
+  Tiny tiny(TinyOptions{});
+  tiny.values[size_t(tiny.factors[size_t(tiny.weights.at("lm_head.weight"))].offset) + 3 * 10] = kNaN;
+  Machine machine(Isa::generic, 1);
+  Model model(tiny.config, Weights::none(tiny.config), false);
+  const Bank bank = tiny.bank();
+  Generation generation(model, machine.context, Device(gpu.table(), gpu.context()), {8, 1 << 20}, {});
+  generation.add(0, request(6, 0, 4, 1), bank.adapters());
+  CHECK_THROWS("NON_FINITE", "the logit of token 3 is", generation.run(model, &bank, 2, Cancel()));
 }
 
 TEST(cuda_generation_says_what_does_not_fit) {

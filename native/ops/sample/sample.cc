@@ -11,13 +11,6 @@ namespace {
 
 constexpr int64_t kRun = 256;  // probabilities that are added up before they are looked at one by one
 
-double uniform(uint32_t seed, uint32_t step) {  // splitmix64's finaliser over (seed, step)
-  uint64_t x = (uint64_t(seed) << 32 | step) + 0x9e3779b97f4a7c15ull;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return double((x ^ (x >> 31)) >> 11) * 0x1p-53;
-}
-
 struct Partition {
   float top = -INFINITY;
   double sum = 0;
@@ -115,6 +108,13 @@ void penalise(float* x, const std::vector<int32_t>& seen, float penalty) {
 
 }  // namespace
 
+double sample_place(uint32_t seed, uint32_t step) {  // splitmix64's finaliser over (seed, step)
+  uint64_t x = (uint64_t(seed) << 32 | step) + 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return double((x ^ (x >> 31)) >> 11) * 0x1p-53;
+}
+
 Sample sample(const Kernels& kernels, const float* logits, int64_t n, const SampleOptions& o, uint32_t seed, uint32_t step,
               const std::vector<int32_t>& seen, SampleScratch& scratch) {
   float* x = scratch.row.as<float>(n);
@@ -136,7 +136,7 @@ Sample sample(const Kernels& kernels, const float* logits, int64_t n, const Samp
   }
   const float top = o.repetition_penalty == 1.f ? whole.top : *std::max_element(x, x + n);
   kernels.head_gradient_row(x, n, top, 1.f);
-  const double u = uniform(seed, step);
+  const double u = sample_place(seed, step);
   const bool cut = (o.top_k > 0 && o.top_k < n) || o.top_p < 1 || o.min_p > 0;
   if (!cut) {
     const int64_t token = invert(x, n, u);

@@ -21,6 +21,9 @@ struct Sample {
   float logp;  // log softmax(logits / temperature)[token], all tokens, no penalty; temperature 1 where greedy
 };
 
+// Where in [0, 1) the draw of a sequence's token falls.
+double sample_place(uint32_t seed, uint32_t step);
+
 struct SampleScratch {
   Buffer row;
   std::vector<int32_t> kept;
