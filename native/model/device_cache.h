@@ -1,5 +1,6 @@
 // Keys and values of the sequences that are being written, on a device other than the CPU: rows of one buffer, layer by layer, as
-// attention_cached of device/operators.h reads them. A sequence's rows lie behind each other; the buffer grows as they need.
+// attention_cached of device/operators.h reads them. A sequence's rows lie behind each other; the buffer grows as they need, up to
+// its limit.
 #pragma once
 #include <algorithm>
 
@@ -19,6 +20,13 @@ class DeviceCache {
   int64_t bytes(int64_t tokens) const { return layers_ * row_bytes_ * tokens; }
   int64_t bytes_held() const { return bytes(used_); }
 
+  // So many bytes at most, but what stands in it by itself. Before the first sequence.
+  void limit(int64_t bytes_at_most) { limit_ = bytes_at_most / bytes(1); }
+  // Whether so many sequences find a place within the limit, one behind the other.
+  bool has_room(int64_t tokens, int64_t sequences) const {
+    const int64_t rows = std::max<int64_t>(tokens, 1) * sequences;
+    return gap(rows) + rows <= limit_;
+  }
   int open(int64_t tokens) {
     size_t slot = 0;
     while (slot < slots_.size() && slots_[slot].rows > 0) ++slot;
@@ -58,9 +66,9 @@ class DeviceCache {
     }
     return end;
   }
-  // Twice as many rows, or what is needed: both are held for a moment.
+  // Twice as many rows within the limit, or what is needed: the old and the new ones are held for a moment.
   void grow(int64_t needed) {
-    const int64_t rows = std::max(needed, 2 * rows_);
+    const int64_t rows = std::max(needed, std::min(2 * rows_, limit_));
     DeviceBuffer larger("keys and values");
     auto* to = static_cast<char*>(larger.get(device_, size_t(bytes(rows))));
     for (int64_t l = 0; l < layers_ && rows_ > 0; ++l) device_.copy(to + l * rows * row_bytes_, at(l, 0), size_t(rows_ * row_bytes_));
@@ -69,7 +77,7 @@ class DeviceCache {
   }
 
   Device device_;
-  int64_t layers_, row_bytes_, rows_ = 0, used_ = 0;
+  int64_t layers_, row_bytes_, rows_ = 0, used_ = 0, limit_ = INT64_MAX;
   DeviceBuffer buffer_{"keys and values"};
   std::vector<Slot> slots_;
 };

@@ -25,6 +25,7 @@ Generation::Generation(const Model& model, Context& host, const Device& device, 
     : config_(model.config()), host_(host), device_(device), cache_(config_, host.kernels, device, model.storage()), limits_(limits), stop_(std::move(stop_tokens)) {
   // The cache is held twice for a moment when it grows, and activations need room too.
   if (limits_.memory < 0) limits_.memory = device.on_cpu() ? INT64_MAX : device.memory().free * 2 / 5;
+  cache_.limit(limits_.memory);
 }
 
 void Generation::bring(const Bank* bank) {
@@ -87,7 +88,7 @@ void Generation::admit(std::vector<size_t>& fresh) {
     Sequence& s = waiting_.front();
     const int64_t members = int64_t(s.request.members.size()), longest = int64_t(s.request.prompt.size()) + s.request.max_new_tokens;
     if (s.request.max_new_tokens > 0) {
-      if (!active_.empty() && (rows + members > limits_.rows || cache_.bytes_held() + cache_.bytes(longest) * members > limits_.memory)) return;
+      if (!active_.empty() && (rows + members > limits_.rows || !cache_.has_room(longest, members))) return;
       for (int64_t i = 0; i < members; ++i) s.slots.push_back(cache_.open(longest));
       rows += members;
     }

@@ -22,6 +22,15 @@ class KvCache {
   // Bytes that a sequence of so many tokens takes.
   int64_t bytes(int64_t tokens) const { return on_device_ ? on_device_->bytes(tokens) : layers_ * layer_size(capacity(tokens)) * 4; }
   int64_t bytes_held() const { return on_device_ ? on_device_->bytes_held() : held_; }
+  // Bytes at most, for has_room; said before the first sequence.
+  void limit(int64_t bytes_at_most) {
+    limit_ = bytes_at_most;
+    if (on_device_) on_device_->limit(bytes_at_most);
+  }
+  // Whether so many sequences of at most `tokens` each fit beside those that are open.
+  bool has_room(int64_t tokens, int64_t sequences) const {
+    return on_device_ ? on_device_->has_room(tokens, sequences) : held_ + bytes(tokens) * sequences <= limit_;
+  }
 
   // Room for a sequence of at most `tokens`; gives its slot.
   int open(int64_t tokens) {
@@ -77,7 +86,7 @@ class KvCache {
   }
 
   const Kernels& kernels_;
-  int64_t layers_, held_ = 0;
+  int64_t layers_, held_ = 0, limit_ = INT64_MAX;
   AttentionShape shape_;
   std::vector<Slot> slots_;
   std::unique_ptr<DeviceCache> on_device_;

@@ -139,3 +139,20 @@ TEST(device_cache_keeps_rows_where_it_grows_and_takes_up_gaps) {
   cache.copy(c, d, 1);
   CHECK(get(0, d) == 3 && get(1, d) == 3 && get(1, b) == 2);
 }
+
+TEST(device_cache_grows_to_its_limit_and_no_further) {
+  EmulatedDevice gpu;
+  Tiny tiny(TinyOptions{});
+  DeviceCache cache(tiny.config, Device(gpu.table(), gpu.context()), kF32);
+  cache.limit(cache.bytes(50) + 1);
+  const int64_t before = emulator::bytes_held();
+  const auto held = [&] { return emulator::bytes_held() - before; };
+  const int first = cache.open(20);
+  cache.open(20);
+  CHECK(cache.has_room(10, 1) && cache.has_room(5, 2) && !cache.has_room(11, 1) && !cache.has_room(4, 3));
+  cache.open(1);  // twice as many rows would be 80
+  CHECK(held() >= cache.bytes(41) && held() <= cache.bytes(50) * 17 / 16 + 64);  // buffers keep a sixteenth to grow
+  CHECK(!cache.has_room(10, 1));
+  cache.close(first);
+  CHECK(cache.has_room(20, 1) && !cache.has_room(21, 1));
+}
