@@ -208,9 +208,7 @@ describe('a mixture of policies', () => {
 
   it('needs two policies that speak, prompts, and one source', async () => {
     const x = ['--adapter', path('x')];
-    expect(await failure('aggregate', ...model, ...x, ...quick)).toContain(
-      'found 1 policies, expected one for each of',
-    );
+    expect(await failure('aggregate', ...model, ...x, ...quick)).toContain('found 1 policy, expected one for each of');
     expect(await failure('aggregate', ...model, ...types)).toContain('found no --data ROWS');
     expect(await failure('aggregate', ...model, '--matrix', 'm.json')).toContain('found 2 of them');
     expect(await failure('aggregate', ...model, ...types, '--adapter', `m=${path('mix')}`, ...quick)).toContain(

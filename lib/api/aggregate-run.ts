@@ -152,7 +152,7 @@ function sides(source: string, policies: readonly Policy[], compared: number): {
   if (types.length < 2)
     throw new PluralignError(
       'BAD_ARGUMENT',
-      `${source}: found ${types.length} policies, expected one for each of at least two types (a run of em-dpo, or several --adapter)`,
+      `${source}: found ${types.length === 1 ? '1 policy' : `${types.length} policies`}, expected one for each of at least two types (a run of em-dpo, or several --adapter); where held-out votes chose one type, its policy is everybody's as it is`,
     );
   const voters = speaking.find((p) => p.voters);
   if (voters)
