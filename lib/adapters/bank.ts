@@ -47,6 +47,10 @@ export class Bank {
   readonly adapters: readonly BankAdapter[];
   /** Steps that each factor has taken, [factors]. */
   readonly steps: Int32Array;
+  /** True where it stands in for weights of the base (`full`), under whatever adapter: the base is then not in reach. */
+  readonly replacesBase: boolean;
+  /** True where an adapter has dropout. */
+  readonly drops: boolean;
   readonly #parameters: Float32Array;
   readonly #gradients: Float32Array;
   readonly #moments: Moments;
@@ -61,6 +65,8 @@ export class Bank {
     this.factors = layout.factors;
     this.adapters = layout.adapters;
     this.steps = new Int32Array(layout.factors.length);
+    this.replacesBase = layout.factors.some(({ role }) => role === 'weight');
+    this.drops = layout.adapters.some(({ modules }) => modules.some(({ dropout }) => dropout > 0));
     this.#factorIndex = new Map(layout.factors.map((factor, i) => [factor.name, i]));
     this.#adapterIndex = new Map(layout.adapters.map((adapter, i) => [adapter.name, i]));
     this.#own = layout.adapters.map(() => []);
@@ -141,11 +147,6 @@ export class Bank {
       else bank.#fill(i, load(factor.name), [factor.rows, factor.cols]);
     });
     return bank;
-  }
-
-  /** True where it stands in for weights of the base (`full`), under whatever adapter: the base is then not in reach. */
-  get replacesBase(): boolean {
-    return this.factors.some(({ role }) => role === 'weight');
   }
 
   /** Values of all factors, in place. Throws `BAD_ARGUMENT` between `moveTo` and `moveHome`, as all that touches them does. */
@@ -239,11 +240,6 @@ export class Bank {
   /** Says for every factor whether steps change it. */
   setTrainable(rule: (factor: Factor) => boolean): void {
     for (const factor of this.factors) factor.trainable = rule(factor);
-  }
-
-  /** True where an adapter has dropout. */
-  get drops(): boolean {
-    return this.adapters.some(({ modules }) => modules.some(({ dropout }) => dropout > 0));
   }
 
   layout(): NativeBankLayout {
