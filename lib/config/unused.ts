@@ -1,18 +1,17 @@
-import type { LossType } from './loss-schema.js';
-import type { ParsedConfig } from './schema.js';
+import { type LossType, lossSchema } from './loss-schema.js';
+import { adapterSchema, type ParsedConfig } from './schema.js';
 
-/** Keys of `loss` that only some losses read, with the value that stands where none was given. */
-const lossKeys: readonly { key: keyof ParsedConfig['loss']; otherwise: unknown; losses: readonly LossType[] }[] = [
+/** Keys of `loss` that only some losses read. */
+const lossKeys: readonly { key: keyof ParsedConfig['loss']; losses: readonly LossType[] }[] = [
   {
     key: 'label_smoothing',
-    otherwise: 0,
     losses: ['sigmoid', 'robust', 'exo_pair', 'aot', 'aot_unpaired', 'sigmoid_norm', 'simpo', 'cpo'],
   },
-  { key: 'discopop_tau', otherwise: 0.05, losses: ['discopop'] },
-  { key: 'simpo_gamma', otherwise: 0.5, losses: ['simpo'] },
-  { key: 'cpo_alpha', otherwise: 1, losses: ['cpo'] },
-  { key: 'desirable_weight', otherwise: 1, losses: ['kto', 'bco', 'apo_zero_unpaired'] },
-  { key: 'undesirable_weight', otherwise: 1, losses: ['kto', 'bco', 'apo_zero_unpaired'] },
+  { key: 'discopop_tau', losses: ['discopop'] },
+  { key: 'simpo_gamma', losses: ['simpo'] },
+  { key: 'cpo_alpha', losses: ['cpo'] },
+  { key: 'desirable_weight', losses: ['kto', 'bco', 'apo_zero_unpaired'] },
+  { key: 'undesirable_weight', losses: ['kto', 'bco', 'apo_zero_unpaired'] },
 ];
 
 /** Keys that were given another value than their default, and that nothing in this run would read. */
@@ -21,21 +20,22 @@ export function unusedKeys(
   types: readonly LossType[],
   perAnnotator: boolean,
 ): { path: string[]; message: string }[] {
+  const usual = lossSchema.parse({});
   const unused = lossKeys
-    .filter(({ key, otherwise, losses }) => loss[key] !== otherwise && !types.some((type) => losses.includes(type)))
+    .filter(({ key, losses }) => loss[key] !== usual[key] && !types.some((type) => losses.includes(type)))
     .map(({ key, losses }) => ({
       path: ['loss', key],
       message: `belongs to loss.type ${losses.join(', ')}; here it would change nothing`,
     }));
   for (const key of ['margin', 'centring'] as const)
-    if (loss[key] !== 0 && method !== 'reward' && method !== 'em-reward')
+    if (loss[key] !== usual[key] && method !== 'reward' && method !== 'em-reward')
       unused.push({ path: ['loss', key], message: `belongs to method reward, but the method is ${method}` });
   if (train.schedule === 'constant' && train.min_learning_rate_ratio !== 0)
     unused.push({
       path: ['train', 'min_learning_rate_ratio'],
       message: 'belongs to train.schedule: linear or cosine; here it would change nothing',
     });
-  if (adapter !== null && adapter !== 'full' && adapter.generic !== 0.1 && !perAnnotator)
+  if (adapter !== null && adapter !== 'full' && adapter.generic !== adapterSchema.parse({}).generic && !perAnnotator)
     unused.push({
       path: ['adapter', 'generic'],
       message: 'needs adapter.per: annotator; here it would change nothing',
