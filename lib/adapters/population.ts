@@ -117,13 +117,18 @@ export class AdapterPopulation {
     return new AdapterPopulation(path, config, annotators as string[], layout, placesOf(path, stamp), stamp);
   }
 
-  /** Throws `NOT_FOUND` where the annotator has no adapter here, with the name that is spelt most alike. */
+  /** Throws `NOT_FOUND` where the annotator has no adapter here, with the name that is spelt most alike and some of all. */
   require(annotator: string): void {
     if (this.index.has(annotator)) return;
     const folded = foldName(annotator);
     const near = this.annotators.find((name) => foldName(name) === folded) ?? nearest(annotator, this.annotators);
-    const hint = near === undefined ? `it has ${this.annotators.length}` : `did you mean ${JSON.stringify(near)}?`;
-    throw new PluralignError('NOT_FOUND', `${this.path} has no annotator ${JSON.stringify(annotator)}; ${hint}`);
+    const hint = near === undefined ? '' : ` did you mean ${JSON.stringify(near)}?`;
+    const some = this.annotators.slice(0, 10).map((name) => JSON.stringify(name));
+    if (some.length < this.annotators.length) some.push('…');
+    throw new PluralignError(
+      'NOT_FOUND',
+      `${this.path} has no annotator ${JSON.stringify(annotator)};${hint} it has ${this.annotators.length}: ${some.join(', ')}`,
+    );
   }
 
   /** The generic adapter's own numbers (0) or an annotator's (`index`), [P]. */
