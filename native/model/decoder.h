@@ -59,6 +59,8 @@ class Decoder {
   float* tail_forward(const Pass& pass, int64_t layer, Saved& saved, const float* x);
   // tail_dx_ holds the gradient of the layer's output; dx, zero so far, becomes that of its input.
   void tail_backward(const Pass& pass, int64_t layer, Saved& saved, float* dx, bool to_input);
+  // normed ← the norm of x, all rows; gives those of tail_.
+  const void* tail_norm(const Pass& pass, int64_t layer, const float* x, float* rstd, void* normed);
   void tail_rotate(const Pass& pass, const Pass& tail, int64_t layer, const Saved& saved);
   device::RopeCall tail_rope_call(const Pass& pass, int64_t layer, bool queries, const DeviceBuffer& raw, float* out) const;
   void norm(const Pass& pass, const Weight& weight, const float* x, void* y, float* rstd, int64_t rows);

@@ -65,13 +65,20 @@ device::RopeCall Decoder::tail_rope_call(const Pass& pass, int64_t layer, bool q
           queries ? nullptr : w.k_norm.grad};
 }
 
+const void* Decoder::tail_norm(const Pass& pass, int64_t layer, const float* x, float* rstd, void* normed) {
+  norm(pass, pass.network.layers[size_t(layer)].input_norm, x, normed, rstd, pass.rows());
+  const size_t bytes = size_t(config_.hidden) * element();
+  void* few = tail_normed_.get(pass.device, tail_rows_.size() * bytes);
+  take(pass.device.cpu("a tail"), few, normed, tail_rows_, bytes);
+  return few;
+}
+
 void Decoder::tail_rotate(const Pass& pass, const Pass& tail, int64_t layer, const Saved& saved) {
   pass.device.run(&Table::rope, tail_rope_call(pass, layer, false, saved.qkv, rotated_.as<float>(pass.device, pass.rows() * 2 * config_.kv_width())));
   pass.device.run(&Table::rope, tail_rope_call(tail, layer, true, tail_saved_.qkv, tail_rotated_.as<float>(pass.device, tail.rows() * config_.q_width())));
 }
 
 float* Decoder::tail_forward(const Pass& pass, int64_t layer, Saved& saved, const float* x) {
-  const LayerWeights& w = pass.network.layers[size_t(layer)];
   const Device& on = pass.device;
   Context& cpu = on.cpu("a tail");
   const Pass tail = tail_pass(pass);
@@ -82,10 +89,8 @@ float* Decoder::tail_forward(const Pass& pass, int64_t layer, Saved& saved, cons
     mine.low_rank.as<float>(on, kTargets * few * pass.bank->bank().largest_rank());
   }
   void* normed = normed_.get(on, size_t(rows * d) * element());
-  norm(pass, w.input_norm, x, normed, saved.input_rstd.as<float>(on, rows), rows);
+  const void* normed_few = tail_norm(pass, layer, x, saved.input_rstd.as<float>(on, rows), normed);
   linears(pass, layer, kK, kV, normed, saved, saved.qkv.get(on, size_t(rows * kv) * element()), kv, false);
-  void* normed_few = tail_normed_.get(on, size_t(few * d) * element());
-  take(cpu, normed_few, normed, tail_rows_, size_t(d) * element());
   linears(tail, layer, kQ, kQ, normed_few, mine, mine.qkv.get(on, size_t(few * q) * element()), q, false);
   tail_rotate(pass, tail, layer, saved);
   const AttentionShape shape = shape_of(config_);
@@ -122,9 +127,7 @@ void Decoder::tail_backward(const Pass& pass, int64_t layer, Saved& saved, float
   const float* input = static_cast<const float*>(saved_[size_t(layer)].input.data());
   float* input_rstd = static_cast<float*>(saved.input_rstd.data());
   void* normed = normed_.get(on, size_t(rows * d) * element());
-  norm(pass, w.input_norm, input, normed, input_rstd, rows);
-  void* normed_few = tail_normed_.get(on, size_t(few * d) * element());
-  take(cpu, normed_few, normed, tail_rows_, size_t(d) * element());
+  const void* normed_few = tail_norm(pass, layer, input, input_rstd, normed);
   const bool below = to_input || w.input_norm.grad;
   float *dnormed = below ? dnormed_.as<float>(on, rows * d) : nullptr, *dnormed_few = below ? tail_dnormed_.as<float>(on, few * d) : nullptr;
   linears_backward(pass, layer, kK, kV, normed, saved, dkv, kv, dnormed);
