@@ -47,6 +47,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("useErrorClass", Napi::Function::New(env, use_error_class));
   register_safetensors(env, exports);
   register_preference(env, exports);
+  register_bank(env, exports);
   register_model(env, exports);
   register_optimizer(env, exports);
   register_kernels(env, exports);

@@ -7,6 +7,7 @@ namespace pluralign {
 void register_safetensors(Napi::Env env, Napi::Object exports);
 void register_preference(Napi::Env env, Napi::Object exports);
 void register_kernels(Napi::Env env, Napi::Object exports);
+void register_bank(Napi::Env env, Napi::Object exports);
 void register_model(Napi::Env env, Napi::Object exports);
 void register_optimizer(Napi::Env env, Napi::Object exports);
 void register_generation(Napi::Env env, Napi::Object exports);
