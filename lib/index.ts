@@ -1,4 +1,5 @@
-export { Bank, type BankState, type CreateOptions, type StepOptions } from './adapters/bank.js';
+export { Bank, type CreateOptions, type StepOptions } from './adapters/bank.js';
+export type { BankState } from './adapters/bank-state.js';
 export { type AdapterConfig, adapterConfig, type Sharing } from './adapters/config.js';
 export { loadPeft, type PeftAdapter, type SavePeftOptions, savePeft } from './adapters/peft.js';
 export { AdapterPopulation, savePopulation } from './adapters/population.js';

@@ -2,13 +2,15 @@ import type { Tensor } from '../model/safetensors.js';
 import type { NativeBank, NativeBankLayout, NativeModel, NativeModelConfig } from '../native/addon.js';
 import { PluralignError } from '../native/errors.js';
 import { addon } from '../native/loader.js';
+import { type BankState, checkState } from './bank-state.js';
 import type { AdapterConfig } from './config.js';
 import { targetsOf } from './config.js';
 import type { BankAdapter, Factor } from './factors.js';
-import { foldCore, initialise, Layout } from './factors.js';
+import { initialise, Layout } from './factors.js';
 import { type AdapterMix, layMixes } from './mix.js';
 import { allocate, Moments, total } from './moments.js';
 import { loadPeft, type PeftAdapter } from './peft.js';
+import { placesOf, plainLora } from './plain.js';
 
 export interface StepOptions {
   learningRate: number;
@@ -20,17 +22,6 @@ export interface StepOptions {
   maxGradNorm: number | null;
   /** Indices of the adapters that were in the batch; absent: all. Their own factors and every shared one advance. */
   active?: Iterable<number>;
-}
-
-/** What a checkpoint needs to go on to the bit. The arrays are the bank's own: copy them to keep them past a step. */
-export interface BankState {
-  parameters: Float32Array;
-  /** AdamW's moments in the order of `parameters`; null before the first step. */
-  m: Float32Array | null;
-  v: Float32Array | null;
-  /** Steps that each factor has taken, in the order of `factors`. */
-  steps: Int32Array;
-  factors: { name: string; rows: number; cols: number }[];
 }
 
 export interface CreateOptions {
@@ -312,29 +303,7 @@ export class Bank {
 
   /** Takes a state of a bank with the same factors in the same order. Throws `BAD_SHAPE`, with nothing changed. */
   restore(state: BankState): void {
-    const fail = (what: string) => {
-      throw new PluralignError('BAD_SHAPE', `the saved state is of other adapters: ${what}`);
-    };
-    const n = this.parameters.length;
-    this.factors.forEach(({ name, rows, cols }, i) => {
-      const saved = state.factors[i];
-      if (saved?.name !== name || saved.rows !== rows || saved.cols !== cols) {
-        const found = saved ? `${saved.name} [${saved.rows}, ${saved.cols}]` : 'nothing';
-        fail(`factor ${i} is ${found}, expected ${name} [${rows}, ${cols}]`);
-      }
-    });
-    if (state.factors.length > this.factors.length)
-      fail(`${state.factors.length} factors, expected ${this.factors.length}`);
-    if (state.steps.length !== this.steps.length)
-      fail(`${state.steps.length} step counts, expected ${this.steps.length}`);
-    for (const [what, values] of [
-      ['parameters', state.parameters] as const,
-      ['m', state.m] as const,
-      ['v', state.v] as const,
-    ]) {
-      if (values !== null && values.length !== n) fail(`${what} has ${values.length} values, expected ${n}`);
-    }
-    if ((state.m === null) !== (state.v === null)) fail('only one of m and v is there');
+    checkState(state, this.factors, this.parameters.length);
     this.parameters.set(state.parameters);
     this.#moments.restore(state.m, state.v);
     this.steps.set(state.steps);
@@ -346,33 +315,8 @@ export class Bank {
    * Throws `BAD_SHAPE` naming the tensor, with nothing changed.
    */
   setAdapter(name: string, tensors: ReadonlyMap<string, Tensor>): void {
-    const { targets, modules, head } = this.adapters[this.adapterIndex(name)];
-    const wanted = new Map(
-      targets.flatMap((target, i) => [
-        [`${target.name}.lora_A`, modules[i].a],
-        [`${target.name}.lora_B`, modules[i].b],
-      ]),
-    );
-    if (head !== -1 && tensors.has('score')) wanted.set('score', head);
-    for (const key of tensors.keys()) {
-      if (wanted.has(key)) continue;
-      throw new PluralignError(
-        'BAD_SHAPE',
-        `adapter ${name} has no place for ${key}: it targets other modules or has no reward head`,
-      );
-    }
-    for (const [key, factor] of wanted) {
-      const tensor = tensors.get(key);
-      const { rows, cols } = this.factors[factor];
-      if (tensor?.shape.length !== 2 || tensor.shape[0] !== rows || tensor.shape[1] !== cols) {
-        const found = tensor ? `[${tensor.shape.join(', ')}]` : 'nothing';
-        throw new PluralignError(
-          'BAD_SHAPE',
-          `${key} for adapter ${name}: found ${found}, expected [${rows}, ${cols}]`,
-        );
-      }
-    }
-    for (const [key, factor] of wanted) this.#fill(factor, tensors.get(key)!.data, tensors.get(key)!.shape);
+    const places = placesOf(this.adapters[this.adapterIndex(name)], this.factors, tensors);
+    for (const [key, factor] of places) this.#fill(factor, tensors.get(key)!.data, tensors.get(key)!.shape);
   }
 
   /**
@@ -380,17 +324,7 @@ export class Bank {
    * [1, hidden] where it has a head. A core or vector is multiplied into B (float64 sums). Copies.
    */
   materialise(name: string): Map<string, Tensor> {
-    const { targets, modules, head } = this.adapters[this.adapterIndex(name)];
-    const out = new Map<string, Tensor>();
-    targets.forEach((target, i) => {
-      const { a, b, core } = modules[i];
-      const up = this.values(b).slice();
-      if (core !== -1) foldCore(up, target.out, target.r, this.values(core), this.factors[core].rows);
-      out.set(`${target.name}.lora_A`, { shape: [target.r, target.in], data: this.values(a).slice() });
-      out.set(`${target.name}.lora_B`, { shape: [target.out, target.r], data: up });
-    });
-    if (head !== -1) out.set('score', { shape: [1, this.factors[head].cols], data: this.values(head).slice() });
-    return out;
+    return plainLora(this.adapters[this.adapterIndex(name)], this.factors, (factor) => this.values(factor));
   }
 
   /** Lets go of the optimizer's state and of the addon's view; further steps and `native()` throw `DISPOSED`. */
