@@ -261,6 +261,16 @@ describe('what is refused', () => {
       'config.yaml:6: train.early_stopping: nothing to evaluate on; give data.eval or data.split',
     ],
     [
+      'nothing to evaluate every so often',
+      `${minimal}train: { eval_every: 5 }`,
+      'config.yaml:6: train.eval_every: nothing to evaluate on; give data.eval or data.split',
+    ],
+    [
+      'evaluations of EM',
+      `${minimal.replace('method: dpo', 'method: em-dpo')}train: { eval_every: 5 }`,
+      'config.yaml:6: train.eval_every: is not for em-dpo, which evaluates once, after its last round',
+    ],
+    [
       "another method's block",
       `${minimal}pretrain: { tokenizer: t }`,
       'config.yaml:6: pretrain: belongs to method pretrain, but the method is dpo',

@@ -16,7 +16,7 @@ const lossKeys: readonly { key: keyof ParsedConfig['loss']; losses: readonly Los
 
 /** Keys that were given another value than their default, and that nothing in this run would read. */
 export function unusedKeys(
-  { method, loss, train, adapter }: ParsedConfig,
+  { method, model, data, loss, train, adapter }: ParsedConfig,
   types: readonly LossType[],
   perAnnotator: boolean,
 ): { path: string[]; message: string }[] {
@@ -35,6 +35,13 @@ export function unusedKeys(
       path: ['train', 'min_learning_rate_ratio'],
       message: 'belongs to train.schedule: linear or cosine; here it would change nothing',
     });
+  if (train.eval_every !== null && model !== 'features') {
+    const path = ['train', 'eval_every'];
+    if (method === 'em-dpo' || method === 'em-reward')
+      unused.push({ path, message: `is not for ${method}, which evaluates once, after its last round` });
+    else if (data.eval === null && data.split === null)
+      unused.push({ path, message: 'nothing to evaluate on; give data.eval or data.split' });
+  }
   if (adapter !== null && adapter !== 'full' && adapter.generic !== adapterSchema.parse({}).generic && !perAnnotator)
     unused.push({
       path: ['adapter', 'generic'],

@@ -119,7 +119,9 @@ export async function trainedOnText(
   return join(output, 'adapter');
 }
 
-async function finished(config: ResolvedConfig, options: TrainOptions): Promise<void> {
+async function finished(given: ResolvedConfig, options: TrainOptions): Promise<void> {
+  // The soup's evaluation rows are for all its policies at the end.
+  const config = given.data.split ? given : { ...given, train: { ...given.train, eval_every: null } };
   const summary = await train(config, { ...options, resume: true });
   if (!summary.finished)
     throw new PluralignError('ABORTED', `stopped in ${config.output}; what is done is kept, go on with --resume`);
