@@ -280,7 +280,7 @@ describe('event files', () => {
 });
 
 describe('progress', () => {
-  function watch(isTTY: boolean, options: { quiet?: boolean; done?: number } = {}) {
+  function watch(isTTY: boolean, options: { quiet?: boolean; done?: number; at?: () => string } = {}) {
     let time = 0;
     let text = '';
     const stream = {
@@ -328,6 +328,15 @@ describe('progress', () => {
     bar.update(100);
     bar.stop();
     expect(text()).toBe('train: 100/100 (100 %), took 30s\n');
+  });
+
+  test('how far it is can be said in other words, and work that was done before is left out of the estimate', () => {
+    const { bar, at, text } = watch(false, { at: () => 'round 2/4' });
+    bar.skip(50);
+    at(10_000);
+    bar.update(60, {});
+    bar.stop();
+    expect(text()).toBe('train: round 2/4 (60 %), 40s left\ntrain: round 2/4 (60 %), 40s left\n');
   });
 
   test('on a terminal: a bar, and no handlers are left behind', () => {

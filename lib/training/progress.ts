@@ -9,6 +9,8 @@ export interface ProgressInfo {
 
 export interface Progress {
   update(done: number, info?: ProgressInfo): void;
+  /** Work that turns out to have been done before this process began: left out of the estimate. */
+  skip(work: number): void;
   /** Ends the bar. Call it on failure too. */
   stop(): void;
 }
@@ -17,6 +19,8 @@ export interface ProgressOptions {
   quiet?: boolean;
   /** Work done before this process began (a resumed run): left out of the estimate. */
   done?: number;
+  /** How far it is, in words; default: `done/total`. */
+  at?: () => string;
   /** Milliseconds; for tests. */
   now?: () => number;
   stream?: NodeJS.WriteStream;
@@ -52,7 +56,7 @@ const opened = (stream: NodeJS.WriteStream): cliProgress.MultiBar => {
   let terminal = terminals.get(stream);
   if (terminal === undefined) {
     const bars = new cliProgress.MultiBar({
-      format: '{label} {bar} {value}/{total} | {rest}{info}',
+      format: '{label} {bar} {at} | {rest}{info}',
       barCompleteChar: '█',
       barIncompleteChar: '░',
       barsize: 24,
@@ -107,7 +111,8 @@ function describe(info: ProgressInfo, seconds: number): string {
  * Nothing at all for work of less than two seconds, or with `quiet`.
  */
 export function progress(total: number, label: string, options: ProgressOptions = {}): Progress {
-  const { quiet = false, now = () => performance.now(), stream = process.stderr, done: before = 0 } = options;
+  const { quiet = false, now = () => performance.now(), stream = process.stderr } = options;
+  let before = options.done ?? 0;
   const started = now();
   let lastLine = started;
   let bar: cliProgress.SingleBar | undefined;
@@ -116,6 +121,7 @@ export function progress(total: number, label: string, options: ProgressOptions 
   let state = { done: before, info: {} as ProgressInfo };
 
   const seconds = () => (now() - started) / 1000;
+  const at = () => options.at?.() ?? `${state.done}/${total}`;
   const eta = () => {
     const share = state.done - before;
     return share > 0 ? formatDuration((seconds() / share) * (total - state.done)) : '?';
@@ -124,7 +130,7 @@ export function progress(total: number, label: string, options: ProgressOptions 
     const percent = total > 0 ? ` (${Math.floor((100 * state.done) / total)} %)` : '';
     const rest = state.done < total ? `${eta()} left` : `took ${formatDuration(seconds())}`;
     const info = describe(state.info, seconds());
-    return `${label}: ${state.done}/${total}${percent}, ${rest}${info ? `, ${info}` : ''}\n`;
+    return `${label}: ${at()}${percent}, ${rest}${info ? `, ${info}` : ''}\n`;
   };
   const line = () => {
     stream.write(text());
@@ -134,7 +140,7 @@ export function progress(total: number, label: string, options: ProgressOptions 
   const draw = () => {
     const info = describe(state.info, seconds());
     const rest = state.done < total ? `${eta()} left` : `took ${formatDuration(seconds())}`;
-    const payload = { label, rest, info: info ? ` | ${info}` : '' };
+    const payload = { label, rest, at: at(), info: info ? ` | ${info}` : '' };
     if (bar === undefined) {
       const bars = opened(stream);
       bar = bars.create(total, state.done, payload);
@@ -161,6 +167,10 @@ export function progress(total: number, label: string, options: ProgressOptions 
       if (stream.isTTY) draw();
       // The last line is stop's.
       else if (done !== total && now() - lastLine >= lineMs) line();
+    },
+    skip(work) {
+      before += work;
+      state = { ...state, done: state.done + work };
     },
     stop,
   };

@@ -7,6 +7,7 @@ import type { Criterion } from '../summary.js';
 import { annotatorsOf } from './annotators.js';
 import type { Fit } from './fit.js';
 import { type Fits, subset } from './setup.js';
+import type { FitSize } from './whole.js';
 
 /** What was fitted: the kept fit, every start of its number of types, and the lines of the choice. */
 export interface Fitted {
@@ -31,19 +32,26 @@ export async function fitTypes(fits: Fits): Promise<Fitted> {
       'BAD_CONFIG',
       `em.types: found ${most}, expected at most the number of annotators, ${annotators.names.length}`,
     );
-  if (counts.length === 1) return bestStart(fits, counts[0], { rows, annotators }, { alone: true });
+  const whole = { rows, annotators };
+  const one = em.compare_one && most > 1 ? [{ types: 1, rows: rows.length }] : [];
+  if (counts.length === 1) {
+    fits.plan([...startsOf(fits, counts[0], whole), ...one]);
+    return bestStart(fits, counts[0], whole, { alone: true });
+  }
   if (!['random', 'k-means', 'spectral'].includes(em.init))
     throw new PluralignError(
       'BAD_CONFIG',
       'em.init: is a file, which has one number of types, but em.types lists several',
     );
   const sides = splitAnnotators(rows, 0.2, shop.config.train.seed);
+  const judged = (types: number) => (canJudge(types, sides) ? startsOf(fits, types, sides.fit) : []);
+  fits.plan([...counts.flatMap((types) => [...startsOf(fits, types, whole), ...judged(types)]), ...one]);
   const tried: Fitted[] = [];
   const criteria: Criterion[] = [];
   for (const types of counts) {
-    const whole = await bestStart(fits, types, { rows, annotators }, {});
-    tried.push(whole);
-    criteria.push(await judge(fits, types, whole.fit, sides));
+    const fitted = await bestStart(fits, types, whole, {});
+    tried.push(fitted);
+    criteria.push(await judge(fits, types, fitted.fit, sides));
   }
   const best = bestCriterion(criteria, em.choose_by);
   const judges = sides.held.annotators.names.length;
@@ -58,15 +66,20 @@ export async function fitTypes(fits: Fits): Promise<Fitted> {
 
 type Part = { rows: readonly Group[]; annotators: ReturnType<typeof annotatorsOf> };
 
+/** The sizes of the fits that `bestStart` makes. */
+function startsOf({ em }: Fits, types: number, { rows }: Part): FitSize[] {
+  const fromFile = !['random', 'k-means', 'spectral'].includes(em.init);
+  const count = types === 1 || fromFile ? 1 : em.restarts;
+  return Array.from({ length: count }, () => ({ types, rows: rows.length }));
+}
+
 async function bestStart(
   fits: Fits,
   types: number,
   part: Part,
   { alone = false, prefix = '' }: { alone?: boolean; prefix?: string },
 ): Promise<Fitted> {
-  const { em } = fits;
-  const fromFile = !['random', 'k-means', 'spectral'].includes(em.init);
-  const count = types === 1 || fromFile ? 1 : em.restarts;
+  const count = startsOf(fits, types, part).length;
   const starts: Fitted['starts'] = [];
   let kept = 0;
   for (let start = 0; start < count; start++) {
@@ -91,6 +104,9 @@ function splitAnnotators(rows: readonly Group[], share: number, seed: number): {
   };
 }
 
+const canJudge = (types: number, { fit, held }: { fit: Part; held: Part }) =>
+  types <= fit.annotators.names.length && held.rows.length > 0;
+
 /** What speaks for a number of types: a fit without a fifth of the annotators, and how it does on them. */
 async function judge(fits: Fits, types: number, whole: Fit, sides: { fit: Part; held: Part }): Promise<Criterion> {
   const line: Criterion = {
@@ -100,7 +116,7 @@ async function judge(fits: Fits, types: number, whole: Fit, sides: { fit: Part; 
     bic: Number.NaN,
     held_out_log_likelihood: Number.NaN,
   };
-  if (types > sides.fit.annotators.names.length || sides.held.rows.length === 0) return line;
+  if (!canJudge(types, sides)) return line;
   const { fit: part, starts } = await bestStart(fits, types, sides.fit, { prefix: 'held-out-' });
   const held = await evidenceOf(part, sides.held);
   for (const { fit } of starts) fit.dispose();

@@ -4,7 +4,6 @@ import type { Group } from '../../data/types.js';
 import { type EmState, emDpo, type Round, type TypedVotes } from '../../methods/em-dpo.js';
 import { PluralignError } from '../../native/errors.js';
 import { loadLatestCheckpoint, pruneCheckpoints } from '../../training/checkpoint.js';
-import { type Progress, progress } from '../../training/progress.js';
 import { RunLog } from '../../training/run-log.js';
 import { fingerprint, freshState, loadState, type RunState, saveState } from '../../training/state.js';
 import { namedRows } from '../../training/step.js';
@@ -13,6 +12,7 @@ import type { Annotators } from './annotators.js';
 import { type BankStart, copyAdapter } from './bank.js';
 import type { MStepGradient, TypePolicies } from './policies.js';
 import { Rounds } from './rounds.js';
+import { improving, type WholeRun } from './whole.js';
 
 export interface FitOptions {
   config: ResolvedConfig;
@@ -26,9 +26,9 @@ export interface FitOptions {
   /** Folder of checkpoints and metrics.jsonl. */
   dir: string;
   resume: boolean;
-  /** What the bar says. */
+  /** What the bar calls it. */
   label: string;
-  quiet: boolean;
+  bar: WholeRun;
   abort?: Int32Array;
   note: (text: string) => void;
 }
@@ -64,9 +64,6 @@ export class Fit implements TypedVotes {
   #shares: Float64Array = new Float64Array();
   #skipped = { rows: 0, all: 0 };
   #log: RunLog | null = null;
-  #bar: Progress | null = null;
-  /** Tokens before this process began. */
-  #tokensBefore = 0;
 
   constructor(readonly options: FitOptions) {
     const { config, policies, annotators, gamma } = options;
@@ -89,16 +86,16 @@ export class Fit implements TypedVotes {
 
   /** Runs EM to its end, from the newest checkpoint where there is one. ABORTED: the state is saved. */
   async fit(): Promise<void> {
-    const { dir, config, label, quiet } = this.options;
+    const { dir, config, label, bar, rows } = this.options;
     await this.#resume();
-    if (this.state.round >= this.#em.rounds) return;
+    const done = { round: this.state.round, share: this.state.step / this.#rounds.steps };
+    bar.begin(label, { types: this.types, rows: rows.length }, done);
+    if (this.state.round >= this.#em.rounds) return bar.end();
     await makeFolder(dir).catch((error: unknown) => {
       throw ioError('make', dir, error);
     });
     const each = this.#rounds.batchesInEpoch(0);
     this.#log = await RunLog.open(dir, this.run, (step) => step / each, this.run.step > 0 ? this.run.step : undefined);
-    this.#tokensBefore = this.run.tokens;
-    this.#bar = progress(this.#rounds.steps, label, { quiet, done: this.state.step });
     const started = performance.now();
     const before = this.run.seconds;
     const clock = () => {
@@ -126,6 +123,7 @@ export class Fit implements TypedVotes {
           },
         },
       );
+      bar.end();
     } catch (error) {
       if ((error as { code?: unknown }).code === 'ABORTED') {
         clock();
@@ -133,7 +131,6 @@ export class Fit implements TypedVotes {
       }
       throw error;
     } finally {
-      this.#bar.stop();
       await this.#log.close();
     }
   }
@@ -179,11 +176,8 @@ export class Fit implements TypedVotes {
       this.run.means.add(`type_${k + 1}/loss`, loss, weight);
       this.run.means.add(`type_${k + 1}/accuracy`, outcome.accuracies[k], weight);
     });
-    this.#bar?.update(state.step + 1, {
-      round: state.round + 1,
-      loss: outcome.loss,
-      tokens: this.run.tokens - this.#tokensBefore,
-    });
+    const { loss, tokens } = outcome;
+    this.options.bar.advance(improving * groups.length * this.types, { round: state.round + 1, loss, tokens });
   }
 
   /** Types that share no factor are trained apart: each has its own clipping, and rests where it has no row. */
@@ -270,21 +264,20 @@ export class Fit implements TypedVotes {
     const { policies, rows } = this.options;
     const started = performance.now();
     const which = Array.from(rows.keys()).filter((row) => used[row] === 1);
-    const bar = progress(which.length, 'E-step', { quiet: this.options.quiet });
     const values = this.state.gamma.map(() => new Float64Array(rows.length));
-    try {
-      const votes = await policies.votes(
-        which.map((row) => rows[row]),
-        (done) => bar.update(done),
-      );
-      votes.forEach(({ group, rewards }, i) => {
-        rewards.forEach((own, k) => {
-          values[k][which[i]] = policies.logLikelihood(group, own);
-        });
+    let before = 0;
+    const votes = await policies.votes(
+      which.map((row) => rows[row]),
+      (done) => {
+        this.options.bar.advance((done - before) * this.types, { round: this.state.round + 1 });
+        before = done;
+      },
+    );
+    votes.forEach(({ group, rewards }, i) => {
+      rewards.forEach((own, k) => {
+        values[k][which[i]] = policies.logLikelihood(group, own);
       });
-    } finally {
-      bar.stop();
-    }
+    });
     this.eSeconds += (performance.now() - started) / 1000;
     return values;
   }

@@ -14,6 +14,7 @@ import { BankStart } from './bank.js';
 import { Fit } from './fit.js';
 import { TypePolicies, type TypePoliciesOptions } from './policies.js';
 import { clusterStart, meanDifferences, randomStart, spectralStart } from './start.js';
+import { type FitSize, WholeRun } from './whole.js';
 
 export const typeName = (k: number): string => `type_${k + 1}`;
 
@@ -58,6 +59,7 @@ export interface FitPlan {
 /** Makes fits and where they begin; embeddings are made once. */
 export class Fits {
   readonly objective: MethodObjective;
+  #bar: WholeRun | null = null;
   readonly #points = new Map<Annotators, Promise<Float64Array>>();
 
   constructor(readonly shop: Workshop) {
@@ -69,9 +71,22 @@ export class Fits {
     return this.shop.config.em!;
   }
 
+  /** Says how much there will be to fit; before the first fit. */
+  plan(sizes: readonly FitSize[]): void {
+    const { config, quiet } = this.shop;
+    this.#bar = new WholeRun(config.method, sizes, this.em, { quiet });
+  }
+
+  /** Ends the bar. */
+  stop({ finished }: { finished: boolean }): void {
+    if (finished) this.#bar?.complete();
+    else this.#bar?.stop();
+  }
+
   async open(plan: FitPlan): Promise<Fit> {
     const { shop, objective } = this;
     const { config, model } = shop;
+    if (!this.#bar) this.plan([{ types: plan.types, rows: plan.rows.length }]);
     const names = Array.from({ length: plan.types }, (_, k) => typeName(k));
     const bank = await makeBank(config, model, names);
     return new Fit({
@@ -84,7 +99,7 @@ export class Fits {
       dir: plan.name === null ? shop.dir : join(shop.dir, 'checkpoints', plan.name),
       resume: shop.resume,
       label: plan.name ?? config.method,
-      quiet: shop.quiet,
+      bar: this.#bar!,
       abort: shop.abort,
       note: plan.name === null ? shop.note : (text) => shop.note(`${plan.name}: ${text}`),
     });

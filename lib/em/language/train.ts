@@ -73,10 +73,13 @@ export async function trainTypes(config: ResolvedConfig, options: TrainOptions =
     try {
       const fitted = await fitTypes(fits);
       const one = await fitOne(fits, fitted);
+      fits.stop({ finished: true });
       await finish(fits, fitted, one, data.eval, summary);
     } catch (error) {
       if ((error as { code?: unknown }).code !== 'ABORTED') throw error;
       note('stopped; the run is saved, go on with --resume');
+    } finally {
+      fits.stop({ finished: false });
     }
     summary.seconds += (performance.now() - started) / 1000;
     await folder.writeSummary(summary);
