@@ -92,5 +92,7 @@ describe('aggregate RUN', () => {
     expect(await fail('--matrix', 'm.json', '--rule', 'trained')).toContain('needs policies that can be sampled');
     expect(await fail(run, ...quick, '--output', f.model)).toContain('is not empty and no mixture');
     expect(await fail(path('nowhere'))).toContain('nowhere');
+    expect(await fail('--run', path('nowhere'))).toContain('nowhere');
+    expect(await fail(run, '--run', run)).toContain('expected one run');
   });
 });

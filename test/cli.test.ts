@@ -11,7 +11,7 @@ import { diagnose } from '../lib/cli/diagnosis.js';
 import { evalCommand } from '../lib/cli/eval.js';
 import { formatNumber, formatTable, printable } from '../lib/cli/format.js';
 import { generateCommand } from '../lib/cli/generate.js';
-import { type CommandFactory, run } from '../lib/cli/program.js';
+import { type CommandFactory, commands, run } from '../lib/cli/program.js';
 import { scoreCommand } from '../lib/cli/score.js';
 import { parseAdapter, parseWeights } from '../lib/cli/shared.js';
 import { trainCommand } from '../lib/cli/train.js';
@@ -57,6 +57,29 @@ const evaluate = (api: never) => () => evalCommand(async () => api);
 const generate = (api: never) => () => generateCommand(async () => api);
 const bench = (api: never) => () => benchCommand(async () => api);
 const demo = (api: never) => () => demoCommand(async () => api);
+
+describe('options', () => {
+  const options = new Map(
+    commands.map((make) => {
+      const command = make();
+      return [command.name(), new Set(command.options.map(({ long }) => long!))] as const;
+    }),
+  );
+
+  it('every command says what it found as JSON, and those that run a model say how', () => {
+    const runs = ['train', 'score', 'eval', 'generate', 'embed', 'adapt', 'assign', 'aggregate', 'bench', 'demo'];
+    for (const [name, own] of options) {
+      expect(own, name).toContain('--json');
+      for (const option of ['--dtype', '--device', '--threads'])
+        if (runs.includes(name)) expect(own, name).toContain(option);
+    }
+  });
+
+  it('what takes a model and adapters takes a run too', () => {
+    for (const [name, own] of options)
+      if (own.has('--model') && own.has('--adapter')) expect(own, name).toContain('--run');
+  });
+});
 
 describe('usage', () => {
   it.each([

@@ -49,7 +49,7 @@ describe('population.safetensors', () => {
     expect(tensors.find((t) => t.name === 'own')!.shape).toEqual([4, width]);
     const population = AdapterPopulation.open(at);
     expect(population.own(1)).not.toEqual(population.own(2));
-    expect(() => population.require('tow')).toThrow(/no annotator "tow"; did you mean "two"/);
+    expect(() => population.require('tow')).toThrow(/no annotator "tow"; did you mean "two"\? it has 3: "one", /);
     expect(() => population.require(' two')).toThrow(/did you mean "two"/);
   });
 
@@ -181,7 +181,7 @@ describe.each(['reward', 'core', 'local', 'dpo'])('%s', (name) => {
     }
     const failed = await program('export', '--run', runs[name].output, '--annotator', 'nobody', '--output', out);
     expect(failed.status).not.toBe(0);
-    expect(failed.stderr).toMatch(/no annotator "nobody"/);
+    expect(failed.stderr).toMatch(/no annotator "nobody"; it has 3: "one", "three", "two"/);
   });
 
   it('adapt fits a new voter, leaves every other number be, and does not depend on who comes along', async () => {
@@ -226,6 +226,9 @@ describe.each(['reward', 'core', 'local', 'dpo'])('%s', (name) => {
     expect(replaced.own(4)).not.toEqual(added);
     expect(replaced.own(3)).toEqual(last);
     expect(() => after.own(1)).toThrow(/written anew/);
+    const inFloat32 = replaced.own(4);
+    await json('adapt', '--run', alone, '--votes', votes, '--steps', '1', '--replace', '--dtype', 'bf16');
+    expect(AdapterPopulation.open(join(alone, 'population.safetensors')).own(4)).not.toEqual(inFloat32);
   });
 });
 

@@ -1,10 +1,12 @@
 import type { AdaptResult } from '../features/adapt.js';
+import type { LoadOptions } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import type { AdaptVotersResult } from '../training/adapt.js';
 import type { Stop } from '../training/signals.js';
 import { stopOf } from '../training/signals.js';
 
-export interface AdaptCommandOptions {
+/** Where the model of a run with adapters runs; what is not given is the run's own. */
+export interface AdaptCommandOptions extends LoadOptions {
   run: string;
   votes: string[];
   /** Runs on features: another table of items than the run's. */

@@ -6,13 +6,13 @@ import type { AdaptVotersResult } from '../training/adapt.js';
 import { formatRecords, printableLine } from './format.js';
 import { emit, withQuietStdout } from './output.js';
 import { collect } from './score.js';
-import { addJsonOption, integer, real, withStop } from './shared.js';
+import { addJsonOption, addRuntimeOptions, integer, type RuntimeOptions, real, withStop } from './shared.js';
 
 export interface AdaptApi {
   adapt(options: AdaptCommandOptions): Promise<AdaptResult | AdaptVotersResult>;
 }
 
-interface AdaptFlags {
+interface AdaptFlags extends Partial<RuntimeOptions> {
   votes?: string[];
   annotator?: string[];
   json?: boolean;
@@ -64,10 +64,11 @@ export function adaptCommand(load: () => Promise<AdaptApi> = () => import('../ap
               throw new PluralignError('BAD_ARGUMENT', 'give --votes, or --next with the --annotator to ask');
             }
             const given = { run, votes, next, annotators, items, replace, steps, learningRate, penalty };
-            return (await load()).adapt({ ...given, stop, note });
+            const { dtype, device, threads } = options;
+            return (await load()).adapt({ ...given, dtype, device, threads, stop, note });
           }),
         (result) => emit(options, result, human),
       );
     });
-  return addJsonOption(command);
+  return addJsonOption(addRuntimeOptions(command));
 }

@@ -18,6 +18,7 @@ import {
 } from './shared.js';
 
 interface Options {
+  run?: string;
   matrix?: string;
   model?: string;
   adapter: AdapterReference[];
@@ -45,6 +46,7 @@ export function aggregateCommand(): Command {
       '--matrix <file>',
       'JSON with "L" (reward of type k under the policy of type j) and "beta", in place of a run',
     )
+    .option('--run <run>', 'the same as [run]')
     .option('--model <dir>', 'in place of a run: the model whose adapters are aggregated')
     .option('--adapter <[name=]dir>', 'with --model: an adapter; given for each type', collectAdapter, [])
     .addOption(
@@ -69,8 +71,10 @@ export function aggregateCommand(): Command {
       collectAdapter,
       [],
     )
-    .action(async (run: string | undefined, options: Options) => {
-      const { alpha, rule, solver, output, matrix } = options;
+    .action(async (argument: string | undefined, options: Options) => {
+      const { alpha, rule, solver, output, matrix, run = argument } = options;
+      if (argument !== undefined && options.run !== undefined)
+        throw new PluralignError('BAD_ARGUMENT', `expected one run, found ${argument} and --run ${options.run}`);
       const given = [run, matrix, options.model].filter((source) => source !== undefined).length;
       if (given !== 1)
         throw new PluralignError('BAD_ARGUMENT', `expected RUN, --model DIR or --matrix FILE, found ${given} of them`);

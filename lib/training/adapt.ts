@@ -9,7 +9,7 @@ import type { Group } from '../data/types.js';
 import { badData } from '../data/where.js';
 import { type PreferenceMetrics, summarise } from '../evaluation/preference.js';
 import { objectiveOf } from '../methods/index.js';
-import { Model } from '../model/model.js';
+import { type LoadOptions, Model } from '../model/model.js';
 import { PluralignError } from '../native/errors.js';
 import { lockRun } from './lock.js';
 import { progress } from './progress.js';
@@ -20,7 +20,8 @@ import { type Stop, stopOf } from './signals.js';
 import { evaluateGroups, lossStep } from './step.js';
 import { tieSettingsOf } from './ties.js';
 
-export interface AdaptVotersOptions {
+/** Where the model runs: what is not given is the run's own. */
+export interface AdaptVotersOptions extends LoadOptions {
   run: string;
   votes: readonly string[];
   /** Fit annotators anew whom the run has; else they are refused. */
@@ -60,6 +61,12 @@ interface Fit {
   abort: Int32Array;
 }
 
+function runsOn(config: ResolvedConfig, { dtype, device, threads }: LoadOptions): ResolvedConfig {
+  const { train } = config;
+  const own = { dtype: dtype ?? train.dtype, device: device ?? train.device, threads: threads ?? train.threads };
+  return { ...config, train: { ...train, ...own } };
+}
+
 /**
  * Adds annotators to a run with an adapter for each: starts from the generic one and fits only what is theirs, with every
  * shared factor held fixed; then replaces the run's file in one step. The numbers of all others keep their bits, and a fit
@@ -70,7 +77,7 @@ interface Fit {
  */
 export async function adaptVoters(options: AdaptVotersOptions): Promise<AdaptVotersResult> {
   const dir = resolve(options.run);
-  const config = loadConfig(runConfigPath(dir));
+  const config = runsOn(loadConfig(runConfigPath(dir)), options);
   const path = populationPath(dir);
   if (config.adapter === 'full' || config.adapter.per !== 'annotator')
     throw new PluralignError('BAD_CONFIG', `${dir}: expected a run with adapter.per: annotator (or model: features)`);
