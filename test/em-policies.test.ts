@@ -1,7 +1,7 @@
 // EM over policies of a language model: both steps, the run folder, resuming, and input that it must refuse.
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
-import type { Bank } from '../lib/adapters/bank.js';
+import { describe, expect, it, vi } from 'vitest';
+import { Bank } from '../lib/adapters/bank.js';
 import { evalCommand } from '../lib/api/eval.js';
 import { scoreCommand } from '../lib/api/score.js';
 import type { Config } from '../lib/config/index.js';
@@ -376,6 +376,26 @@ describe('the M-step', async () => {
   });
 });
 
+/** Asks for a stop as the n-th pass over a pack or step of the optimizer begins, until mocks are restored. */
+function stopAt(n: number): AbortSignal {
+  const controller = new AbortController();
+  let seen = 0;
+  const count = () => {
+    if (++seen === n) controller.abort();
+  };
+  const { score } = Model.prototype;
+  vi.spyOn(Model.prototype, 'score').mockImplementation(function (this: Model, ...given) {
+    count();
+    return score.apply(this, given);
+  });
+  const { step } = Bank.prototype;
+  vi.spyOn(Bank.prototype, 'step').mockImplementation(function (this: Bank, ...given) {
+    count();
+    return step.apply(this, given);
+  });
+  return controller.signal;
+}
+
 describe('resuming', () => {
   it.each([
     ['exact', { e_step: 'exact', rounds: 3 }],
@@ -390,12 +410,14 @@ describe('resuming', () => {
     const run = next();
     let stops = 0;
     for (; ; stops++) {
+      const stop = stopAt(4 + 7 * stops);
       try {
-        const stop = AbortSignal.timeout(10 + 15 * stops);
         const summary = await fit(configOf(run, { em, data: odd }), { stop, resume: true });
         if (summary.finished) break;
       } catch (error) {
         expect(error).toMatchObject({ code: 'ABORTED' });
+      } finally {
+        vi.restoreAllMocks();
       }
     }
     expect(stops).toBeGreaterThan(1);
