@@ -130,7 +130,7 @@ async function ownSteps({ shape, jobs, seconds, together }) {
     }));
     const bank = model.bank(1);
     const both = model.passes(groups, [0], true, large);
-    const ms = await time(() => model.dpo(both, bank, 1), seconds);
+    const ms = await time(() => model.dpo(both, bank), seconds);
     const { weights, device, activations } = model.native.memory();
     const tokens = both.reduce((n, p) => n + p.native.tokens.length, 0) / 2;
     const read = rows.reduce((n, [, c, r]) => n + c.length + r.length, 0);
@@ -148,11 +148,10 @@ async function ownSteps({ shape, jobs, seconds, together }) {
     const whole = model.passes(groups, [0, 1, 2, 3], true, large);
     const alone = model.passes(groups, [0], false, large);
     const base = model.passes(groups, [], true, large);
-    const one = await time(() => model.dpo(whole, four, 4), seconds / 2);
+    const one = await time(() => model.dpo(whole, four), seconds / 2);
     const five = await time(async () => {
-      const reference = [];
-      for (const p of base) reference.push(await model.sums(p, bank, false));
-      for (let k = 0; k < 4; k++) await model.dpo(alone, bank, 1, reference);
+      const reference = await model.reference(base, bank);
+      for (let k = 0; k < 4; k++) await model.dpo(alone, bank, reference);
     }, seconds / 2);
     emit({ side: 'pluralign', part: 'together', policies: 4, ms: one, of_five_runs: one / five });
   }

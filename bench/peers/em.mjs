@@ -13,6 +13,7 @@ import { loadavg, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { packTokens } from '../../dist/data/pack.js';
 import { TypePolicies } from '../../dist/em/language/policies.js';
 import { adapterConfig, Bank, groupsOf, Model, readRows, resolveConfig } from '../../dist/index.js';
 import { objectiveOf } from '../../dist/methods/index.js';
@@ -31,8 +32,6 @@ const { values: given } = parseArgs({
 const [types, pairs, batch, rounds, threads, rank] = ['types', 'pairs', 'batch', 'rounds', 'threads', 'rank'].map(
   (name) => Number(given[name]),
 );
-const maxTokens = 8192;
-
 const folder = mkdtempSync(join(tmpdir(), 'pluralign-em-round-'));
 const lines = readFileSync(given.rows, 'utf8')
   .split('\n')
@@ -46,6 +45,8 @@ writeFileSync(
 );
 
 const model = await Model.load(given.model, { dtype: given.dtype, threads });
+// As many tokens a pass as a run takes.
+const maxTokens = packTokens({ max_tokens_per_pack: 'auto', device: 'cpu' }, { model });
 const { rows } = await readRows(rowsFile);
 const groups = (await groupsOf(rows, model.tokenizer, { maxLength: 512, overLength: 'drop' })).groups.slice(0, pairs);
 const config = adapterConfig({ r: rank, alpha: 2 * rank });

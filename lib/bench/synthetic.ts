@@ -4,7 +4,17 @@ import { join } from 'node:path';
 import { Bank } from '../adapters/bank.js';
 import { adapterConfig } from '../adapters/config.js';
 import { Random } from '../base/random.js';
-import { type Forest, type Pack, pack, splitByTokens, toCompletions, tokensAPass, toReadouts } from '../data/pack.js';
+import {
+  type Forest,
+  type Policy,
+  packTokens,
+  packTrees,
+  splitByTokens,
+  type Tree,
+  toCompletions,
+  toReadouts,
+} from '../data/pack.js';
+import { passesOf } from '../data/passes.js';
 import type { Group } from '../data/types.js';
 import { pairLoss, spreadGradient, sumTokens } from '../losses/index.js';
 import { nativeConfig, newConfig, parseModelConfig } from '../model/config.js';
@@ -130,49 +140,77 @@ export class SyntheticModel implements Disposable {
     await this.native.backward(bank.native(), gradient, this.flag);
   }
 
-  /** Packs pairs under adapters that train and, last, the reference, as a step would: in passes that the caches hold. */
-  passes(groups: readonly Group[], adapters: readonly number[], reference: boolean, tokens = tokensAPass): Pack[] {
+  /**
+   * Packs pairs under adapters that train and the reference, as a step would: where threads take shares of a pack, the
+   * reference beside the policies; else first, in passes of its own.
+   */
+  passes(groups: readonly Group[], adapters: readonly number[], reference: boolean, tokens?: number): Forest[] {
+    const most = tokens ?? packTokens({ max_tokens_per_pack: 'auto', device: 'cpu' }, { model: this.native });
     const policies = adapters.map((adapter) => ({ adapter, grad: true }));
-    if (reference) policies.push({ adapter: -1, grad: false });
-    return splitByTokens(groups, policies.length, tokens).map((some) => pack(some, { policies, read: 'logps' }));
+    const base = reference ? [{ adapter: -1, grad: false }] : [];
+    const under = (some: readonly Group[], who: readonly Policy[]) =>
+      who.flatMap((policy) => some.map((group) => ({ group, ...policy })));
+    const passes = this.native.sharesPacks
+      ? splitByTokens(groups, policies.length + base.length, most).map((some) => under(some, [...policies, ...base]))
+      : [base, policies].flatMap((who) => passesOf(under(groups, who), most, false));
+    return passes.map((trees) => packTrees(trees, { read: 'logps' }));
   }
 
-  /** Sums of log-probabilities of every completion, policy by policy. */
-  async sums(p: Pack, bank: Bank, keep: boolean): Promise<Float64Array> {
+  /** Sums of log-probabilities of every completion, tree by tree. */
+  async sums(p: Forest, bank: Bank, keep: boolean): Promise<Float64Array> {
     return sumTokens(toCompletions(p, await this.score(p, bank, keep)), p.offsets);
   }
 
-  /** One step of DPO of every policy that trains, against sums of the reference, pass by pass, or the last policy's. */
-  async dpo(passes: readonly Pack[], bank: Bank, policies: number, reference?: readonly Float64Array[]): Promise<void> {
+  /**
+   * One step of DPO of every policy that trains, pass by pass. `reference`: log-probabilities of each pair's chosen and rejected
+   * completion under the base, for passes that have none of it; takes those that are scored.
+   */
+  async dpo(passes: readonly Forest[], bank: Bank, reference: PairScores = new Map()): Promise<void> {
     await bank.moveTo(this);
     bank.zeroGrad();
-    for (const [i, p] of passes.entries()) await this.#dpoPass(p, bank, policies, reference?.[i]);
+    for (const p of passes) await this.#dpoPass(p, bank, reference);
     await bank.step(adamw);
   }
 
-  async #dpoPass(p: Pack, bank: Bank, policies: number, reference?: Float64Array): Promise<void> {
-    const sums = await this.sums(p, bank, true);
-    const pairs = p.groups.length;
-    const size = 2 * pairs;
-    const against = reference ?? sums.subarray(policies * size);
+  /** Scores pairs under the base. */
+  async reference(passes: readonly Forest[], bank: Bank): Promise<PairScores> {
+    const out: PairScores = new Map();
+    for (const p of passes) learn(p, await this.sums(p, bank, false), out);
+    return out;
+  }
+
+  async #dpoPass(p: Forest, bank: Bank, reference: PairScores): Promise<void> {
+    const train = p.trees[0].grad;
+    const sums = await this.sums(p, bank, train);
+    learn(p, sums, reference);
+    if (!train) return;
+    const trained = p.trees.filter((tree) => tree.grad);
+    const every = (value: (tree: Tree, t: number) => number) => Float64Array.from(trained, value);
+    const tokens = every(({ group }) => group.completions[0].length);
+    const { dChosen, dRejected } = pairLoss(
+      {
+        chosen: every((_, t) => sums[2 * t]),
+        rejected: every((_, t) => sums[2 * t + 1]),
+        refChosen: every(({ group }) => reference.get(group)![0]),
+        refRejected: every(({ group }) => reference.get(group)![1]),
+        chosenTokens: tokens,
+        rejectedTokens: tokens,
+      },
+      { type: 'sigmoid', beta: 0.1 },
+    );
     const gradient = new Float64Array(p.offsets.length - 1);
-    const every = (values: Float64Array, first: number) =>
-      Float64Array.from({ length: pairs }, (_, i) => values[first + 2 * i]);
-    const tokens = Float64Array.from(p.groups, ({ completions }) => completions[0].length);
-    for (let k = 0; k < policies; k++) {
-      const { dChosen, dRejected } = pairLoss(
-        {
-          chosen: every(sums, k * size),
-          rejected: every(sums, k * size + 1),
-          refChosen: every(against, 0),
-          refRejected: every(against, 1),
-          chosenTokens: tokens,
-          rejectedTokens: tokens,
-        },
-        { type: 'sigmoid', beta: 0.1 },
-      );
-      for (let i = 0; i < pairs; i++) gradient.set([dChosen[i], dRejected[i]], k * size + 2 * i);
-    }
+    trained.forEach((_, t) => {
+      gradient.set([dChosen[t], dRejected[t]], 2 * t);
+    });
     await this.backward(bank, toReadouts(p, Float32Array.from(spreadGradient(gradient, p.offsets))));
   }
+}
+
+type PairScores = Map<Group, readonly [chosen: number, rejected: number]>;
+
+/** What the base says of the pairs of a pass. */
+function learn(p: Forest, sums: Float64Array, into: PairScores): void {
+  p.trees.forEach(({ group, adapter }, t) => {
+    if (adapter < 0) into.set(group, [sums[2 * t], sums[2 * t + 1]]);
+  });
 }

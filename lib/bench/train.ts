@@ -1,4 +1,4 @@
-import type { Pack } from '../data/pack.js';
+import type { Forest } from '../data/pack.js';
 import { addon } from '../native/loader.js';
 import { operationsOf } from './operations.js';
 import { type BenchOptions, type BenchRecord, checkStop, digits, dtypes, median, runCases } from './session.js';
@@ -33,7 +33,7 @@ const policies = 4;
 const rank = 16;
 
 /** Operations of scoring everything in some passes and, where `back`, of going back through the trees that train. */
-function operationsIn(passes: readonly Pack[], model: SyntheticModel, back: boolean): number {
+function operationsIn(passes: readonly Forest[], model: SyntheticModel, back: boolean): number {
   let sum = 0;
   for (const tree of passes.flatMap((p) => p.trees)) {
     const { forward, backward } = operationsOf([tree], model.config, tree.adapter < 0 ? 0 : rank);
@@ -49,7 +49,7 @@ async function peakOf(dtype: Dtype, { stop, quick, chosen }: BenchOptions): Prom
   return median(await addon().bench.peak({ ...timing, dtype: dtype === 'bf16' ? 'bfloat16' : 'float32' }));
 }
 
-const tokensOf = (passes: readonly Pack[]) => passes.reduce((n, p) => n + p.native.tokens.length, 0);
+const tokensOf = (passes: readonly Forest[]) => passes.reduce((n, p) => n + p.native.tokens.length, 0);
 
 /** Four policies that train and the reference on the same pairs: side by side in each pass, and as five runs one after another. */
 function together(model: SyntheticModel, shape: Shape): [Work, Work] {
@@ -66,16 +66,15 @@ function together(model: SyntheticModel, shape: Shape): [Work, Work] {
       name: '4 policies + reference, together',
       rows,
       operations: operationsIn(whole, model, true),
-      body: () => model.dpo(whole, bank, policies),
+      body: () => model.dpo(whole, bank),
     },
     {
       name: '4 policies + reference, five runs',
       rows,
       operations: operationsIn(base, model, false) + policies * operationsIn(alone, model, true),
       body: async () => {
-        const reference: Float64Array[] = [];
-        for (const p of base) reference.push(await model.sums(p, single, false));
-        for (const _ of everyone) await model.dpo(alone, single, 1, reference);
+        const reference = await model.reference(base, single);
+        for (const _ of everyone) await model.dpo(alone, single, reference);
       },
     },
   ];
@@ -92,7 +91,7 @@ async function benchShape(shape: Shape, dtype: Dtype, options: BenchOptions): Pr
   const adapted = model.passes(groups, [0], false);
   const both = model.passes(groups, [0], true);
   const tokens = tokensOf(adapted);
-  const minus = (p: Pack) => new Float32Array(p.native.rows.length).fill(-1);
+  const minus = (p: Forest) => new Float32Array(p.native.rows.length).fill(-1);
   const runs = quick ? 1 : shape.runs;
   const record = ({ name, rows, operations }: Work, seconds: number): BenchRecord => ({
     work: name,
@@ -131,7 +130,7 @@ async function benchShape(shape: Shape, dtype: Dtype, options: BenchOptions): Pr
       name: 'dpo step',
       rows: tokens,
       operations: operationsIn(both, model, true),
-      body: () => model.dpo(both, bank, 1),
+      body: () => model.dpo(both, bank),
     },
   ];
   const records: BenchRecord[] = [];

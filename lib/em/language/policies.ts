@@ -1,5 +1,6 @@
 import type { Bank } from '../../adapters/bank.js';
-import { type Forest, mergeLimit, pack, packTrees, splitByTokens, type Tree, tokensOf } from '../../data/pack.js';
+import { type Forest, mergeLimit, pack, packTrees, type Tree, tokensOf } from '../../data/pack.js';
+import { passesOf } from '../../data/passes.js';
 import type { Group } from '../../data/types.js';
 import type { MethodObjective } from '../../methods/index.js';
 import type { Scores } from '../../methods/objective.js';
@@ -67,30 +68,25 @@ export class TypePolicies {
 
   /** Rewards of every row under every type, nothing kept. */
   async votes(groups: readonly Group[], onProgress?: (done: number) => void): Promise<TypedVote[]> {
-    const { model, bank, types, objective, reference, beta, maxTokens, best, abort } = this.options;
-    const policies = Array.from({ length: types }, (_, adapter) => ({ adapter, grad: false }));
+    const { model, bank, types, objective, maxTokens, best, abort } = this.options;
     const out: TypedVote[] = [];
-    for (const run of splitByTokens(groups, types, maxTokens)) {
-      const p = pack(run, { policies, read: objective.read, merge: true });
-      const { values } = await model.score(p, bank, objective.read, { abort });
-      const sums = objective.sums(
-        p.trees.map((tree) => tree.group),
-        values,
-        p.offsets,
-      );
-      const against = reference ? await reference.sums(run, objective, abort) : null;
-      const perPolicy = p.groupOffsets[run.length];
-      run.forEach((group, g) => {
-        const rewards = policies.map((_, k) => {
-          const from = k * perPolicy + p.groupOffsets[g];
-          const own = sums.subarray(from, from + group.completions.length);
-          return inPlaces(
-            group,
-            own.map((s, c) => beta * (s - (against ? against[p.groupOffsets[g] + c] : 0))),
-          );
+    const trees = groups.map((group) => ({ group, adapter: 0, grad: false }));
+    for (const run of passesOf(trees, maxTokens, true)) {
+      const some = run.map((tree) => tree.group);
+      const against = await this.#references(some);
+      const rewards = some.map(() => new Array<Float64Array>(types));
+      // A pass for each type: all its rows on one adapter, equal prompts together.
+      for (let type = 0; type < types; type++) {
+        const p = pack(some, { policies: [{ adapter: type, grad: false }], read: objective.read, merge: true });
+        const { values } = await model.score(p, bank, objective.read, { abort });
+        const sums = objective.sums(some, values, p.offsets);
+        some.forEach((group, g) => {
+          rewards[g][type] = this.#rewards(group, sums.subarray(p.groupOffsets[g], p.groupOffsets[g + 1]), against);
         });
-        checkRewards(group, rewards);
-        out.push({ group, rewards, stages: stagesOf(group, best) });
+      }
+      some.forEach((group, g) => {
+        checkRewards(group, rewards[g]);
+        out.push({ group, rewards: rewards[g], stages: stagesOf(group, best) });
       });
       onProgress?.(out.length);
     }
@@ -120,7 +116,11 @@ export class TypePolicies {
       tokens: 0,
     };
     const active = new Set<number>();
-    for (const trees of this.#packs(batch)) await this.#pass(trees, batch, weight, sums, active, out);
+    const trees = this.#trees(batch);
+    const against = await this.#references([...new Set(trees.map((tree) => tree.group))]);
+    const merge = !(batch.dropoutSeed && this.options.bank.drops);
+    for (const pass of passesOf(trees, this.options.maxTokens, merge))
+      await this.#pass(pass, { ...batch, against, merge, weight }, sums, active, out);
     for (let k = 0; k < types; k++) {
       out.loss += sums.loss[k] * batch.shares[k];
       out.typeLosses.push(sums.gamma[k] > 0 ? (sums.loss[k] * batch.shares[k] * weight) / sums.gamma[k] : Number.NaN);
@@ -130,61 +130,37 @@ export class TypePolicies {
     return out;
   }
 
-  /** The batch's trees in packs: whole rows, so that each is scored with its reference once. */
-  #packs({ groups, gamma, skipBelow, scoreAll }: MStepBatch): MStepTree[][] {
-    const { types, maxTokens } = this.options;
-    const packs: MStepTree[][] = [];
-    let tokens = Number.POSITIVE_INFINITY;
-    groups.forEach((group, row) => {
-      const trees: MStepTree[] = [];
-      for (let type = 0; type < types; type++) {
-        const grad = gamma[type][row] > 0 && gamma[type][row] >= skipBelow && group.weight > 0;
-        if (grad || scoreAll) trees.push({ group, row, adapter: type, grad });
-      }
-      const n = tokensOf(group) * trees.length;
-      if (tokens + n > maxTokens) {
-        packs.push([]);
-        tokens = 0;
-      }
-      packs[packs.length - 1].push(...trees);
-      tokens += n;
-    });
-    return packs
-      .filter((trees) => trees.length > 0)
-      .map((trees) => trees.sort((a, b) => Number(b.grad) - Number(a.grad) || a.adapter - b.adapter || a.row - b.row));
+  /** Who scores what: a row under the types that train on it, or under all. */
+  #trees({ groups, gamma, skipBelow, scoreAll }: MStepBatch): MStepTree[] {
+    return groups.flatMap((group, row) =>
+      Array.from({ length: this.types }, (_, adapter) => {
+        const grad = gamma[adapter][row] > 0 && gamma[adapter][row] >= skipBelow && group.weight > 0;
+        return { group, row, adapter, grad };
+      }).filter(({ grad }) => grad || scoreAll),
+    );
   }
 
   async #pass(
     trees: readonly MStepTree[],
-    batch: MStepBatch,
-    weight: number,
+    batch: MStepBatch & { against: Against; merge: boolean; weight: number },
     sums: { loss: Float64Array; right: Float64Array; gamma: Float64Array },
     active: Set<number>,
     out: MStepGradient,
   ): Promise<void> {
-    const { model, bank, types, objective, beta, abort } = this.options;
-    const { gamma, shares, checkpoint, dropoutSeed } = batch;
+    const { model, bank, types, objective, abort } = this.options;
+    const { gamma, shares, checkpoint, dropoutSeed, weight } = batch;
     const groups = trees.map((tree) => tree.group);
-    const merge = dropoutSeed && bank.drops ? false : mergeLimit(groups, model);
-    const forest = packTrees(trees, { read: objective.read, merge });
+    const forest = packTrees(trees, { read: objective.read, merge: batch.merge && mergeLimit(groups, model) });
     const keep = trees[0].grad;
     const { values } = await model.score(forest, bank, objective.read, { keep, checkpoint, dropoutSeed, abort });
     for (const group of groups) out.tokens += tokensOf(group);
-    const against = await this.#references(trees);
-    const logps = objective.sums(
-      trees.map((tree) => tree.group),
-      values,
-      forest.offsets,
-    );
+    const logps = objective.sums(groups, values, forest.offsets);
     trees.forEach(({ group, row, adapter }, t) => {
-      const from = forest.treeOffsets[t];
-      const own = logps.subarray(from, forest.treeOffsets[t + 1]);
-      out.rewards[row][adapter] = inPlaces(
-        group,
-        own.map((s, c) => beta * (s - (against ? against[from + c] : 0))),
-      );
+      const own = logps.subarray(forest.treeOffsets[t], forest.treeOffsets[t + 1]);
+      out.rewards[row][adapter] = this.#rewards(group, own, batch.against);
     });
     if (!keep) return;
+    const against = batch.against && Float64Array.from(groups.flatMap((group) => [...batch.against!.get(group)!]));
     const gradient = new Float32Array(values.length);
     for (let type = 0; type < types; type++) {
       const from = trees.findIndex((tree) => tree.grad && tree.adapter === type);
@@ -205,30 +181,32 @@ export class TypePolicies {
     await model.backward(forest, bank, gradient, abort);
   }
 
-  /** The reference's log-probabilities of every tree's completions; a row is scored once, whatever types want it. */
-  async #references(trees: readonly MStepTree[]): Promise<Float64Array | null> {
+  /** Rewards of a row's completions, in its places, from the log-probabilities of a policy. */
+  #rewards(group: Group, logps: Float64Array, against: Against): Float64Array {
+    const reference = against?.get(group);
+    return inPlaces(
+      group,
+      logps.map((s, c) => this.options.beta * (s - (reference ? reference[c] : 0))),
+    );
+  }
+
+  /** What each row is compared with; a row is scored once, whatever types want it. */
+  async #references(groups: readonly Group[]): Promise<Against> {
     const { reference, objective, abort } = this.options;
     if (!reference) return null;
-    const groups = [...new Set(trees.map((tree) => tree.group))];
     const sums = await reference.sums(groups, objective, abort);
-    const first = new Map<Group, number>();
+    const out = new Map<Group, Float64Array>();
     let at = 0;
     for (const group of groups) {
-      first.set(group, at);
+      out.set(group, sums.subarray(at, at + group.completions.length));
       at += group.completions.length;
-    }
-    const parts = trees.map(({ group }) =>
-      sums.subarray(first.get(group)!, first.get(group)! + group.completions.length),
-    );
-    const out = new Float64Array(parts.reduce((n, part) => n + part.length, 0));
-    let to = 0;
-    for (const part of parts) {
-      out.set(part, to);
-      to += part.length;
     }
     return out;
   }
 }
+
+/** Log-probabilities of each row's completions under the reference; null for reward models. */
+type Against = ReadonlyMap<Group, Float64Array> | null;
 
 interface MStepTree extends Tree {
   /** Its place in the batch. */
