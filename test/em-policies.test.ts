@@ -102,6 +102,11 @@ describe('a run over types', () => {
     expect(summary.em.description[0].rows[0].preferred).toBeTypeOf('string');
     const history = roundsOf(run).map((line) => line.log_likelihood);
     expect(history).toHaveLength(4);
+    // One object for each logged step, rounds among them.
+    const lines = linesOf(run);
+    expect(new Set(lines.map((line) => line.step)).size).toBe(lines.length);
+    for (const line of lines)
+      for (const name of ['loss', 'grad_norm', 'learning_rate']) expect(line[name], name).toBeTypeOf('number');
     expect(history[3]).toBeGreaterThan(history[0]);
 
     expect(readdirSync(`${run}/adapter`).sort()).toEqual(['type_1', 'type_2']);

@@ -1,5 +1,6 @@
 // Evaluation during training, early stopping, splits and schedules.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { scoreCommand } from '../lib/api/score.js';
 import { loadLatestCheckpoint } from '../lib/training/checkpoint.js';
@@ -64,6 +65,12 @@ describe('evaluation', () => {
     expect(watched.steps).toEqual(plain.steps);
     expect(watched.summary.eval_before!.overall.loss).toBe(plain.steps[0].loss);
     expect(watched.evaluations.map((e) => e.step)).toEqual([1, 2, 3]);
+    // Where steps are logged less often than evaluations are made, one object for each step still says it all.
+    const seldom = await run({ data: { eval: f.prefs }, train: { eval_every: 1, log_every: 100 } });
+    const lines = readFileSync(join(seldom.output, 'metrics.jsonl'), 'utf8').trim().split('\n');
+    for (const [i, line] of lines.map((l) => JSON.parse(l)).entries())
+      expect(line).toMatchObject({ ...plain.steps[i], eval_loss: watched.evaluations[i].eval_loss });
+    expect(lines).toHaveLength(3);
     // Evaluated after step n is the loss of step n + 1 on the same rows.
     expect(watched.evaluations[0].eval_loss).toBe(plain.steps[1].loss);
     expect(watched.summary.eval!.overall.loss).toBe(watched.evaluations[2].eval_loss);
@@ -131,9 +138,9 @@ describe('early stopping', () => {
     const ran = await run({ ...early, train: { ...early.train, early_stopping, log_every: 1000 } });
     const found = ran.evaluations.map((e) => e.eval_accuracy);
     expect(ran.summary.eval!.overall.accuracy).toBe(Math.max(...found));
-    // A run that ends between two lines of metrics writes the rest of them.
-    expect(ran.steps.map((s) => s.step)).toEqual([ran.summary.steps]);
-    expect(ran.summary.train.loss).toBe(ran.steps[0].loss);
+    // A step that is evaluated is logged, the last one too.
+    expect(ran.steps.at(-1)!.step).toBe(ran.summary.steps);
+    expect(ran.summary.train.loss).toBe(ran.steps.at(-1)!.loss);
   });
 
   it('refuses a metric that there is not, before the first step', async () => {

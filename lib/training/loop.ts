@@ -42,7 +42,7 @@ export interface SteppedRun {
 }
 
 /**
- * step → metrics → evaluation → checkpoint, until the steps are done or a stop is asked for; the run is then saved and
+ * step → evaluation → metrics → checkpoint, until the steps are done or a stop is asked for; the run is then saved and
  * `stopped`. Lines of metrics of a resumed run go on where its checkpoint was.
  */
 export async function runSteps(run: SteppedRun): Promise<void> {
@@ -53,35 +53,31 @@ export async function runSteps(run: SteppedRun): Promise<void> {
   const log = await RunLog.open(folder.dir, state, (step) => order.epochAt(step), resumeAt);
   const bar = progress(run.steps, config.method, { quiet: run.quiet, done: state.step });
   const startTokens = state.tokens;
-  const logMeans = () => log.writeMeans(state.step, run.learningRate(state.step - 1));
-  const due = () => {
+  const dueNow = () => {
     const end = state.step === run.steps;
     const save = end || (train.save_every !== null && state.step % train.save_every === 0);
-    return { save, look: end || (train.eval_every !== null ? state.step % train.eval_every === 0 : save) };
+    const look = end || (train.eval_every !== null ? state.step % train.eval_every === 0 : save);
+    return { save, look, log: end || state.step % train.log_every === 0 };
   };
   /** What follows a step. */
   const settle = async () => {
-    const { save, look } = due();
-    const seen = look ? await run.look() : null;
-    if (seen) {
-      if (seen.values) await log.write(state.step, seen.values);
-      state.evaluated = state.step;
-    }
-    if (save || seen?.save) await run.save();
+    const due = dueNow();
+    const seen = due.look ? await run.look() : null;
+    if (due.log || seen?.values) await log.writeStep(state.step, run.learningRate(state.step - 1), seen?.values ?? {});
+    if (seen) state.evaluated = state.step;
+    if (due.save || seen?.save) await run.save();
   };
   let trained = false;
   try {
     // A run that was stopped in an evaluation owes it.
-    if (state.step > 0 && due().look && state.evaluated !== state.step) await settle();
+    if (state.step > 0 && dueNow().look && state.evaluated !== state.step) await settle();
     while (state.step < run.steps && !run.exhausted) {
       if (run.stop.signal.aborted) throw new PluralignError('ABORTED', 'stopped on request');
       const shown = await run.step([...order.batch(state.step)]);
       bar.update(state.step, { ...shown, tokens: state.tokens - startTokens });
-      if (state.step % train.log_every === 0 || state.step === run.steps) await logMeans();
       await settle();
     }
     trained = true;
-    await logMeans();
     await run.complete();
   } catch (error) {
     if ((error as { code?: unknown }).code !== 'ABORTED') throw error;

@@ -32,17 +32,20 @@ export class RunLog {
     return new RunLog(metrics, await EventWriter.open(dir, { resumeAt }), state, epochAt);
   }
 
-  async write(step: number, values: Record<string, number>): Promise<void> {
+  async #write(step: number, values: Record<string, number>): Promise<void> {
     await this.metrics.write({ step, epoch: this.epochAt(step), ...values });
     await this.events.scalars(step, values);
     this.state.records++;
   }
 
-  /** Means of the steps since the last such line, where there are any. */
-  async writeMeans(step: number, learningRate: number): Promise<void> {
-    if (this.state.means.empty) return;
-    this.state.last = { ...this.state.means.take(), learning_rate: learningRate };
-    await this.write(step, this.state.last);
+  /**
+   * The line of a logged step: means of the steps since the last one, and what else there is to say of it. None where both
+   * are missing; the last means again where only those are.
+   */
+  async writeStep(step: number, learningRate: number, more: Record<string, number> = {}): Promise<void> {
+    if (!this.state.means.empty) this.state.last = { ...this.state.means.take(), learning_rate: learningRate };
+    else if (Object.keys(more).length === 0) return;
+    await this.#write(step, { ...this.state.last, ...more });
   }
 
   async close(): Promise<void> {

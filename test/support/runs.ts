@@ -102,7 +102,7 @@ export function goldenConfig(f: Fixture, output: string, changes: Changes = {}):
 
 export interface Ran {
   summary: TrainSummary;
-  /** Lines of training, and of evaluation. */
+  /** What the lines of metrics.jsonl say of training, and of evaluation. */
   steps: Record<string, number>[];
   evaluations: Record<string, number>[];
   /** adapter_model.safetensors; empty where a whole model was trained. */
@@ -110,13 +110,18 @@ export interface Ran {
   output: string;
 }
 
+const pick = (line: Record<string, number>, keep: (key: string) => boolean) =>
+  Object.fromEntries(Object.entries(line).filter(([key]) => keep(key)));
+
 export function resultOf(output: string, summary: TrainSummary): Ran {
   const lines = readRowsOf(join(output, 'metrics.jsonl')) as Record<string, number>[];
   const file = join(output, 'adapter/adapter_model.safetensors');
   return {
     summary,
-    steps: lines.filter((line) => 'loss' in line),
-    evaluations: lines.filter((line) => !('loss' in line)),
+    steps: lines.map((line) => pick(line, (key) => !key.startsWith('eval_'))),
+    evaluations: lines
+      .filter((line) => Object.keys(line).some((key) => key.startsWith('eval_')))
+      .map((line) => pick(line, (key) => key === 'step' || key === 'epoch' || key.startsWith('eval_'))),
     bytes: existsSync(file) ? readFileSync(file) : Buffer.alloc(0),
     output,
   };

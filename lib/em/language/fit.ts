@@ -111,13 +111,12 @@ export class Fit implements TypedVotes {
         {
           step: async () => {
             clock();
-            await this.#logStep();
-            const { save_every } = config.train;
+            const { log_every, save_every } = config.train;
+            if (this.state.step % log_every === 0) await this.#logStep();
             if (save_every !== null && this.state.step % save_every === 0) await this.save();
           },
           round: async (round) => {
             clock();
-            await this.#logStep(true);
             await this.#logRound(round);
             await this.save();
           },
@@ -290,10 +289,9 @@ export class Fit implements TypedVotes {
     copyAdapter(this.options.policies.options.bank, like, type);
   }
 
-  async #logStep(force = false): Promise<void> {
-    const { log_every } = this.options.config.train;
+  async #logStep(round: Record<string, number> = {}): Promise<void> {
     const { step } = this.state;
-    if (force || step % log_every === 0) await this.#log!.writeMeans(step, this.#rounds.learningRate(step - 1));
+    await this.#log!.writeStep(step, this.#rounds.learningRate(step - 1), round);
   }
 
   async #logRound(round: Round): Promise<void> {
@@ -324,7 +322,7 @@ export class Fit implements TypedVotes {
         `the log-likelihood of a vote fell from ${before.toFixed(5)} to ${shown.toFixed(5)} in round ${state.round}`,
       );
     this.#skipped = { rows: 0, all: 0 };
-    await this.#log!.write(state.step, line);
+    await this.#logStep(line);
   }
 
   /** Lets go of the adapters. */
