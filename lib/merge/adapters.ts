@@ -40,7 +40,7 @@ export async function mergeAdapters(
   output: string,
   watch: Watch,
 ): Promise<TensorReport[]> {
-  if (rank === null && !keepsRank(plan.method))
+  if (rank === null && !keepsRank(plan.method) && plan.method.rank === 'exact')
     throw new PluralignError(
       'BAD_ARGUMENT',
       `${method}: its result is not of low rank; give --rank R for its best approximation, or --model DIR for a whole model`,

@@ -29,8 +29,7 @@ export interface MergeMethod {
 const exact = { rank: 'exact' } as const;
 const sparse = { ...exact, uses: ['density', 'lambda'] } as const;
 
-/** Every method but `factor_average`, which does not act on updates. τ: an expert's update; w: its weight. */
-export const mergeMethods: Readonly<Record<string, MergeMethod>> = {
+const methods: Readonly<Record<string, MergeMethod>> = {
   cat: { keep: 'all', combine: 'sum', ...exact, uses: [], says: 'Σ w τ, by concatenating factors' },
   svd: { keep: 'all', combine: 'sum', rank: 'largest', uses: [], says: 'Σ w τ, its best approximation of a rank' },
   linear: { keep: 'all', combine: 'average', ...exact, uses: [], says: 'Σ w τ / Σ w' },
@@ -86,6 +85,20 @@ export const mergeMethods: Readonly<Record<string, MergeMethod>> = {
     unweighted: true,
     says: 't · mean, t from the angle between updates',
   },
+};
+
+/** Methods that PEFT has once more with `_svd` behind their names: the best approximation of the largest rank of the experts. */
+const approximated = ['ties', 'dare_linear', 'dare_ties', 'magnitude_prune'];
+
+/** Every method but `factor_average`, which does not act on updates. τ: an expert's update; w: its weight. */
+export const mergeMethods: Readonly<Record<string, MergeMethod>> = {
+  ...methods,
+  ...Object.fromEntries(
+    approximated.map((name): [string, MergeMethod] => [
+      `${name}_svd`,
+      { ...methods[name], rank: 'largest', says: `${name}, its best approximation of a rank` },
+    ]),
+  ),
 };
 
 /** Averages A and B apart, as published code did: only Σ w² of each update survives where the A's differ. */
