@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -340,6 +340,7 @@ describe('method em-reward', () => {
       .trim()
       .split('\n')
       .map((l) => JSON.parse(l));
+    expect((await readdir(run)).filter((name) => name.startsWith('events.out.tfevents.'))).toHaveLength(1);
     for (let i = 1; i < metrics.length; i++)
       expect(metrics[i].log_likelihood).toBeGreaterThanOrEqual(metrics[i - 1].log_likelihood - 1e-3);
     expect(metrics.at(-1).log_likelihood).toBeCloseTo(summary.em.log_likelihood, 12);

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -85,6 +85,7 @@ describe('a run', () => {
     const dir = output('low-rank');
     for (const file of ['config.yaml', 'metrics.jsonl', 'summary.json', 'features.safetensors', 'report.html'])
       expect(existsSync(join(dir, file)), file).toBe(true);
+    expect(readdirSync(dir).filter((name) => name.startsWith('events.out.tfevents.'))).toHaveLength(1);
     expect(JSON.parse(readFileSync(join(dir, 'summary.json'), 'utf8')).eval).toEqual(shared.eval);
     expect(shared.eval?.groups && Object.keys(shared.eval.groups)).toEqual(['minus', 'plus']);
     expect(Population.load(join(dir, 'features.safetensors')).annotators).toEqual(population.map((p) => p.name));

@@ -3,6 +3,7 @@ import { writeFileAtomic } from '../base/files.js';
 import type { ResolvedConfig } from '../config/index.js';
 import { noteTo } from '../training/progress.js';
 import { openRunFolder } from '../training/run-folder.js';
+import { EventWriter } from '../training/tensorboard.js';
 import type { TrainOptions, TrainSummary } from '../training/train.js';
 import { likeliestSetting } from './choose.js';
 import { featureData } from './data.js';
@@ -18,7 +19,7 @@ export function populationPath(run: string): string {
 
 /**
  * Trains rewards on features (`method: reward`, `model: features`) to convergence. Writes the run folder: config.yaml,
- * metrics.jsonl with one line, features.safetensors, summary.json, report.html.
+ * metrics.jsonl and an event file with one line, features.safetensors, summary.json, report.html.
  *
  * @throws PluralignError `BAD_CONFIG`, `BAD_DATA`, `NOT_FOUND`, `NON_FINITE`, `BUSY`, `ABORTED`
  */
@@ -56,6 +57,9 @@ export async function trainFeatures(config: ResolvedConfig, options: TrainOption
       if (name !== 'rows') held[`eval_${name}`] = value as number;
     }
     await writeFileAtomic(folder.paths.metrics, `${JSON.stringify({ step: steps, epoch: 1, ...metrics, ...held })}\n`);
+    const events = await EventWriter.open(folder.dir);
+    await events.scalars(steps, { ...metrics, ...held });
+    await events.close();
     const summary: TrainSummary = {
       method: config.method,
       steps,

@@ -3,6 +3,7 @@ import { PluralignError } from '../../native/errors.js';
 import { MetricsWriter } from '../../training/metrics.js';
 import { noteTo } from '../../training/progress.js';
 import { openRunFolder } from '../../training/run-folder.js';
+import { EventWriter } from '../../training/tensorboard.js';
 import type { TrainOptions } from '../../training/train.js';
 import { bic, choiceNames } from '../criteria.js';
 import { responsibilitiesPath, typesPath, writeResponsibilities, writeTypes } from '../files.js';
@@ -70,18 +71,21 @@ export async function trainMixture(config: ResolvedConfig, options: TrainOptions
     const { overall } = evaluateMixture(data.train, prediction);
     const evaluation = data.eval && data.eval.votes.m > 0 ? evaluateMixture(data.eval, prediction) : null;
     const metrics = await MetricsWriter.open(folder.paths.metrics);
+    const events = await EventWriter.open(folder.dir);
     for (const [round, total] of fit.history.entries()) {
-      await metrics.write({
-        step: round,
+      const line = {
         round,
         loss: -total / votes.m,
         grad_norm: 0,
         learning_rate: 0,
         log_likelihood: total / votes.m,
         log_likelihood_per_annotator: total / votes.annotators.length,
-      });
+      };
+      await metrics.write({ step: round, ...line });
+      await events.scalars(round, line);
     }
     await metrics.close();
+    await events.close();
     const summary: EmSummary = {
       method: config.method,
       steps: fit.rounds,
