@@ -284,6 +284,11 @@ describe('on the Mistral fixture', () => {
     expect(tensors.size).toBe(8);
   });
 
+  it('what init_from has too may be said again, all-linear for a folder that lists every linear', async () => {
+    const adapter = { r: 2, alpha: 4, targets: 'all-linear', dropout: 0, init_from: f.adapter, share: 'none' as const };
+    expect((await run({ adapter })).bytes).toEqual(plain.bytes);
+  });
+
   it.each([
     ['r', { r: 7 }],
     ['targets', { targets: ['q_proj'] }],

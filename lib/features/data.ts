@@ -87,7 +87,7 @@ export async function featureData(config: ResolvedConfig, signal?: AbortSignal):
     held = votesOfRows(sides.eval, table, { onBadRow: 'error', annotators: train.votes.annotators }, notes);
   } else if (data.eval) {
     const other = await readVotes(data.eval, table, { ...reading, annotators: train.votes.annotators });
-    notes.push(...other.notes);
+    notes.push(...other.notes.map((n) => `evaluation: ${n}`));
     reports.eval = other.report;
     held = other;
   }

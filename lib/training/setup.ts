@@ -117,7 +117,7 @@ export async function prepareData(
   let evalReport: DataReport | null = null;
   if (data.eval) {
     const held = await readRows(data.eval, options);
-    notes.push(...dataNotes(held.report));
+    notes.push(...dataNotes(held.report).map((n) => `evaluation: ${n}`));
     evalRows = usable(held.rows);
     evalReport = held.report;
   } else if (data.split) {
@@ -224,11 +224,22 @@ export async function makeBank(
   }
   const peft = await loadPeft(init_from, model.shape);
   const a = config.adapter;
+  const namesOf = (targets: string | string[]) =>
+    targetsOf({ ...peft.config, targets, layersToTransform: null, excludeModules: [] }, model.shape).map(
+      ({ name }) => name,
+    );
+  // A folder that lists every linear is all-linear.
+  const sameModules =
+    a.targets !== null &&
+    isDeepStrictEqual(
+      namesOf(a.targets),
+      peft.targets.map(({ name }) => name),
+    );
   const patterns = (given: object) => (Object.keys(given).length > 0 ? given : null);
   for (const [key, wanted, found] of [
     ['r', a.r, peft.config.r],
     ['alpha', a.alpha, peft.config.alpha],
-    ['targets', a.targets, peft.config.targets],
+    ['targets', sameModules ? null : a.targets, peft.config.targets],
     ['rank_pattern', patterns(a.rank_pattern), peft.config.rankPattern],
     ['alpha_pattern', patterns(a.alpha_pattern), peft.config.alphaPattern],
     ['rslora', a.rslora || null, peft.config.rslora],

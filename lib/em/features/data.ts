@@ -68,7 +68,7 @@ export async function emData(config: ResolvedConfig, signal?: AbortSignal): Prom
     held = { rows: sides.eval, votes: votesOf(sides.eval, table) };
   } else if (data.eval) {
     const other = await readEmVotes(data.eval, table, reading);
-    notes.push(...other.notes);
+    notes.push(...other.notes.map((n) => `evaluation: ${n}`));
     reports.eval = other.report;
     held = other;
   }
