@@ -50,6 +50,20 @@ struct SoftmaxTile {
   float scale;
 };
 
+// Queries of one segment under one key head; heads of `width`, and a group of them, are at most kNarrow. Query i has position prefix + i and sees
+// positions up to its own, the last `window` of them (0: all).
+struct NarrowAttention {
+  int64_t prefix, rows, length, group, width, window;
+  float scale;
+  const float *keys, *values;  // [length × width]
+  const float* q;              // query i, head j of the group at q + i · stride + j · width
+  int64_t stride;
+  bf16* packed;                // room for 80 times narrow_room(length), of `scores` for 64 times
+  float* scores;
+};
+constexpr int64_t kNarrow = 16;
+inline int64_t narrow_room(int64_t length) { return (length + 3) / 4 * 4; }
+
 constexpr int64_t kBf16Panel = 16, kBf16K = 32, kBf16Rows = 32;
 
 // Vector code of one instruction set. Row kernels work on rows [0, rows) of contiguous matrices unless a stride is named.
@@ -127,6 +141,12 @@ struct Kernels {
   // Given the gradients of the probabilities (rows of tile.ld): probabilities and gradients of the scores as right operands
   // (k: the rows), the latter as a left operand too. Scores are overwritten.
   void (*softmax_bf16_backward)(const SoftmaxTile& tile, const float* grads, bf16* ds_left, bf16* p_right, bf16* ds_right) = nullptr;
+
+  // Both at once for narrow heads, where products by tiles would wait for their sums; null where tiles do not. `out` lies as q
+  // does, in rows of ldo.
+  void (*attend_narrow)(const NarrowAttention& a, bf16* out, int64_t ldo) = nullptr;
+  // Given dout, as out lies: dq (as q lies) is written, dkeys and dvalues [length × width] are added to.
+  void (*attend_narrow_backward)(const NarrowAttention& a, const float* dout, int64_t ldd, float* dq, float* dkeys, float* dvalues) = nullptr;
 
   // head: folds n logits of a row into the running maximum and sums Σ e^(x - max), Σ e^(2(x - max)).
   void (*logsumexp_row)(const float* logits, int64_t n, float* maximum, double* sum, double* sum_squares) = nullptr;

@@ -92,9 +92,8 @@ TEST(attention_backward_matches_float64) {
 
 TEST(attention_backward_adds_to_keys_and_writes_queries) {
   on_every_machine([](Context& context) {
-    const AttentionShape shape{6, 2, 12, 0.3f, 0};
-    const Forest f(shape, kParents, kLengths, 5);
-    for (int storage : {kF32, kBf16}) {
+    for (const auto& [dim, storage] : {std::pair{12, kF32}, {12, kBf16}, {24, kBf16}}) {
+      const Forest f({6, 2, dim, 0.3f, 0}, kParents, kLengths, 5);
       const std::vector<float> once = f.attend_back(context, storage), on_ones = f.attend_back(context, storage, 1.f);
       for (int64_t r = 0; r < f.rows; ++r)
         for (int64_t i = 0; i < f.stride; ++i) {
@@ -109,7 +108,7 @@ TEST(attention_does_not_depend_on_packing_or_threads) {
   for (Isa isa : instruction_sets()) {
     Machine one(isa, 1), three(isa, 3);
     for (const AttentionShape& shape : shapes()) {
-      if (shape.heads == 6 ? shape.head_dim != 12 && shape.head_dim != 80 : shape.head_dim != 12 || shape.window != 17) continue;
+      if (shape.heads == 6 ? shape.head_dim != 12 && shape.head_dim != 16 && shape.head_dim != 80 : shape.head_dim != 12 || shape.window != 17) continue;
       const Forest f(shape, kParents, kLengths, 6);
       const std::string where = name(three.context, shape);
       for (int storage : {kF32, kBf16}) {
@@ -143,8 +142,8 @@ TEST(attention_does_not_depend_on_packing_or_threads) {
 TEST(attention_query_gradient_does_not_depend_on_packing) {
   for (Isa isa : instruction_sets()) {
     Machine machine(isa, 1);
-    for (const auto& [window, storage] : {std::pair{0, kF32}, {3, kF32}, {17, kF32}, {0, kBf16}, {17, kBf16}}) {
-      const Forest f({6, 2, 12, 0.3f, window}, kParents, kLengths, 7);
+    for (const auto& [window, storage, dim] : {std::tuple{0, kF32, 12}, {3, kF32, 12}, {17, kF32, 12}, {0, kBf16, 12}, {3, kBf16, 12}, {17, kBf16, 12}, {0, kBf16, 24}, {17, kBf16, 24}}) {
+      const Forest f({6, 2, dim, 0.3f, window}, kParents, kLengths, 7);
       const std::vector<float> back = f.attend_back(machine.context, storage);
       for (size_t s = 0; s < f.segments.size(); ++s) {
         const Forest alone = f.alone(s, true);
@@ -163,7 +162,7 @@ TEST(attention_query_gradient_does_not_depend_on_packing) {
 
 TEST(attention_is_clean_after_nan) {
   on_every_machine([](Context& context) {
-    for (AttentionShape shape : {AttentionShape{6, 2, 12, 0.3f, 0}, AttentionShape{4, 4, 16, 0.25f, 17}}) {
+    for (AttentionShape shape : {AttentionShape{6, 2, 12, 0.3f, 0}, AttentionShape{4, 4, 16, 0.25f, 17}, AttentionShape{4, 2, 24, 0.25f, 17}}) {
       Forest poison({6, 2, 80, 0.1f, 0}, {-1, 0, -1}, {90, 40, 30}, 8);
       std::fill(poison.x.begin(), poison.x.end(), kNaN);
       std::fill(poison.dout.begin(), poison.dout.end(), kNaN);
@@ -185,9 +184,9 @@ TEST(attention_is_clean_after_nan) {
 
 TEST(attention_keeps_a_nan_query_in_its_row) {
   on_every_machine([](Context& context) {
-    Forest f({2, 2, 8, 0.3f, 0}, {-1, 0, -1}, {4, 3, 5}, 10);
-    f.x[size_t(2 * f.stride)] = kNaN;  // a query of row 2
-    for (int storage : {kF32, kBf16}) {
+    for (const auto& [dim, storage] : {std::pair{8, kF32}, {8, kBf16}, {24, kBf16}}) {
+      Forest f({2, 2, dim, 0.3f, 0}, {-1, 0, -1}, {4, 3, 5}, 10);
+      f.x[size_t(2 * f.stride)] = kNaN;  // a query of row 2
       const std::vector<double> out = f.attend(context, storage).now();
       for (int64_t r = 0; r < f.rows; ++r) CHECK(std::isnan(out[size_t(r * f.out_width())]) == (r == 2));
     }

@@ -135,19 +135,48 @@ void backward(const Work& w, const float* q, int64_t stride, const float* dout, 
   scatter(w, dvalues, &KeySpan::dv);
 }
 
+// As the kernels for narrow heads take it.
+NarrowAttention narrow(const Work& w, const float* q, int64_t stride) {
+  const int64_t room = narrow_room(w.length);
+  return {w.s.prefix, w.s.rows, w.length, w.group, w.width, w.shape.window, w.shape.scale, w.keys, w.values, q + w.s.row * stride + w.head * w.group * w.width, stride,
+          w.slots[2].as<bf16>(80 * room), w.slots[3].as<float>(64 * room)};
+}
+
+void forward_narrow(const Work& w, const float* q, int64_t stride, bf16* out) {
+  const int64_t heads = w.shape.heads * w.width;
+  w.kernels.attend_narrow(narrow(w, q, stride), out + w.s.row * heads + w.head * w.group * w.width, heads);
+}
+
+void backward_narrow(const Work& w, const float* q, int64_t stride, const float* dout, float* dq) {
+  const int64_t heads = w.shape.heads * w.width, at = w.head * w.group * w.width, size = w.length * w.width;
+  float* dkeys = w.slots[4].as<float>(2 * size);
+  std::fill_n(dkeys, 2 * size, 0.f);
+  w.kernels.attend_narrow_backward(narrow(w, q, stride), dout + w.s.row * heads + at, heads, dq + w.s.row * stride + at, dkeys, dkeys + size);
+  for (const KeySpan& span : w.s.path)
+    for (int64_t i = 0; i < span.count; ++i, dkeys += w.width) {
+      const int64_t to = i * span.stride + w.head * w.width;
+      for (int64_t c = 0; c < w.width; ++c) span.dk[to + c] += dkeys[c];
+      for (int64_t c = 0; c < w.width; ++c) span.dv[to + c] += dkeys[size + c];
+    }
+}
+
+bool is_narrow(const Context& context, const AttentionShape& shape) { return context.kernels.attend_narrow && shape.head_dim <= kNarrow && shape.heads / shape.kv_heads <= kNarrow; }
+
 }  // namespace
 
 void attention_bf16(Context& context, const AttentionShape& shape, const std::vector<AttentionSegment>& segments, const float* q,
                     int64_t stride, bf16* out) {
+  const auto run = is_narrow(context, shape) ? forward_narrow : forward;
   context.pool.run(int64_t(segments.size()) * shape.kv_heads, [&](int64_t task, int thread) {
-    forward(Work(context, shape, segments[size_t(task / shape.kv_heads)], task % shape.kv_heads, thread), q, stride, out);
+    run(Work(context, shape, segments[size_t(task / shape.kv_heads)], task % shape.kv_heads, thread), q, stride, out);
   });
 }
 
 void attention_bf16_backward(Context& context, const AttentionShape& shape, const std::vector<AttentionSegment>& segments,
                              const std::vector<std::vector<int>>& trees, const float* q, int64_t stride, const float* dout, float* dq) {
+  const auto run = is_narrow(context, shape) ? backward_narrow : backward;
   context.pool.run(int64_t(trees.size()) * shape.kv_heads, [&](int64_t task, int thread) {
-    for (int s : trees[size_t(task / shape.kv_heads)]) backward(Work(context, shape, segments[size_t(s)], task % shape.kv_heads, thread), q, stride, dout, dq);
+    for (int s : trees[size_t(task / shape.kv_heads)]) run(Work(context, shape, segments[size_t(s)], task % shape.kv_heads, thread), q, stride, dout, dq);
   });
 }
 

@@ -27,9 +27,10 @@ INLINE __m512i load_rows(const f16* even, const f16* odd, __mmask16 first, __mma
   return (__m512i)_mm512_cvtne2ps_pbh(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(second, odd)) * s, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first, even)) * s);
 }
 
-// Swaps the off-diagonal S × S blocks of every 2S × 2S block of pairs, block size by block size: a transpose.
-template <int S = 8>
-INLINE void turn(__m512i (&v)[16]) {
+// Swaps the off-diagonal S × S blocks of every 2S × 2S block of pairs, block size by block size: a transpose; from S = 4 on of
+// each half by itself.
+template <int S = 8, int N = 16>
+INLINE void turn(__m512i (&v)[N]) {
   constexpr auto lane = [](int l, bool high) { return high ? (l & S ? 16 + l : l + S) : (l & S ? 16 + l - S : l); };
 #define PLURALIGN_LANES(high)                                                                                            \
   _mm512_setr_epi32(lane(0, high), lane(1, high), lane(2, high), lane(3, high), lane(4, high), lane(5, high), lane(6, high), \
@@ -38,7 +39,7 @@ INLINE void turn(__m512i (&v)[16]) {
   const __m512i low_lanes = PLURALIGN_LANES(false), high_lanes = PLURALIGN_LANES(true);
 #undef PLURALIGN_LANES
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
+  for (int i = 0; i < N; ++i) {
     if (i & S) continue;
     const __m512i low = _mm512_permutex2var_epi32(v[i], low_lanes, v[i + S]);
     v[i + S] = _mm512_permutex2var_epi32(v[i], high_lanes, v[i + S]);

@@ -22,6 +22,7 @@ namespace pluralign::isa_avx512bf16 {
 #include "ops/gemm/bf16_pairs.inl"
 #include "ops/lora/step_bf16.inl"
 #include "ops/attention/bf16.inl"
+#include "ops/attention/narrow.inl"
 #include "ops/attention/simd.inl"
 #include "ops/norm/simd.inl"
 #include "ops/rope/simd.inl"
@@ -32,6 +33,7 @@ void fill(Kernels& k) {
   fill_bf16_pairs(k);
   fill_step_bf16(k);
   fill_attention_bf16(k);
+  fill_attention_narrow(k);
   // The same code, rounding by one instruction.
   fill_attention(k);
   fill_norm(k);
