@@ -2,7 +2,7 @@
 // order do not matter.
 import { describe, expect, it } from 'vitest';
 import { Bank } from '../lib/adapters/bank.js';
-import { mergeLimit, pack, packTrees, type Tree, tokensOf } from '../lib/data/pack.js';
+import { mergeLimit, pack, packTrees, type Tree } from '../lib/data/pack.js';
 import { sumTokens } from '../lib/losses/index.js';
 import type { Objective } from '../lib/methods/objective.js';
 import { newConfig, parseModelConfig } from '../lib/model/config.js';
@@ -531,10 +531,34 @@ describe('equal prompts and completions of different groups', () => {
       expect(Math.max(...sizes)).toBeLessThanOrEqual(most === true ? 600 : most);
       expect(sizes.reduce((a, b) => a + b)).toBe(native.tokens.length);
     }
-    const limit = (n: number, sharesPacks = true) => mergeLimit(groups.slice(0, n), { sharesPacks });
-    expect([limit(1), limit(60), limit(1, false)]).toEqual([250, 600, 1024]);
-    const tokens = groups.slice(0, 30).reduce((sum, group) => sum + tokensOf(group), 0);
-    expect(limit(30)).toBe(tokens / 4);
+    expect(mergeLimit(groups, { sharesPacks: false })).toBe(1024);
+  });
+
+  it('trees are of a size that threads share evenly', () => {
+    const [first, ...rest] = randomGroups(61, 50, 4, 40);
+    const groups = [first, ...rest].map((group) => ({ ...group, prompt: first.prompt }));
+    const sizesUnder = (some: typeof groups, merge: number) => {
+      const trees = some.map((group) => ({ group, adapter: 0, grad: true }));
+      const { parents, segmentStarts } = packTrees(trees, { read: 'logps', merge }).native;
+      const roots = [...parents.keys()].filter((s) => parents[s] < 0);
+      return roots.map((s, i) => segmentStarts[roots[i + 1] ?? parents.length] - segmentStarts[s]);
+    };
+    /** The busiest of `threads` where each takes the largest tree that is left. */
+    const busiest = (sizes: number[], threads: number) => {
+      const busy = Array.from({ length: threads }, () => 0);
+      for (const size of sizes.sort((a, b) => b - a)) busy[busy.indexOf(Math.min(...busy))] += size;
+      return Math.max(...busy);
+    };
+    const sum = (sizes: number[]) => sizes.reduce((a, b) => a + b, 0);
+    const cost = (sizes: number[]) => sum(sizes) + 2 * busiest(sizes, 2) + 2 * busiest(sizes, 4);
+    for (const n of [2, 8, 13, 30]) {
+      const some = groups.slice(0, n);
+      const chosen = mergeLimit(some, { sharesPacks: true });
+      for (let most = 250; most <= 700; most += 50)
+        expect(cost(sizesUnder(some, chosen))).toBeLessThanOrEqual(cost(sizesUnder(some, most)));
+    }
+    // Nothing to merge.
+    expect(mergeLimit(randomGroups(62, 50, 2, 8), { sharesPacks: true })).toBe(600);
   });
 });
 

@@ -84,11 +84,53 @@ interface Trunk extends Policy {
 
 const mostMerged = 600;
 
-/** `merge` for groups that train: where threads take shares of a pack, which are whole trees, there must be several of them. */
+/** Tried as `merge` of groups that train where threads take shares of a pack. */
+const limits = Array.from({ length: 10 }, (_, i) => 250 + 50 * i);
+
+/** Tokens of each tree of groups merged up to `most` tokens. */
+function treeSizes(groups: readonly Group[], most: number): number[] {
+  const sizes: number[] = [];
+  const open = new Map<Int32Array, { tree: number; known: Set<Int32Array> }>();
+  for (const { prompt, completions } of groups) {
+    let into = open.get(prompt);
+    const more = completions.reduce((sum, ids) => sum + (into?.known.has(ids) ? 0 : ids.length), 0);
+    if (!into || (sizes[into.tree] + more > most && more > 0)) {
+      into = { tree: sizes.push(prompt.length) - 1, known: new Set() };
+      open.set(prompt, into);
+    }
+    for (const ids of completions)
+      if (!into.known.has(ids)) {
+        into.known.add(ids);
+        sizes[into.tree] += ids.length;
+      }
+  }
+  return sizes;
+}
+
+/** What the busiest of `threads` has to do where each takes the largest that is left. */
+function makespan(sizes: readonly number[], threads: number): number {
+  const busy = new Float64Array(threads);
+  for (const size of [...sizes].sort((a, b) => b - a)) busy[busy.indexOf(Math.min(...busy))] += size;
+  return Math.max(...busy);
+}
+
+/**
+ * `merge` for groups that train. Where threads take shares of a pack, which are whole trees, the limit under which there is
+ * little to do in all, and for the busiest thread of two and of four: how a pack is cut must not depend on how many there are.
+ */
 export function mergeLimit(groups: readonly Group[], model: { sharesPacks: boolean }): number {
   if (!model.sharesPacks) return tokensAPass;
-  const tokens = groups.reduce((sum, group) => sum + tokensOf(group), 0);
-  return Math.min(mostMerged, Math.max(250, tokens / 4));
+  if (new Set(groups.map((group) => group.prompt)).size === groups.length) return mostMerged;
+  const cost = (most: number) => {
+    const sizes = treeSizes(groups, most);
+    return sizes.reduce((sum, size) => sum + size, 0) + 2 * makespan(sizes, 2) + 2 * makespan(sizes, 4);
+  };
+  let best = { most: mostMerged, cost: Number.POSITIVE_INFINITY };
+  for (const most of limits) {
+    const found = cost(most);
+    if (found < best.cost) best = { most, cost: found };
+  }
+  return best.most;
 }
 
 /** Trees as the addon wants them: gradients first, then by adapter. `values`: the first value of a tree's completion. */
