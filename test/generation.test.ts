@@ -116,7 +116,7 @@ describe('in bfloat16', () => {
     expect(await generate(single, bank, all)).toEqual(together);
   });
 
-  it('steps, which read adapters packed, find what scoring finds within what bfloat16 rounds', async () => {
+  it('steps, which read adapters packed, find what scoring finds, rounding where it rounds', async () => {
     using model = await tinyModel('llama-old', 2, 'bf16');
     const bank = randomBank(model, ['x', 'y']);
     const asked = requests(12).map((r) => ({ ...r, temperature: 1, policy: 1, maxNewTokens: 12 }));
@@ -131,8 +131,8 @@ describe('in bfloat16', () => {
         count++;
       });
     }
-    // The adapters say something else than the base does, by far more than rounding.
-    expect(apart / count).toBeLessThan(0.02);
+    // Keys and values that are not rounded put them 0.01 apart; the adapters say something else than the base does.
+    expect(apart / count).toBeLessThan(1e-4);
     expect(away / count).toBeGreaterThan(0.2);
   });
 });

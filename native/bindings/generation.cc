@@ -102,7 +102,7 @@ class GenerationObject : public Napi::ObjectWrap<GenerationObject> {
   Napi::Value bytes(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&]() -> Napi::Value {
       const Model& model = *held_->loaded->model;
-      const KvCache cache(model.config(), kernels_of(choose_isa()));
+      const KvCache cache(model.config(), kernels_of(choose_isa()), model.storage());
       const double tokens = info[0].ToNumber().DoubleValue();
       if (!(tokens >= 0 && tokens < 1e9)) throw_error("BAD_ARGUMENT", "tokens must be a number of tokens");
       const double on_device = double(model.config().layers * DeviceCache::row_bytes(model.config(), model.storage())) * std::floor(tokens);

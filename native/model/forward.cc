@@ -80,8 +80,8 @@ void Decoder::attend(const Pass& pass, int64_t layer, Saved& saved, const float*
     sequences.push_back(pass.cache->sequence(layer, pass.slots[i], s.row, s.rows, s.prefix));
   }
   const device::AttentionCall c = attention_call(pass, saved, rotated);
-  attention_cached(cpu, {c.heads, c.kv_heads, c.head_dim, c.scale, c.window}, sequences, rotated, config_.qkv_width(), config_.q_width(),
-                   config_.q_width() + config_.kv_width(), storage_, attended);
+  attention_cached(cpu, {{c.heads, c.kv_heads, c.head_dim, c.scale, c.window}, rotated, config_.qkv_width(), config_.q_width(),
+                         config_.q_width() + config_.kv_width(), storage_, attended}, sequences);
 }
 
 device::SwigluCall Decoder::swiglu_call(const Pass& pass, const Saved& saved) const {

@@ -1,5 +1,4 @@
-// Attention over cached panels: the bits of attention over the whole sequence (but where passes multiply in bfloat16), however
-// the sequence is cut into steps.
+// Attention over cached panels: the bits of attention over the whole sequence, however the sequence is cut into steps.
 #include <cstring>
 
 #include "model/kv_cache.h"
@@ -21,11 +20,11 @@ ModelConfig config_of(const AttentionShape& s) {
 }
 
 std::vector<float> widened(const std::vector<char>& bytes) {
-  std::vector<float> out;
-  for (size_t i = 0; i < bytes.size(); i += 2) {
+  std::vector<float> out(bytes.size() / 2);
+  for (size_t i = 0; i < out.size(); ++i) {
     bf16 v;
-    std::memcpy(&v, &bytes[i], 2);
-    out.push_back(to_float(v));
+    std::memcpy(&v, &bytes[2 * i], 2);
+    out[i] = to_float(v);
   }
   return out;
 }
@@ -44,18 +43,15 @@ TEST(attention_cached_is_attention_to_the_bit) {
         std::vector<char> expected(size_t(length * q) * size), out(expected.size());
         const AttentionSegment whole{0, length, 0, {{x.data() + q, x.data() + q + kv, stride, length, nullptr, nullptr}}};
         attention(context, shape, {whole}, x.data(), stride, storage, expected.data());
-        KvCache cache(config_of(shape), context.kernels);
-        if (attends_in_bf16(context, storage)) {
-          // Passes round their operands there, steps do not: near each other, and steps to the bit among themselves.
-          const std::vector<float> passed = widened(expected);
-          const int once = cache.open(length);
-          attention_cached(context, shape, {cache.sequence(1, once, 0, length, 0)}, x.data(), stride, q, q + kv, storage, expected.data());
-          CHECK_CLOSE(name_of(context), widened(expected), passed, 0.03, 0.02);
-          cache.close(once);
-        }
-        CHECK(cache.bytes(length) >= 2 * length * 2 * kv * 4 && cache.bytes_held() == 0);
+        KvCache cache(config_of(shape), context.kernels, storage);
+        const auto attend = [&](const std::vector<CachedSequence>& sequences, const float* from, void* to) {
+          attention_cached(context, {shape, from, stride, q, q + kv, storage, to}, sequences);
+        };
+        CHECK(cache.bytes(length) >= 2 * length * 2 * kv * (attends_in_bf16(context, storage) ? 2 : 4) && cache.bytes_held() == 0);
         const int other = cache.open(5), slot = cache.open(length), copied = cache.open(length + 40);
         CHECK(cache.bytes_held() == cache.bytes(5) + cache.bytes(length) + cache.bytes(length + 40));
+        // Memory as it may be found: NaN in either type.
+        for (const auto& [in, tokens] : {std::pair{slot, length}, {copied, length + 40}}) std::memset(cache.sequence(1, in, 0, 0, 0).keys, 0xff, size_t(cache.bytes(tokens) / 2));
         int64_t at = 0;
         for (int64_t rows : {int64_t(40), int64_t(1), int64_t(1), int64_t(70), int64_t(1), length}) {
           rows = std::min(rows, length - at);
@@ -63,20 +59,21 @@ TEST(attention_cached_is_attention_to_the_bit) {
           std::vector<float> pass = random.normals(2 * stride);
           pass.insert(pass.end(), x.begin() + at * stride, x.begin() + (at + rows) * stride);
           std::vector<char> part(size_t((rows + 2) * q) * size);
-          attention_cached(context, shape, {cache.sequence(1, other, 0, 2, 0), cache.sequence(1, slot, 2, rows, at)}, pass.data(), stride, q, q + kv,
-                           storage, part.data());
+          attend({cache.sequence(1, other, 0, 2, 0), cache.sequence(1, slot, 2, rows, at)}, pass.data(), part.data());
           std::copy(part.begin() + 2 * q * int64_t(size), part.end(), out.begin() + at * q * int64_t(size));
           at += rows;
         }
-        CHECK(out == expected);
+        // Kernels for narrow heads add up in another order.
+        if (storage == kBf16 && context.kernels.attend_narrow && shape.head_dim <= kNarrow) CHECK_CLOSE(name_of(context), widened(out), widened(expected), 0.01, 0.01);
+        else CHECK(out == expected);
         // A copy of the first positions goes on as the original did.
         cache.copy(slot, copied, 100);
         std::vector<char> rest(size_t((length - 100) * q) * size);
-        attention_cached(context, shape, {cache.sequence(1, copied, 0, length - 100, 100)}, x.data() + 100 * stride, stride, q, q + kv, storage, rest.data());
-        CHECK(std::equal(rest.begin(), rest.end(), expected.begin() + 100 * q * int64_t(size)));
+        attend({cache.sequence(1, copied, 0, length - 100, 100)}, x.data() + 100 * stride, rest.data());
+        CHECK(std::equal(rest.begin(), rest.end(), out.begin() + 100 * q * int64_t(size)));
         cache.close(slot);
         CHECK(cache.open(3) == slot);
-        attention_cached(context, shape, {}, nullptr, stride, q, q + kv, storage, nullptr);
+        attend({}, nullptr, nullptr);
       }
     });
 }
