@@ -2,8 +2,9 @@ import { describe, expect, it, vi } from 'vitest';
 import { bench } from '../lib/api/bench.js';
 import { operationsOf } from '../lib/bench/operations.js';
 import { requestsByAdapter } from '../lib/bench/ops.js';
-import { median } from '../lib/bench/session.js';
+import { median, runCases } from '../lib/bench/session.js';
 import { cpu } from '../lib/kernels.js';
+import { PluralignError } from '../lib/native/errors.js';
 import { stopOf } from '../lib/training/signals.js';
 
 const stop = stopOf(new AbortController().signal);
@@ -62,6 +63,20 @@ describe('bench', () => {
     expect(tokens('tokens of the pass')).toEqual([256, 512]);
     expect(tokens('tokens of a row')).toEqual([28 * 128, 28 * 128]);
     expect(tokens('adapters')).toEqual([4096, 4096]);
+  });
+
+  it('stopped on the way, gives what was timed', async () => {
+    const { flag } = stopOf(new AbortController().signal);
+    const run = (code: string) => async (one: number) => {
+      if (one === 3) throw new PluralignError(code, 'no further');
+      if (one === 4) Atomics.store(flag, 0, 1);
+      return [{ one }];
+    };
+    expect(await runCases('cases', [1, 2, 3, 4], { flag }, run('ABORTED'))).toEqual([{ one: 1 }, { one: 2 }]);
+    await expect(runCases('cases', [1, 2, 3, 4], { flag }, run('NON_FINITE'))).rejects.toMatchObject({
+      code: 'NON_FINITE',
+    });
+    expect(await runCases('cases', [1, 4, 5], { flag }, run('ABORTED'))).toEqual([{ one: 1 }, { one: 4 }]);
   });
 
   it('stops when asked, and refuses what it cannot time', async () => {

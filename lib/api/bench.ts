@@ -13,7 +13,8 @@ export interface BenchCall extends Omit<BenchOptions, 'threads'> {
 
 /**
  * `pluralign bench`: `ops` times operators, `train` times scoring and training. Records are flat; progress goes to stderr.
- * Throws `UNSUPPORTED` for operators on a GPU and where it cannot be had, `ABORTED` once `stop` is raised.
+ * Once `stop` is raised the results are those that there are. Throws `UNSUPPORTED` for operators on a GPU and where it cannot
+ * be had, `ABORTED` where it was stopped with no result.
  */
 export async function bench(
   subject: 'ops' | 'train',

@@ -38,7 +38,7 @@ export function checkStop(stop: BenchOptions['stop']): void {
   if (Atomics.load(stop.flag, 0) !== 0) throw new PluralignError('ABORTED', 'stopped on request');
 }
 
-/** Runs cases one after another, with a bar on stderr. */
+/** Runs cases one after another, with a bar on stderr. Once stopping is wanted, gives what there is; throws `ABORTED` for nothing. */
 export async function runCases<T>(
   label: string,
   cases: readonly T[],
@@ -53,6 +53,8 @@ export async function runCases<T>(
       records.push(...(await run(one)));
       bar.update(i + 1);
     }
+  } catch (error) {
+    if (records.length === 0 || !(error instanceof PluralignError) || error.code !== 'ABORTED') throw error;
   } finally {
     bar.stop();
   }
