@@ -29,8 +29,8 @@ Pool::Pool(int threads) {
 }
 
 Pool::~Pool() {
-  stop_.store(true);
-  region_.fetch_add(kNumber);
+  // In the one word that workers decide by: beside a flag of its own, one could take this for a region and wait for the next.
+  region_.store(kEnd);
   {
     std::lock_guard lock(mutex_);
   }
@@ -86,10 +86,10 @@ void Pool::work(int thread) {
       wake_.wait(lock, [&] { return number() != seen; });
       sleeping_.fetch_sub(1);
     }
-    if (stop_.load()) return;
     uint64_t region = region_.load(std::memory_order_acquire);
     while ((region & kOpen) && !region_.compare_exchange_weak(region, region + 1, std::memory_order_acq_rel)) {}
     seen = region & ~(kNumber - 1);
+    if (seen == kEnd) return;
     if (!(region & kOpen)) continue;
     drain(thread);
     left_.fetch_add(1, std::memory_order_release);

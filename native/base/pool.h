@@ -58,6 +58,7 @@ class Pool {
   std::condition_variable wake_;
   // The region: its number, whether workers may still enter (kOpen), and in the low bits how many have.
   static constexpr uint64_t kOpen = 1 << 16, kNumber = kOpen << 1;
+  static constexpr uint64_t kEnd = ~(kNumber - 1);  // the number of no region: workers return
   alignas(64) std::atomic<uint64_t> region_{0};
   std::atomic<int> sleeping_{0};
   alignas(64) std::atomic<int64_t> next_{0};
@@ -66,7 +67,6 @@ class Pool {
   Call call_ = nullptr;
   void* context_ = nullptr;
   std::exception_ptr error_;
-  std::atomic<bool> stop_{false};
 };
 
 }  // namespace pluralign
