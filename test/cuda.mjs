@@ -76,6 +76,12 @@ const peers = (what) => (limit) =>
     ? node(['bench/peers/cuda.mjs', ...what, '--seconds', String(Math.floor(limit - 5))], limit)
     : { missing: `${python} has no torch that sees a GPU, or no transformers and peft` };
 
+const graphs = (limit) =>
+  node(
+    ['test/cuda-graphs.mjs', '--seconds', String(Math.floor(limit - 5)), '--shapes', emulated ? '' : '135m,1b'],
+    limit,
+  );
+
 /** What there is to show: name, most seconds, whether the emulator can, what it proves, how. Most important first. */
 const parts = [
   ['ops', 120, true, 'operators and their gradients, odd shapes', (s) => operators(['--odd'], s)],
@@ -83,6 +89,7 @@ const parts = [
   ['parity', 120, true, 'PyTorch fixtures and three training steps', (s) => node(['test/cuda-parity.mjs'], s)],
   ['train', 90, true, 'runs with steps on the device, stopped and resumed', (s) => node(['test/cuda-train.mjs'], s)],
   ['generation', 90, true, 'texts as the CPU says them', (s) => node(['test/cuda-generation.mjs'], s)],
+  ['graphs', 90, true, 'steps replayed from CUDA graphs as launched, and their speed', graphs],
   ['memcheck', 120, false, 'no access out of bounds', (s) => sanitizer('memcheck', s)],
   ['racecheck', 120, false, 'no race in shared memory', (s) => sanitizer('racecheck', s)],
   ['times', 90, false, 'speed of every operator', (s) => operators(['--times', '--seconds', '0.1'], s)],

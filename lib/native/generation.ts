@@ -41,6 +41,8 @@ export interface NativeGenerated {
   finished: Uint8Array;
   /** Sequences that run or wait. */
   left: number;
+  /** Steps since the beginning that a GPU replayed from a recording (docs/cuda.md). */
+  replayed: number;
 }
 
 export interface NativeGeneration {

@@ -60,7 +60,7 @@ Array typed(Napi::Env env, const std::vector<T>& from) {
   return out;
 }
 
-Napi::Value to_js(Napi::Env env, const std::vector<SequenceOutput>& outputs, int64_t left) {
+Napi::Value to_js(Napi::Env env, const std::vector<SequenceOutput>& outputs, int64_t left, int64_t replayed) {
   std::vector<int32_t> ids, ends, tokens;
   std::vector<float> logps;
   std::vector<uint8_t> finished;
@@ -78,6 +78,7 @@ Napi::Value to_js(Napi::Env env, const std::vector<SequenceOutput>& outputs, int
   out.Set("logps", typed<Napi::Float32Array>(env, logps));
   out.Set("finished", typed<Napi::Uint8Array>(env, finished));
   out.Set("left", double(left));
+  out.Set("replayed", double(replayed));
   return out;
 }
 
@@ -135,9 +136,9 @@ class GenerationObject : public Napi::ObjectWrap<GenerationObject> {
         job->keep(flag);
       }
       auto outputs = std::make_shared<std::vector<SequenceOutput>>();
-      auto left = std::make_shared<int64_t>(0);
+      auto left = std::make_shared<int64_t>(0), replayed = std::make_shared<int64_t>(0);
       Executor& executor = Executor::of(info.Env());
-      job->work = [held = held_, bank, steps, added, gone, outputs, left, &executor](const Cancel& cancel) {
+      job->work = [held = held_, bank, steps, added, gone, outputs, left, replayed, &executor](const Cancel& cancel) {
         if (held->broken) throw_error("BAD_ARGUMENT", "this generation ended with an error; open another");
         held->broken = true;
         Model& model = *held->loaded->model;
@@ -147,10 +148,11 @@ class GenerationObject : public Napi::ObjectWrap<GenerationObject> {
         for (auto& [id, request] : *added) held->generation->add(id, std::move(request), bank ? bank->adapters() : 0);
         *outputs = held->generation->run(model, bank.get(), steps, cancel);
         *left = held->generation->left();
+        *replayed = held->generation->replayed();
         held->loaded->measure();
         held->broken = false;
       };
-      job->result = [outputs, left](Napi::Env env) { return to_js(env, *outputs, *left); };
+      job->result = [outputs, left, replayed](Napi::Env env) { return to_js(env, *outputs, *left, *replayed); };
       return executor.submit(std::move(job));
     });
   }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "cuda/products.h"
@@ -23,9 +24,12 @@ constexpr size_t kSmallestLoan = 4096;
   throw cuda::Failure(status, text);
 }
 
+// Of what a recording cannot hold: it is lost, and nothing else.
+bool of_recording(cudaError_t error) { return error >= cudaErrorStreamCaptureUnsupported && error <= cudaErrorStreamCaptureWrongThread; }
+
 // Errors after which every call of the process fails.
 bool sticky(cudaError_t error) {
-  return error != cudaSuccess && error != cudaErrorMemoryAllocation && error != cudaErrorInvalidValue && error != cudaErrorInvalidConfiguration &&
+  return !of_recording(error) && error != cudaSuccess && error != cudaErrorMemoryAllocation && error != cudaErrorInvalidValue && error != cudaErrorInvalidConfiguration &&
          error != cudaErrorNoDevice && error != cudaErrorInvalidDevice && error != cudaErrorInsufficientDriver && error != cudaErrorNoKernelImageForDevice &&
          error != cudaErrorInvalidDeviceFunction && error != cudaErrorLaunchOutOfResources && error != cudaErrorInvalidResourceHandle && error != cudaErrorNotSupported;
 }
@@ -50,6 +54,8 @@ Context::Context(int ordinal_, int64_t limit) : ordinal(ordinal_), limit_(limit)
   capability = properties.major * 10 + properties.minor;
   multiprocessors = properties.multiProcessorCount;
   most_shared = properties.sharedMemPerBlockOptin;
+  const char* graphs = std::getenv("PLURALIGN_CUDA_GRAPHS");
+  records_ = graphs && std::strcmp(graphs, "1") == 0;
   if (capability < 80) fail(Status::unsupported, "%s has compute capability %d.%d; 8.0 or newer is needed", properties.name, properties.major, properties.minor);
   try {
     check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
@@ -65,7 +71,7 @@ Context::Context(int ordinal_, int64_t limit) : ordinal(ordinal_), limit_(limit)
 Context::~Context() {
   cudaSetDevice(ordinal);
   products.reset();
-  for (const auto& [at, bytes] : held_) cudaFree(at);
+  for (const auto& [at, block] : held_) cudaFree(at);
   close();
 }
 
@@ -84,6 +90,7 @@ void Context::check(cudaError_t error, const char* what) {
   }
   cudaGetLastError();
   if (error == cudaErrorMemoryAllocation) fail(Status::out_of_memory, "cuda:%d has no memory left while %s", ordinal, what);
+  if (of_recording(error)) fail(Status::unsupported, "cuda:%d cannot record %s: %s", ordinal, what, cudaGetErrorName(error));
   fail(Status::failed, "cuda:%d, %s: %s (%s)", ordinal, what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
@@ -91,6 +98,7 @@ void Context::check(const char* what) { check(cudaGetLastError(), what); }
 
 void* Context::allocate(size_t bytes, const char* purpose) {
   if (lost) fail(Status::device_lost, "cuda:%d failed before; the device can be used again by a new process", ordinal);
+  not_recorded(purpose);
   const size_t wanted = std::max<size_t>(bytes, 256);
   void* at = nullptr;
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -104,7 +112,7 @@ void* Context::allocate(size_t bytes, const char* purpose) {
          double(within ? free : size_t(limit_ - total_)) / 1048576, double(total_) / 1048576);
   }
   check(error, purpose);
-  held_[at] = wanted;
+  held_[at] = {wanted, ++clock_};
   total_ += int64_t(wanted);
   return at;
 }
@@ -113,9 +121,11 @@ bool Context::release(void* at) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = held_.find(at);
   if (found == held_.end()) return false;
-  total_ -= int64_t(found->second);
+  total_ -= int64_t(found->second.bytes);
+  for (Recording* r : recordings_) r->stale = r->stale || r->begun > found->second.born;
   held_.erase(found);
-  cudaFree(at);  // waits for the device; a sticky error is found by the next call that may fail
+  if (under_way_) released_meanwhile_.push_back(at);
+  else cudaFree(at);  // waits for the device; a sticky error is found by the next call that may fail
   return true;
 }
 
@@ -135,7 +145,7 @@ void* Context::borrow(size_t bytes, const char* purpose) {
 
 void Context::give_back(void* at) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (const auto found = held_.find(at); found != held_.end()) spare_[found->second].push_back(at);
+  if (const auto found = held_.find(at); found != held_.end()) spare_[found->second.bytes].push_back(at);
 }
 
 void* Context::scratch(cuda::Slot slot, size_t bytes) {
@@ -151,6 +161,7 @@ void* Context::scratch(cuda::Slot slot, size_t bytes) {
 }
 
 void Context::upload(void* to, const void* host, size_t bytes) {
+  not_recorded("an upload");
   for (size_t done = 0; done < bytes; done += kStaging) {
     const size_t n = std::min(kStaging, bytes - done);
     half_ ^= 1;

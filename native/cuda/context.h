@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -31,6 +32,13 @@ class Products;  // cuda/products.h
 // Completes the opaque types of device/operators.h.
 namespace pluralign::device {
 
+// A graph of what was queued, and when it was begun: memory that was there then must still be there.
+struct Recording {
+  cudaGraphExec_t graph = nullptr;
+  uint64_t begun = 0;
+  bool stale = false;
+};
+
 struct Context {
   Context(int ordinal, int64_t limit);
   ~Context();
@@ -49,6 +57,15 @@ struct Context {
   void give_back(void* at);
   // Copies through pinned memory; `host` may be reused at once.
   void upload(void* to, const void* host, size_t bytes);
+
+  // cuda/recording.cu; contracts in device/operators.h. Where `PLURALIGN_CUDA_GRAPHS` is not 1, none begins.
+  void begin_recording();
+  std::unique_ptr<Recording> end_recording(bool keep);  // null where it is not kept, or none is under way
+  Status replay(Recording& recording);
+  void drop(std::unique_ptr<Recording> recording);
+  bool recording() const { return under_way_ != nullptr; }
+  // Throws Failure(unsupported) while a recording is under way.
+  void not_recorded(const char* what) const;
 
   // After launches: throws Failure where one was refused. Kernels that fail while they run are found by the next fetch.
   void check(const char* what);
@@ -70,8 +87,17 @@ struct Context {
     size_t bytes = 0;
   };
   Scratch scratch_[cuda::kSlots];
-  std::mutex mutex_;  // of what is held: memory is released on any thread
-  std::map<void*, size_t> held_;
+  struct Block {
+    size_t bytes;
+    uint64_t born;
+  };
+  std::mutex mutex_;  // of what is held and recorded: memory is released on any thread
+  std::map<void*, Block> held_;
+  uint64_t clock_ = 0;  // counts allocations and recordings
+  std::set<Recording*> recordings_;
+  std::unique_ptr<Recording> under_way_;
+  std::vector<void*> released_meanwhile_;  // CUDA frees nothing during a recording
+  bool records_ = false;
   int64_t limit_ = 0, total_ = 0;
   std::map<size_t, std::vector<void*>> spare_;  // what was given back, by size
   // Pinned memory that uploads pass through, one half while the other is on its way.
@@ -87,6 +113,7 @@ struct Context {
 struct Plan {
   struct Schedule {
     virtual ~Schedule() = default;
+    virtual void renew(const Plan&) {}  // a standing plan has other contents
   };
   PlanArrays host, on_device;
   void* memory = nullptr;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <tuple>
 
 #include "test/cuda/emulator.h"
 #include "test/cuda/runtime.h"
@@ -20,10 +21,13 @@
 #define blockDim (::emulator::block_size)
 #define gridDim (::emulator::grid_size)
 
-#define PLURALIGN_LAUNCH(kernel, grid, block, shared, stream, ...)                                     \
-  do {                                                                                                \
-    if (::emulator::may_launch(grid, block, shared))                                                  \
-      ::emulator::launch(#kernel, grid, block, shared, [=] { PLURALIGN_UNBRACKET kernel(__VA_ARGS__); }); \
+// Arguments are copied when the kernel is launched, as the runtime does: it may run later, or more than once.
+#define PLURALIGN_LAUNCH(kernel, grid, block, shared, stream, ...)                                                          \
+  do {                                                                                                                     \
+    if (::emulator::may_launch(grid, block, shared))                                                                       \
+      ::emulator::queue(stream, true, [g = dim3(grid), b = dim3(block), s = size_t(shared), held = std::make_tuple(__VA_ARGS__)] { \
+        ::emulator::launch(#kernel, g, b, s, [&held] { std::apply([](const auto&... each) { PLURALIGN_UNBRACKET kernel(each...); }, held); }); \
+      });                                                                                                                  \
   } while (0)
 
 struct alignas(8) float2 { float x, y; };

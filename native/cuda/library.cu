@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <new>
+#include <type_traits>
 
 #include "cuda/context.h"
 #include "cuda/products.h"
@@ -69,6 +71,7 @@ Status upload(Context* context, void* to, const void* host, size_t bytes) {
 }
 Status fetch(Context* context, void* host, const void* from, size_t bytes) {
   return guarded(context, [&] {
+    context->not_recorded("a fetch");
     if (bytes) context->check(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, context->stream), "fetching");
     context->check(cudaStreamSynchronize(context->stream), "fetching");
   });
@@ -80,39 +83,81 @@ Status zero(Context* context, void* to, size_t bytes) {
   return guarded(context, [&] { context->check(cudaMemsetAsync(to, 0, bytes, context->stream), "clearing"); });
 }
 Status synchronize(Context* context) {
-  return guarded(context, [&] { context->check(cudaStreamSynchronize(context->stream), "waiting"); });
+  return guarded(context, [&] {
+    context->not_recorded("waiting");
+    context->check(cudaStreamSynchronize(context->stream), "waiting");
+  });
 }
 
-// Every array in one allocation, each aligned to 16 bytes, by one upload.
+Status begin_recording(Context* context) {
+  return guarded(context, [&] { context->begin_recording(); });
+}
+Status end_recording(Context* context, Recording** out) {
+  return guarded(context, [&] {
+    auto made = context->end_recording(out != nullptr);
+    if (!out) return;
+    if (!made) throw cuda::Failure(Status::bad_argument, "no recording is under way");
+    *out = made.release();
+    ++context->users;
+  });
+}
+Status replay(Context* context, Recording* recording) {
+  Status status = Status::ok;
+  const Status reached = guarded(context, [&] { status = context->replay(*recording); });
+  return reached == Status::ok ? status : reached;
+}
+void drop_recording(Context* context, Recording* recording) {
+  if (!recording) return;
+  context->drop(std::unique_ptr<Recording>(recording));
+  let_go(context);
+}
+
+void let_go_of(Context* context, const Plan& plan) {
+  if (plan.host.standing) context->release(plan.memory);
+  else context->give_back(plan.memory);
+}
+
+// Every array one behind the other, each aligned to 16 bytes; `device` gets where they lie from a beginning of 0.
+std::vector<char> lay_out(const PlanArrays& host, PlanArrays& device) {
+  std::vector<char> bytes;
+  const auto add = [&](auto*& field, int64_t count) {
+    const size_t at = bytes.size(), size = size_t(count) * sizeof(*field);
+    bytes.resize((at + size + 15) / 16 * 16);
+    if (size) std::memcpy(bytes.data() + at, field, size);
+    field = reinterpret_cast<std::remove_reference_t<decltype(field)>>(at);
+  };
+  device = host;
+  add(device.tokens, device.rows);
+  add(device.positions, device.rows);
+  add(device.row_keys, device.rows);
+  add(device.node, device.nodes);
+  add(device.span, device.spans);
+  add(device.tree_starts, device.trees + 1);
+  add(device.tree_nodes, device.nodes);
+  add(device.run, device.runs);
+  add(device.read_rows, device.readouts);
+  add(device.targets, device.readouts);
+  add(device.draws, device.draws ? device.readouts : 0);
+  return bytes;
+}
+void place(PlanArrays& device, char* at) {
+  const auto move = [&](auto*& field) { field = reinterpret_cast<std::remove_reference_t<decltype(field)>>(at + reinterpret_cast<uintptr_t>(field)); };
+  move(device.tokens), move(device.positions), move(device.row_keys), move(device.node), move(device.span), move(device.tree_starts);
+  move(device.tree_nodes), move(device.run), move(device.read_rows), move(device.targets), move(device.draws);
+}
+
 Status make_plan(Context* context, const PlanArrays* host, Plan** out) {
   return guarded(context, [&] {
     auto plan = std::make_unique<Plan>();
-    plan->host = plan->on_device = *host;
-    std::vector<char> bytes;
-    std::vector<std::pair<size_t, void**>> places;
-    const auto add = [&](auto*& field, int64_t count) {
-      const size_t at = bytes.size(), size = size_t(count) * sizeof(*field);
-      bytes.resize((at + size + 15) / 16 * 16);
-      if (size) std::memcpy(bytes.data() + at, field, size);
-      places.emplace_back(at, const_cast<void**>(reinterpret_cast<const void* const*>(&field)));
-    };
-    PlanArrays& d = plan->on_device;
-    add(d.tokens, d.rows);
-    add(d.positions, d.rows);
-    add(d.row_keys, d.rows);
-    add(d.node, d.nodes);
-    add(d.span, d.spans);
-    add(d.tree_starts, d.trees + 1);
-    add(d.tree_nodes, d.nodes);
-    add(d.run, d.runs);
-    add(d.read_rows, d.readouts);
-    add(d.targets, d.readouts);
-    plan->memory = context->borrow(bytes.size(), "a plan");
-    for (auto [at, field] : places) *field = static_cast<char*>(plan->memory) + at;
+    plan->host = *host;
+    const std::vector<char> bytes = lay_out(*host, plan->on_device);
+    // A standing plan's memory is its own, so that recordings over it end with it.
+    plan->memory = host->standing ? context->allocate(bytes.size(), "a plan") : context->borrow(bytes.size(), "a plan");
+    place(plan->on_device, static_cast<char*>(plan->memory));
     try {
       context->upload(plan->memory, bytes.data(), bytes.size());
     } catch (...) {
-      context->give_back(plan->memory);
+      let_go_of(context, *plan);
       throw;
     }
     *out = plan.release();
@@ -120,10 +165,23 @@ Status make_plan(Context* context, const PlanArrays* host, Plan** out) {
   });
 }
 
+Status renew_plan(Context* context, Plan* plan, const PlanArrays* host) {
+  return guarded(context, [&] {
+    const PlanArrays &a = plan->host, &b = *host;
+    if (!a.standing || !b.standing || a.rows != b.rows || a.nodes != b.nodes || a.spans != b.spans || a.trees != b.trees || a.runs != b.runs || a.readouts != b.readouts || !a.draws != !b.draws)
+      throw cuda::Failure(Status::bad_argument, "a standing plan has other sizes");
+    plan->host = b;
+    const std::vector<char> bytes = lay_out(b, plan->on_device);
+    place(plan->on_device, static_cast<char*>(plan->memory));
+    context->upload(plan->memory, bytes.data(), bytes.size());
+    for (const auto& [name, schedule] : plan->schedules) schedule->renew(*plan);
+  });
+}
+
 void drop_plan(Context* context, Plan* plan) {
   if (!plan) return;
   plan->schedules.clear();
-  context->give_back(plan->memory);
+  let_go_of(context, *plan);
   delete plan;
   let_go(context);
 }
@@ -173,6 +231,11 @@ const Table& table() {
     t.synchronize = synchronize;
     t.make_plan = make_plan;
     t.drop_plan = drop_plan;
+    t.renew_plan = renew_plan;
+    t.begin_recording = begin_recording;
+    t.end_recording = end_recording;
+    t.replay = replay;
+    t.drop_recording = drop_recording;
     t.norm = call<cuda::norm, NormCall>;
     t.norm_backward = call<cuda::norm_backward, NormBackwardCall>;
     t.embed = call<cuda::embed, EmbedCall>;

@@ -143,7 +143,9 @@ bool Products::run(Context& context, const Product& p) {
   ok = ok && f.cublasLtMatrixLayoutCreate(&b, type(p.a_type), uint64_t(p.a_transposed ? p.m : p.k), uint64_t(p.a_transposed ? p.k : p.m), p.lda) == kSuccess;
   ok = ok && f.cublasLtMatrixLayoutCreate(&c, type(p.c_type), uint64_t(p.n), uint64_t(p.m), p.ldc) == kSuccess;
   const Key key{p.m, p.n, p.k, p.lda, p.ldb, p.ldc, int64_t(p.a_type) * 8 + int64_t(p.c_type), int64_t(first) * 2 + second, int64_t(align[0]) << 16 | int64_t(align[1]) << 8 | align[2], p.accumulate};
-  if (ok && !l.plans.count(key)) {
+  // A recording must hold the kernel that would be launched, so it finds none of its own and takes no other instead.
+  if (context.recording() && !l.plans.count(key)) ok = false;
+  else if (ok && !l.plans.count(key)) {
     if (l.plans.size() >= kMostPlans) l.plans.clear();
     Preference preference = nullptr;
     Heuristic best{};
@@ -166,7 +168,10 @@ bool Products::run(Context& context, const Product& p) {
   if (b) f.cublasLtMatrixLayoutDestroy(b);
   if (a) f.cublasLtMatrixLayoutDestroy(a);
   if (d) f.cublasLtMatmulDescDestroy(d);
-  if (!ok) return false;
+  if (!ok) {
+    context.not_recorded("this product");
+    return false;
+  }
   if (p.bias) {
     const dim3 grid = blocks(ceil_div(p.m * p.n, 256));
     if (p.c_type == DType::f32) PLURALIGN_LAUNCH(bias_kernel_f32, grid, 256, 0, context.stream, static_cast<float*>(p.c), p.bias, p.m * p.n, p.n, p.ldc);

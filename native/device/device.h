@@ -46,6 +46,32 @@ class Device {
     return plan;
   }
   void drop_plan(device::Plan* plan) const { table_->drop_plan(context_, plan); }
+  void renew_plan(device::Plan* plan, const device::PlanArrays& arrays) const {
+    if (!table_->renew_plan) throw_error("UNSUPPORTED", "the device has no standing plans");
+    check(table_->renew_plan(context_, plan, &arrays));
+  }
+  // Recordings (device/operators.h); null where the device makes none, or `queue` has what cannot be recorded.
+  template <class Queue>
+  device::Recording* record(Queue&& queue) const {
+    if (!table_->begin_recording || table_->begin_recording(context_) != device::Status::ok) return nullptr;
+    device::Recording* recording = nullptr;
+    try {
+      queue();
+      check(table_->end_recording(context_, &recording));
+      return recording;
+    } catch (const Error& e) {
+      if (!recording) table_->end_recording(context_, nullptr);
+      if (std::string(e.code()) == "UNSUPPORTED") return nullptr;
+      throw;
+    }
+  }
+  // False where it is stale.
+  bool replay(device::Recording* recording) const {
+    const device::Status status = table_->replay(context_, recording);
+    if (status != device::Status::stale) check(status);
+    return status == device::Status::ok;
+  }
+  void drop_recording(device::Recording* recording) const { table_->drop_recording(context_, recording); }
   device::Memory memory() const {
     device::Memory m{};
     check(table_->memory(context_, &m));

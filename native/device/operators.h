@@ -18,7 +18,7 @@ struct LoraModule;
 
 namespace pluralign::device {
 
-constexpr uint32_t kVersion = 4;
+constexpr uint32_t kVersion = 5;
 
 enum class Status : int32_t {
   ok = 0,
@@ -28,10 +28,12 @@ enum class Status : int32_t {
   device_lost = 4,    // a sticky error: the process must end before the device can be used again
   non_finite = 5,
   failed = 6,
+  stale = 7,  // a recording over memory that has been released since: nothing was queued
 };
 
-struct Context;  // one opened device: its stream, its scratch memory, what it has cached
-struct Plan;     // a packed batch as the device holds it
+struct Context;    // one opened device: its stream, its scratch memory, what it has cached
+struct Plan;       // a packed batch as the device holds it
+struct Recording;  // operators that were queued once, to be queued again by one call
 
 struct PlanSpan {
   int64_t row, rows;
@@ -44,6 +46,13 @@ struct PlanNode {
 struct PlanRun {  // rows of one adapter, -1: of none
   int64_t row, rows;
   int32_t adapter, reserved;
+};
+// How a row of logits becomes the next token: as ops/sample/sample.h draws it where it cuts and penalises nothing.
+struct SampleRow {
+  const float* logits;  // [vocabulary]
+  double u;             // sample_place of the sequence
+  float scale;          // 1 / temperature; 1 where greedy
+  int32_t greedy;
 };
 // A packed batch (model/plan.h). Nodes of tree t are tree_nodes[tree_starts[t]] … tree_nodes[tree_starts[t + 1] - 1]; no two
 // trees share rows. A node's keys are its ancestors' and its own rows.
@@ -60,6 +69,11 @@ struct PlanArrays {
   const PlanRun* run;         // [runs], ascending rows, covering all
   const int32_t* read_rows;   // [readouts], ascending, may repeat
   const int32_t* targets;     // [readouts], tokens
+  const SampleRow* draws = nullptr;  // [readouts], or null
+  // Not 0: a step of generation that renew_plan gives other contents of the same sizes. What is launched over it depends on
+  // those sizes and on the calls alone. Row i is all that node i has, or node i has none; runs may have no rows; without
+  // rows of a node, a row is computed for nothing and its keys go nowhere.
+  int64_t standing = 0;
 };
 
 // A matrix: element (i, j) at data[i * ld + j].
@@ -229,19 +243,13 @@ struct SquaredNormsCall {
   double* sums;              // [spans]
 };
 
-// The next token of each row of logits as ops/sample/sample.h draws it where it cuts and penalises nothing; -1 where a logit is
-// NaN or +infinity, or all are -infinity.
-struct SampleRow {
-  const float* logits;  // [vocabulary]
-  double u;             // sample_place of the sequence
-  float scale;          // 1 / temperature; 1 where greedy
-  int32_t greedy;
-};
+// The next token of each row of logits; -1 where a logit is NaN or +infinity, or all are -infinity.
 struct SampleCall {
   int64_t rows, vocabulary;
-  const SampleRow* host_row;  // [rows]
+  const SampleRow* host_row;  // [rows], or null: those of the plan
   int32_t* tokens;            // [rows]
   float* logps;               // [rows]
+  const Plan* plan = nullptr;
 };
 
 struct Options {
@@ -278,6 +286,17 @@ struct Table {
   // Plans: the arrays are the caller's on the host and outlive the plan.
   Status (*make_plan)(Context*, const PlanArrays* host, Plan** out);
   void (*drop_plan)(Context*, Plan*);
+  // Other contents for a standing plan, by at most two uploads; the arrays outlive it from here on.
+  Status (*renew_plan)(Context*, Plan*, const PlanArrays* host);
+
+  // Recordings. From begin_recording to end_recording operators, copies and zeros are recorded and not run; what would need
+  // memory, an upload, a fetch or waiting fails with `unsupported`. A replay passes the very arguments that were recorded, so
+  // what it is to see anew must lie in device memory that stays where it is: once any memory that was held when the recording
+  // began is released, replay gives `stale`. A null `out` drops what was recorded. Null entries: the device cannot.
+  Status (*begin_recording)(Context*);
+  Status (*end_recording)(Context*, Recording** out);
+  Status (*replay)(Context*, Recording*);
+  void (*drop_recording)(Context*, Recording*);
 
   Status (*embed)(Context*, const EmbedCall*);
   Status (*embed_backward)(Context*, const EmbedBackwardCall*);

@@ -5,13 +5,7 @@
 #include "model.h"
 
 namespace pluralign {
-namespace {
 
-constexpr int64_t kPassRows = 1024, kDevicePassRows = 8192;  // bound the activations of long or many prompts
-// A pass of fewer multiplications is done sooner by one thread than by several that meet in every product.
-constexpr double kSerialProducts = 1e6;
-
-// A plan of parts that stand by adapter, `first` rows of which have been run before.
 Plan plan_of(const std::vector<Continuation>& parts, const std::vector<bool>& read, const KvCache& cache) {
   Plan plan;
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -32,6 +26,23 @@ Plan plan_of(const std::vector<Continuation>& parts, const std::vector<bool>& re
   plan.row_keys.assign(size_t(plan.rows), 0);
   plan.targets.assign(size_t(plan.readouts), 0);
   return plan;
+}
+
+namespace {
+
+constexpr int64_t kPassRows = 1024, kDevicePassRows = 8192;  // bound the activations of long or many prompts
+// A pass of fewer multiplications is done sooner by one thread than by several that meet in every product.
+constexpr double kSerialProducts = 1e6;
+
+// Elsewhere than on the CPU, where it is a linear layer that adds to float32 zeros.
+void head_on_device(const Device& device, const Network& network, const PlacedPlan& placed, const Decoder& decoder, int64_t vocabulary, float* out) {
+  const int64_t rows = placed.plan.readouts;
+  device.zero(out, size_t(rows * vocabulary) * 4);
+  device::LinearCall c{placed.handle(), rows, network.head.cols, 0, decoder.hidden(), decoder.storage(), 1, 1, 0, {}, nullptr};
+  c.part[0].out = c.part[0].ldy = vocabulary;
+  c.part[0].weight = network.head.view();
+  c.part[0].y = out;
+  device.run(&device::Table::linear, c);
 }
 
 // Some parts, by adapter, in passes of bounded rows; logits of each part's last row, one behind the other.
@@ -73,7 +84,7 @@ struct Run {
       pass.slots = slots.data();
       decoder.forward(pass, false, false);
       if (device.on_cpu()) multiply_head(device.cpu("generation"), decoder, plan.readouts, logits);
-      else multiply_head(device, placed, decoder, logits);
+      else head_on_device(device, network, placed, decoder, config.vocabulary, logits);
       logits += plan.readouts * config.vocabulary;
     }
   }
@@ -84,16 +95,6 @@ struct Run {
     g.packed = network.head.packed;
     g.bfloat16 = decoder.storage() == kBf16;
     gemm(context, g);
-  }
-  // Elsewhere as a linear layer that adds to float32 zeros.
-  void multiply_head(const Device& device, const PlacedPlan& placed, const Decoder& decoder, float* out) const {
-    const int64_t rows = placed.plan.readouts;
-    device.zero(out, size_t(rows * config.vocabulary) * 4);
-    device::LinearCall c{placed.handle(), rows, config.hidden, 0, decoder.hidden(), decoder.storage(), 1, 1, 0, {}, nullptr};
-    c.part[0].out = c.part[0].ldy = config.vocabulary;
-    c.part[0].weight = network.head.view();
-    c.part[0].y = out;
-    device.run(&device::Table::linear, c);
   }
 };
 
@@ -140,6 +141,18 @@ std::vector<const float*> Model::next_logits(const Device& device, const Network
     run(lane.context, lane.decoder, share[size_t(i)], at[size_t(i)]);
   });
   return read;
+}
+
+void Model::reserve_positions(const Device& device, int64_t positions) { free_.reserve_positions(device, positions); }
+
+void Model::queue_step(const Device& device, const Network& network, const PlacedBank* bank, const KvCache& cache, const PlacedPlan& placed, float* logits, int32_t* drawn,
+                       const Cancel& cancel) {
+  Pass pass{device, network, bank, placed, 0, cancel};
+  pass.cache = &cache;
+  free_.forward(pass, false, false);
+  head_on_device(device, network, placed, free_, config_.vocabulary, logits);
+  const int64_t rows = placed.plan.readouts;
+  device.run(&device::Table::sample, device::SampleCall{rows, config_.vocabulary, nullptr, drawn, reinterpret_cast<float*>(drawn + rows), placed.handle()});
 }
 
 int64_t Model::lanes_for(const Context& context, int64_t parts, int64_t rows) const {

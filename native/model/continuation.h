@@ -11,6 +11,9 @@ struct Continuation {
   int64_t rows, prefix;
 };
 
+// A plan of parts that stand by adapter; read[i]: whether the last row of part i is.
+Plan plan_of(const std::vector<Continuation>& parts, const std::vector<bool>& read, const KvCache& cache);
+
 // A thread that takes some of the sequences through all layers by itself.
 struct Lane {
   Lane(const Kernels& kernels, const ModelConfig& config, bool bfloat16) : context(kernels, pool), decoder(config, bfloat16) {}

@@ -37,6 +37,9 @@ class Decoder {
   // dhidden [readouts × hidden] → gradients of the factors. The pass must be the one that forward() kept.
   void backward(const Pass& pass, const float* dhidden);
 
+  // Passes at positions below it will find their rotations where they are.
+  void reserve_positions(const Device& device, int64_t positions);
+
   void* hidden() const { return hidden_.data(); }
   int storage() const { return storage_; }
   size_t element() const { return storage_ == kF32 ? 4 : 2; }

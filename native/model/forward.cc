@@ -117,6 +117,17 @@ void Decoder::feed_forward(const Pass& pass, int64_t layer, Saved& saved, float*
   linears(pass, layer, kDown, kDown, act_.data(), saved, x, d, true);
 }
 
+void Decoder::reserve_positions(const Device& on, int64_t positions) {
+  const bool grew = rope_.reserve(positions, config_.rope_frequencies.data(), config_.head_dim / 2, config_.rope_factor);
+  if (!grew && rope_values_ && on.on_cpu() != (rope_buffer_.data() != nullptr)) return;
+  rope_buffer_.release();
+  rope_values_ = rope_.values().data();
+  if (on.on_cpu()) return;
+  float* values = rope_buffer_.as<float>(on, int64_t(rope_.values().size()));
+  on.upload(values, rope_values_, rope_.values().size() * 4);
+  rope_values_ = values;
+}
+
 void Decoder::forward(const Pass& pass, bool keep, bool checkpoint) {
   const Plan& plan = pass.plan.plan;
   const Device& on = pass.device;
@@ -125,16 +136,7 @@ void Decoder::forward(const Pass& pass, bool keep, bool checkpoint) {
   checkpoint_ = checkpoint;
   int64_t positions = plan.longest;
   for (int32_t p : plan.positions) positions = std::max<int64_t>(positions, p + 1);
-  const bool grew = rope_.reserve(positions, config_.rope_frequencies.data(), config_.head_dim / 2, config_.rope_factor);
-  if (grew || !rope_values_ || on.on_cpu() == (rope_buffer_.data() != nullptr)) {
-    rope_buffer_.release();
-    rope_values_ = rope_.values().data();
-    if (!on.on_cpu()) {
-      float* values = rope_buffer_.as<float>(on, int64_t(rope_.values().size()));
-      on.upload(values, rope_values_, rope_.values().size() * 4);
-      rope_values_ = values;
-    }
-  }
+  reserve_positions(on, positions);
   if (keep) saved_.resize(size_t(stored));
   find_tail(pass);
   float* x = x_.as<float>(on, rows * d);

@@ -26,6 +26,7 @@ Generation::Generation(const Model& model, Context& host, const Device& device, 
   // The cache is held twice for a moment when it grows, and activations need room too.
   if (limits_.memory < 0) limits_.memory = device.on_cpu() ? INT64_MAX : device.memory().free * 2 / 5;
   cache_.limit(limits_.memory);
+  if (!device.on_cpu()) standing_ = std::make_unique<StandingSteps>(device_);
 }
 
 void Generation::bring(const Bank* bank) {
@@ -118,6 +119,7 @@ Generation::Rows Generation::prefill(Model& model, const Network& network, const
       mine.push_back(at->second);
     }
   }
+  stood_ = false;
   const std::vector<const float*> read = model.next_logits(device_, network, bank, nullptr, cache_, parts, first_logits_, cancel);
   Rows out;
   for (size_t i = 0; i < fresh.size(); ++i) {
@@ -140,8 +142,22 @@ Generation::Rows Generation::step(Model& model, const Network& network, const Ba
     for (size_t m = 0; m < s.slots.size(); ++m) parts.push_back({s.slots[m], s.request.members[m].adapter, &s.last, 1, s.fed});
     ++s.fed;
   }
-  const PackedAdapters* packed = bank && device_.on_cpu() && packs_steps(host_.kernels, model.storage()) ? &packed_ : nullptr;
-  const std::vector<const float*> read = model.next_logits(device_, network, bank, packed, cache_, parts, lane ? lane->logits : logits_, cancel, lane);
+  const bool stands = standing_ && int64_t(parts.size()) <= StandingSteps::kMostRows;
+  if (standing_) stood_ = stands;  // not where lanes are
+  std::vector<const float*> read;
+  if (stands) {
+    std::vector<device::SampleRow> draws;
+    int64_t positions = 0;
+    for (size_t i : running) {
+      const Sequence& s = active_[i];
+      draws.insert(draws.end(), s.slots.size(), draw_of(s, nullptr));
+      positions = std::max(positions, int64_t(s.request.prompt.size()) + s.request.max_new_tokens);
+    }
+    read = standing_->run(model, network, bank, cache_, parts, draws, positions, cancel);
+  } else {
+    const PackedAdapters* packed = bank && device_.on_cpu() && packs_steps(host_.kernels, model.storage()) ? &packed_ : nullptr;
+    read = model.next_logits(device_, network, bank, packed, cache_, parts, lane ? lane->logits : logits_, cancel, lane);
+  }
   Rows out(running.size());
   auto next = read.begin();
   for (size_t i = 0; i < running.size(); ++i) {

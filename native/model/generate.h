@@ -9,6 +9,7 @@
 #include "kv_cache.h"
 #include "model.h"
 #include "ops/sample/sample.h"
+#include "standing.h"
 
 namespace pluralign {
 
@@ -48,6 +49,8 @@ class Generation {
   void add(int64_t id, SequenceRequest request, int adapters);
   // Ends a sequence, waiting or running.
   void remove(int64_t id);
+  // Steps so far that a device replayed, of all that it ran.
+  int64_t replayed() const { return standing_ ? standing_->replayed() : 0; }
   int64_t left() const { return int64_t(active_.size() + waiting_.size()); }
 
   // At most `steps` tokens for each running sequence, admitting others as there is room; ends early when nothing is left.
@@ -81,6 +84,9 @@ class Generation {
   void bring(const Bank* bank);
   // `thread`: the calling one, where the context is that of a lane.
   void choose(Context& context, const std::vector<size_t>& which, Rows rows, int thread = 0);
+  // Whether a device draws the sequence's next token by itself, and how.
+  bool is_drawn_there(const Sequence& sequence) const;
+  device::SampleRow draw_of(const Sequence& sequence, const float* logits) const;
   // Of rows on a device other than the CPU: draws what the device can by itself, fetches the rows of the others and gives their
   // places in `which`.
   std::vector<size_t> draw_there(const std::vector<size_t>& which, Rows& rows, std::vector<Sample>& drawn);
@@ -99,6 +105,8 @@ class Generation {
   std::vector<Buffer> mixed_;
   Buffer logits_, first_logits_, fetched_;
   DeviceBuffer drawn_{"tokens"};
+  std::unique_ptr<StandingSteps> standing_;  // on a device other than the CPU
+  bool stood_ = false;                       // whether the rows in hand come from there, drawn already
   std::set<int> brought_;
   std::vector<SequenceOutput> out_;
 };

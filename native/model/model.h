@@ -44,6 +44,12 @@ class Model {
   // device than the CPU they lie there, until the next call. `packed`: the parts' adapters, for steps (see Pass). With a lane, on the calling thread alone.
   std::vector<const float*> next_logits(const Device& device, const Network& network, const Bank* bank, const PackedAdapters* packed, const KvCache& cache,
                                         const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel, Lane* lane = nullptr);
+  // On a device other than the CPU. Operators of a step over a standing plan: logits of its rows, and of each its draw: tokens
+  // [rows], then log-probabilities [rows] as float32. What it uses stays where it is until a pass over more rows.
+  void queue_step(const Device& device, const Network& network, const PlacedBank* bank, const KvCache& cache, const PlacedPlan& placed, float* logits, int32_t* drawn,
+                  const Cancel& cancel);
+  float* step_logits(const Device& device, int64_t rows) { return device_logits_.as<float>(device, rows * config_.vocabulary); }
+  void reserve_positions(const Device& device, int64_t positions);
   // How many lanes share so many parts of so many rows in all; 0: threads meet in every product.
   int64_t lanes_for(const Context& context, int64_t parts, int64_t rows) const;
   void make_lanes(const Context& context, int64_t count);

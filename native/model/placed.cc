@@ -7,12 +7,16 @@
 
 namespace pluralign {
 
-PlacedPlan::PlacedPlan(const Device& device, Plan p) : plan(std::move(p)), device_(device) {
+void PlacedPlan::lay_out(Plan p, std::vector<device::SampleRow> draws, bool standing) {
+  plan_ = std::move(p);
+  draws_ = std::move(draws);
+  nodes_.clear(), spans_.clear(), runs_.clear(), tree_starts_.clear(), tree_nodes_.clear();
   for (const PlanSegment& s : plan.segments) {
     nodes_.push_back({s.row, s.rows, s.prefix, int64_t(spans_.size()), int64_t(s.path.size())});
     for (const PathSpan& span : s.path) spans_.push_back({span.row, span.rows});
   }
   for (const AdapterRun& r : plan.runs) runs_.push_back({r.row, r.rows, r.adapter, 0});
+  if (standing) runs_.resize(size_t(plan.rows), device::PlanRun{plan.rows, 0, -1, 0});
   for (const std::vector<int>& tree : plan.trees) {
     tree_starts_.push_back(int32_t(tree_nodes_.size()));
     tree_nodes_.insert(tree_nodes_.end(), tree.begin(), tree.end());
@@ -20,8 +24,22 @@ PlacedPlan::PlacedPlan(const Device& device, Plan p) : plan(std::move(p)), devic
   tree_starts_.push_back(int32_t(tree_nodes_.size()));
   arrays_ = {plan.rows, int64_t(nodes_.size()), int64_t(spans_.size()), int64_t(plan.trees.size()), int64_t(runs_.size()), plan.readouts, plan.longest,
              plan.tokens.data(), plan.positions.data(), plan.row_keys.data(), nodes_.data(), spans_.data(), tree_starts_.data(), tree_nodes_.data(), runs_.data(),
-             plan.read_rows.data(), plan.targets.data()};
+             plan.read_rows.data(), plan.targets.data(), draws_.empty() ? nullptr : draws_.data(), standing};
+}
+
+PlacedPlan::PlacedPlan(const Device& device, Plan p) : device_(device) {
+  lay_out(std::move(p), {}, false);
   handle_ = device_.make_plan(arrays_);
+}
+
+PlacedPlan::PlacedPlan(const Device& device, Plan p, std::vector<device::SampleRow> draws) : device_(device) {
+  lay_out(std::move(p), std::move(draws), true);
+  handle_ = device_.make_plan(arrays_);
+}
+
+void PlacedPlan::renew(Plan p, std::vector<device::SampleRow> draws) {
+  lay_out(std::move(p), std::move(draws), true);
+  device_.renew_plan(handle_, arrays_);
 }
 
 PlacedBank::PlacedBank(const Device& device, const Bank& bank, float* gradients) : device_(device), bank_(bank) {

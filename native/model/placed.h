@@ -12,14 +12,22 @@ namespace pluralign {
 class PlacedPlan {
  public:
   PlacedPlan(const Device& device, Plan plan);
+  // A standing one (device/operators.h): as many draws as readouts. Its runs count as many as its rows.
+  PlacedPlan(const Device& device, Plan plan, std::vector<device::SampleRow> draws);
   ~PlacedPlan() { device_.drop_plan(handle_); }
   PlacedPlan(const PlacedPlan&) = delete;
 
-  const Plan plan;
+  const Plan& plan = plan_;
   const device::Plan* handle() const { return handle_; }
+  // Of a standing one: other contents of the same sizes.
+  void renew(Plan plan, std::vector<device::SampleRow> draws);
 
  private:
+  void lay_out(Plan plan, std::vector<device::SampleRow> draws, bool standing);
+
+  Plan plan_;
   Device device_;
+  std::vector<device::SampleRow> draws_;
   std::vector<device::PlanNode> nodes_;
   std::vector<device::PlanSpan> spans_;
   std::vector<device::PlanRun> runs_;

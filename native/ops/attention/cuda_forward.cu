@@ -24,6 +24,7 @@ __global__ void __launch_bounds__(kAttentionThreads) attention_kernel(Attention<
   using Keys = typename Scores::B;
   const QueryTile tile = c.query_tiles[blockIdx.x];
   const device::PlanNode node = c.nodes[tile.node];
+  if (node.rows == 0) return;  // of a standing plan; the whole block
   const int64_t head = blockIdx.y;  // of keys
   const int group = c.group();
   SharedMemory shared;
@@ -111,6 +112,7 @@ __global__ void __launch_bounds__(kAttentionThreads) keep_kernel(Attention<T> c,
   constexpr int kLine = kD / kChunk<T>;
   const QueryTile tile = c.query_tiles[blockIdx.x];
   const device::PlanNode node = c.nodes[tile.node];
+  if (node.rows == 0) return;
   const int64_t head = blockIdx.y, to = c.spans[node.first_span].row + node.prefix;
   for (int i = int(threadIdx.x); i < tile.count * 2 * kLine; i += kAttentionThreads) {
     const int64_t e = tile.first + i / (2 * kLine), row = e / c.group();

@@ -39,7 +39,7 @@ AttentionTiles::AttentionTiles(Context& c, const Plan& plan, int64_t group, bool
   std::vector<int32_t> list;
   for (int64_t n = 0; n < p.nodes; ++n) {
     const device::PlanNode& node = p.node[n];
-    const int64_t all = node.rows * group;
+    const int64_t all = (p.standing ? 1 : node.rows) * group;  // a standing plan's nodes come to have rows
     for (int64_t e = 0; e < all; e += kTileQueries) {
       const int64_t count = std::min<int64_t>(kTileQueries, all - e);
       queries.push_back({int32_t(n), int32_t(e), int32_t(count)});

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kLoraThreads, 4) lora_down_kernel(const __grid
   const RowTile t = c.tiles[blockIdx.x];
   const LoraPart& p = c.part[blockIdx.z % c.count];
   const int64_t n0 = int64_t(blockIdx.z) / c.count * kN, width = back ? p.out : c.in, begin = int64_t(blockIdx.y) * c.stretch;
-  if (blockIdx.y >= p.stretches || !p.modules) return;
+  if (blockIdx.y >= p.stretches || !p.modules || t.rows == 0) return;
   const int64_t end = begin + c.stretch < width && p.stretches > 1 ? begin + c.stretch : width;
   const LoraModule& m = p.modules[t.adapter];
   const int64_t r = m.r;
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kLoraThreads, 4) lora_up_kernel(const __grid_c
   const RowTile t = c.tiles[blockIdx.x];
   const LoraPart& p = c.part[blockIdx.z];
   const int64_t n0 = int64_t(blockIdx.y) * 64;
-  if (!p.modules || n0 >= p.out) return;
+  if (!p.modules || n0 >= p.out || t.rows == 0) return;
   const LoraModule& m = p.modules[t.adapter];
   const int64_t r = m.r;
   if (r <= 0) return;
@@ -197,49 +197,6 @@ __global__ void __launch_bounds__(kLoraThreads, 4) lora_input_kernel(const __gri
 
 // ---- host
 
-// Tiles of rows by adapter, made at a plan's first call.
-struct RowTiles : Plan::Schedule {
-  RowTiles(Context& c, const Plan& plan) : context(&c) {
-    std::vector<RowTile> list;
-    for (int64_t u = 0; u < plan.host.runs; ++u) {
-      const PlanRun& run = plan.host.run[u];
-      for (int64_t i = 0; run.adapter >= 0 && i < run.rows; i += kTileRows) list.push_back({run.row + i, int32_t(std::min<int64_t>(kTileRows, run.rows - i)), run.adapter});
-    }
-    count = int64_t(list.size());
-    if (count == 0) return;
-    tiles = static_cast<RowTile*>(c.borrow(list.size() * sizeof(RowTile), "a plan's tiles"));
-    c.upload(tiles, list.data(), list.size() * sizeof(RowTile));
-  }
-  ~RowTiles() override {
-    if (tiles) context->give_back(tiles);
-  }
-  Context* context;
-  RowTile* tiles = nullptr;
-  int64_t count = 0;
-};
-
-const RowTiles& tiles_of(Context& context, const Plan& plan) {
-  auto& made = const_cast<Plan&>(plan).schedules["lora"];
-  if (!made) made = std::make_unique<RowTiles>(context, plan);
-  return static_cast<const RowTiles&>(*made);
-}
-
-LoraRanks ranks_of(const LinearCall& call) {
-  LoraRanks out;
-  for (int index = 0; index < call.count; ++index)
-    for (int64_t u = 0; call.part[index].modules && u < call.plan->host.runs; ++u) {
-      if (call.plan->host.run[u].adapter < 0) continue;
-      const LoraModule& m = call.part[index].host_modules[call.plan->host.run[u].adapter];
-      if (m.r <= 0) continue;
-      out.most = std::max(out.most, m.r);
-      if (m.core_rows > 0) out.core = std::max(out.core, m.r);
-      out.factors = out.factors || m.da || m.db;
-      out.vector = out.vector || (m.core_rows == 1 && m.dcore);
-      out.matrix = out.matrix || (m.core_rows > 1 && m.dcore);
-    }
-  return out;
-}
-
 struct Launches {
   Context& context;
   Lora c;
@@ -295,10 +252,10 @@ struct Launches {
 };
 
 Launches prepare(Context& context, const LinearCall& call) {
-  Launches l{context, {}, ranks_of(call), 0, 0};
+  Launches l{context, {}, lora_ranks(context, call), 0, 0};
   if (l.ranks.most == 0) return l;
   const Plan& plan = *call.plan;
-  const RowTiles& tiles = tiles_of(context, plan);
+  const RowTiles& tiles = row_tiles(context, plan);
   l.tiles = tiles.count;
   Lora& c = l.c;
   c.tiles = tiles.tiles;

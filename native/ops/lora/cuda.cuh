@@ -1,5 +1,9 @@
 // What the kernels of low-rank products share: rows by adapter, and dropout's masks.
 #pragma once
+#include <map>
+#include <utility>
+#include <vector>
+
 #include "cuda/context.h"
 #include "ops/gemm/tile.cuh"
 #include "ops/lora/lora.h"
@@ -174,6 +178,25 @@ struct LoraRanks {
   int64_t most = 0, core = 0;  // core: of those with one
   bool factors = false, vector = false, matrix = false;
 };
+
+// ---- host (cuda_tiles.cu)
+
+// Tiles of rows by adapter, made at a plan's first call. A standing plan has one for each row, those that it does not need
+// without rows.
+struct RowTiles : Plan::Schedule {
+  RowTiles(Context& context, const Plan& plan);
+  ~RowTiles() override;
+  void renew(const Plan& plan) override;
+  Context* context;
+  RowTile* tiles = nullptr;
+  int64_t count = 0;
+  std::vector<RowTile> list;                                                // as the device has it
+  std::map<std::pair<const LoraModule*, int32_t>, LoraRanks> ranks;  // of a standing plan: by a linear's modules
+};
+RowTiles& row_tiles(Context& context, const Plan& plan);
+
+// Of the modules in a call that the plan's rows go through; of a standing plan, that they may go through: ranks alone then.
+LoraRanks lora_ranks(Context& context, const device::LinearCall& call);
 
 // cuda_factors.cu: adds to the gradients of A, B and cores, given dc, low and middle.
 void lora_factors(Context& context, const Lora& c, const LoraRanks& ranks, int storage);

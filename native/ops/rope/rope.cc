@@ -85,15 +85,16 @@ void weights(const RopeShape& s, const RopeView& table, const float* d, const T*
 
 bool RopeTable::reserve(int64_t positions, const double* inverse_frequencies, int64_t half, double factor) {
   if (positions <= positions_ && half == half_) return false;
+  const int64_t known = half == half_ ? positions_ : 0;
   half_ = half;
-  values_.resize(size_t(positions * 2 * half));
-  for (int64_t p = 0; p < positions; ++p)
+  positions_ = std::max(positions, 2 * known);  // who writes asks for one more each time
+  values_.resize(size_t(positions_ * 2 * half));
+  for (int64_t p = known; p < positions_; ++p)
     for (int64_t i = 0; i < half; ++i) {
       const float angle = float(inverse_frequencies[i]) * float(p);
       values_[size_t(p * 2 * half + i)] = float(std::cos(double(angle)) * factor);
       values_[size_t(p * 2 * half + half + i)] = float(std::sin(double(angle)) * factor);
     }
-  positions_ = positions;
   return true;
 }
 

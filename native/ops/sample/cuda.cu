@@ -78,8 +78,12 @@ __global__ void __launch_bounds__(kThreads, 1) sample_kernel(const SampleRow* ro
 
 void sample(Context& context, const device::SampleCall& c) {
   if (c.rows <= 0) return;
-  auto* rows = context.scratch<SampleRow>(kSlotA, c.rows);
-  context.upload(rows, c.host_row, size_t(c.rows) * sizeof(SampleRow));
+  const SampleRow* rows = c.host_row ? nullptr : c.plan->on_device.draws;
+  if (c.host_row) {
+    auto* uploaded = context.scratch<SampleRow>(kSlotA, c.rows);
+    context.upload(uploaded, c.host_row, size_t(c.rows) * sizeof(SampleRow));
+    rows = uploaded;
+  }
   constexpr size_t kBytes = SharedMemory::bytes<float>(kWarps) + SharedMemory::bytes<int64_t>(kWarps) + SharedMemory::bytes<double>(kSegments);
   PLURALIGN_LAUNCH(sample_kernel, blocks(c.rows), kThreads, kBytes, context.stream, rows, c.vocabulary, c.tokens, c.logps);
   context.check("sample");

@@ -76,6 +76,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return device().sticky;
 }
 cudaError_t cudaMalloc(void** out, size_t n) {
+  if (emulator::spoils_capture()) return fail(cudaErrorStreamCaptureUnsupported);
   Device& d = device();
   const std::lock_guard<std::mutex> lock(d.mutex);
   if (d.sticky != cudaSuccess) return d.sticky;
@@ -91,6 +92,7 @@ cudaError_t cudaMalloc(void** out, size_t n) {
 }
 cudaError_t cudaFree(void* at) {
   if (!at) return cudaSuccess;
+  if (emulator::spoils_capture()) return fail(cudaErrorStreamCaptureUnsupported);
   Device& d = device();
   const std::lock_guard<std::mutex> lock(d.mutex);
   const auto found = d.blocks.find(at);
@@ -106,25 +108,26 @@ cudaError_t cudaFree(void* at) {
   std::free(at);
   return d.sticky;
 }
-cudaError_t cudaMallocHost(void** out, size_t n) { return *out = std::malloc(n), *out ? cudaSuccess : fail(cudaErrorMemoryAllocation); }
+cudaError_t cudaMallocHost(void** out, size_t n) {
+  if (emulator::spoils_capture()) return fail(cudaErrorStreamCaptureUnsupported);
+  return *out = std::malloc(n), *out ? cudaSuccess : fail(cudaErrorMemoryAllocation);
+}
 cudaError_t cudaFreeHost(void* at) { return std::free(at), cudaSuccess; }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind, cudaStream_t stream) {
   if (device().sticky != cudaSuccess) return device().sticky;
-  if (n) std::memmove(to, from, n);
+  if (n) emulator::queue(stream, false, [=] { std::memmove(to, from, n); });
   return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void* to, int value, size_t n, cudaStream_t) {
+cudaError_t cudaMemsetAsync(void* to, int value, size_t n, cudaStream_t stream) {
   if (device().sticky != cudaSuccess) return device().sticky;
-  if (n) std::memset(to, value, n);
+  if (n) emulator::queue(stream, false, [=] { std::memset(to, value, n); });
   return cudaSuccess;
 }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) { return *s = nullptr, cudaSuccess; }
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return device().sticky; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return emulator::spoils_capture() ? fail(cudaErrorStreamCaptureUnsupported) : device().sticky; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { return *e = nullptr, cudaSuccess; }
 cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return device().sticky; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return device().sticky; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return emulator::spoils_capture() ? fail(cudaErrorStreamCaptureUnsupported) : device().sticky; }
 
 namespace emulator {
 
@@ -136,7 +139,12 @@ bool may_launch(dim3 grid, dim3 block, size_t shared) {
     fail(cudaErrorInvalidConfiguration);
     return false;
   }
-  ++d.launched;
+  return true;
+}
+bool starts(bool launched) {
+  Device& d = device();
+  if (d.sticky != cudaSuccess) return false;
+  d.launched += launched;
   if (d.breaks_after >= 0 && d.breaks_after-- == 0) {
     d.sticky = cudaErrorIllegalAddress;
     return false;

@@ -1,5 +1,5 @@
 // The part of CUDA's runtime that host code uses, on the CPU: one device whose memory is the process's, and streams in which
-// everything has happened when the call returns.
+// everything has happened when the call returns, but for what is captured.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -21,6 +21,9 @@ enum cudaError_t {
   cudaErrorLaunchOutOfResources = 701,
   cudaErrorLaunchFailure = 719,
   cudaErrorNotSupported = 801,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureWrongThread = 908,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
@@ -59,6 +62,27 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t*, unsigned);
 cudaError_t cudaEventDestroy(cudaEvent_t);
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t);
 cudaError_t cudaEventSynchronize(cudaEvent_t);
+
+// Graphs (graphs.cc). Between begin and end of a capture what goes onto the stream is kept and not done: kernels with copies of
+// their arguments, copies of memory with the addresses alone. Calls of the capturing thread that allocate, free or wait are
+// refused then, and the capture is lost.
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
+using cudaGraph_t = struct EmulatedGraph*;
+using cudaGraphExec_t = struct EmulatedGraph*;
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode);
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t);
+cudaError_t cudaGraphDestroy(cudaGraph_t);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
+namespace emulator {
+// Does `work` where the stream is not captured. Kernels are counted, and break as break_after says.
+void queue(cudaStream_t, bool kernel, std::function<void()> work);
+// Whether the calling thread captures; the capture is lost then.
+bool spoils_capture();
+// Graphs launched.
+int64_t replays();
+}  // namespace emulator
 namespace emulator {
 // For the next launch: one that names more than 48 KiB of shared memory is refused without it.
 cudaError_t allow_shared(size_t bytes);
@@ -78,4 +102,6 @@ void break_after(int launches);
 void mend();
 int64_t bytes_held();
 int64_t launches();
+// Counts a kernel that starts; false where the device is broken, or breaks now.
+bool starts(bool launched);
 }  // namespace emulator
