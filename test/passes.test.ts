@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { packTrees, type Tree } from '../lib/data/pack.js';
-import { passesOf } from '../lib/data/passes.js';
+import { byPolicy, passesOf } from '../lib/data/passes.js';
 import type { Group } from '../lib/data/types.js';
+import { runsOf } from '../lib/training/scorer.js';
 
 const ids = (n: number, first = 0) => Int32Array.from({ length: n }, (_, i) => first + i);
 const origin = { file: 'rows.jsonl', line: 1 };
@@ -23,7 +24,7 @@ describe('passesOf', () => {
   const name = ({ group, adapter, grad }: Tree) => `${adapter}${grad ? '+' : ''} ${group.index}`;
 
   it('puts trees with a gradient in passes of their own, policy by policy, in the order given', () => {
-    expect(passesOf(trees, 1e6, false).map((pass) => pass.map(name))).toEqual([
+    expect(passesOf(byPolicy(trees), 1e6, false).map((pass) => pass.map(name))).toEqual([
       ['0+ 0', '0+ 1', '0+ 2', '1+ 0', '1+ 1', '1+ 2'],
       ['-1 0', '-1 1', '-1 2'],
     ]);
@@ -42,13 +43,19 @@ describe('passesOf', () => {
     ] as const) {
       const own = trees.filter((tree) => tree.adapter === 0);
       const passes = passesOf(own, most, merge);
+      expect(runsOf(groups, 0, most, merge)).toEqual(passes.map((pass) => pass.map((tree) => tree.group)));
       expect(passes.map((pass) => pass.length)).toEqual(sizes);
       for (const pass of passes) if (pass.length > 1) expect(tokens(pass, merge)).toBeLessThanOrEqual(most);
     }
   });
 
+  it('counts what groups share under one adapter, not under adapters of their own', () => {
+    expect(runsOf(groups, 0, 65).map((run) => run.length)).toEqual([3]);
+    expect(runsOf(groups, ({ index }) => index, 65).map((run) => run.length)).toEqual([2, 1]);
+  });
+
   it('begins the count again with each policy and each pass', () => {
-    const both = trees.filter((tree) => tree.grad && tree.group.prompt === p);
+    const both = byPolicy(trees.filter((tree) => tree.grad && tree.group.prompt === p));
     // 31 tokens each: a second policy shares nothing with the first.
     expect(passesOf(both, 62, true).map((pass) => pass.length)).toEqual([4]);
     expect(passesOf(both, 61, true).map((pass) => pass.length)).toEqual([3, 1]);

@@ -1,17 +1,15 @@
 import type { Tree } from './pack.js';
 
 /**
- * Trees in passes of at most `maxTokens` (a tree at least): first passes of those with a gradient, then of those without;
- * in them policy by policy, in the order given. A pass so has few policies, its products have long runs of rows, and equal
- * prompts of a policy stand together: with `merge` a prompt or completion that `pack` lets stand once is counted once.
+ * Trees, in their order, in passes of at most `maxTokens` (a tree at least) that all train or all do not. With `merge` a prompt
+ * or completion that `pack` lets stand once is counted once where its trees stand beside each other, under one policy.
  */
 export function passesOf<T extends Tree>(trees: readonly T[], maxTokens: number, merge: boolean): T[][] {
-  const order = [...trees].sort((a, b) => Number(b.grad) - Number(a.grad) || a.adapter - b.adapter);
   const passes: T[][] = [];
-  let tokens = Number.POSITIVE_INFINITY;
+  let tokens = 0;
   let known = new Map<Int32Array, Set<Int32Array>>();
   let before: Tree | undefined;
-  for (const tree of order) {
+  for (const tree of trees) {
     if (before?.adapter !== tree.adapter) known = new Map();
     let more = newTokens(tree, known);
     if (tokens + more > maxTokens || before?.grad !== tree.grad) {
@@ -26,6 +24,14 @@ export function passesOf<T extends Tree>(trees: readonly T[], maxTokens: number,
     before = tree;
   }
   return passes;
+}
+
+/**
+ * Trees as passes of few policies want them, whose products have long runs of rows and whose equal prompts stand together:
+ * those that train first, then policy by policy, in the order given.
+ */
+export function byPolicy<T extends Tree>(trees: readonly T[]): T[] {
+  return [...trees].sort((a, b) => Number(b.grad) - Number(a.grad) || a.adapter - b.adapter);
 }
 
 /** Tokens that a tree adds to a pass where some prompts stand already, with these completions. */

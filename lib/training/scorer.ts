@@ -1,6 +1,7 @@
 import type { Bank } from '../adapters/bank.js';
 import { mixtureLogp } from '../aggregation/mixture-file.js';
-import { type Forest, mergeLimit, pack, packTrees, splitByTokens, type Tree } from '../data/pack.js';
+import { type Forest, mergeLimit, pack, packTrees, type Tree } from '../data/pack.js';
+import { passesOf } from '../data/passes.js';
 import type { Group } from '../data/types.js';
 import type { Objective, Scores } from '../methods/objective.js';
 import type { Model } from '../model/model.js';
@@ -28,6 +29,13 @@ export interface Mixture {
 /** The adapter of each group. */
 export function adaptersOf(groups: readonly Group[], adapter: AdapterChoice): number[] {
   return groups.map((group) => (typeof adapter === 'number' ? adapter : adapter(group)));
+}
+
+/** Groups in passes, each under its adapter; `merge`: as `passesOf` takes it. */
+export function runsOf(groups: readonly Group[], adapter: AdapterChoice, maxTokens: number, merge = true): Group[][] {
+  const adapters = adaptersOf(groups, adapter);
+  const trees = groups.map((group, i) => ({ group, adapter: adapters[i], grad: false }));
+  return passesOf(trees, maxTokens, merge).map((pass) => pass.map((tree) => tree.group));
 }
 
 /** Each group once, under its adapter. */
@@ -73,8 +81,8 @@ export class PolicyReference implements Reference, Disposable {
 
   async sums(groups: readonly Group[], objective: Objective, abort?: Int32Array): Promise<Float64Array> {
     const fresh = new Map<Group, Float64Array>();
-    for (const run of splitByTokens(this.missing(groups, objective), 1, this.maxTokens)) {
-      const { model, bank, adapter } = this.scorer;
+    const { model, bank, adapter } = this.scorer;
+    for (const run of runsOf(this.missing(groups, objective), adapter, this.maxTokens)) {
       const p = packUnder(run, adapter, { grad: false, read: 'logps' });
       const { values } = await model.score(p, bank, 'logps', { abort });
       const sums = objective.sums(run, values, p.offsets);

@@ -1,9 +1,9 @@
 import type { Bank } from '../adapters/bank.js';
-import { splitByTokens, tokensOf } from '../data/pack.js';
+import { tokensOf } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { LossOutcome, Objective, RowOutcome, Scores } from '../methods/objective.js';
 import { PluralignError } from '../native/errors.js';
-import { backwardGradient, joinScores, type Reference, type Scorer, scoreGroups } from './scorer.js';
+import { backwardGradient, joinScores, type Reference, runsOf, type Scorer, scoreGroups } from './scorer.js';
 
 export interface StepOptions {
   maxTokens: number;
@@ -53,7 +53,7 @@ export async function lossStep(
   options: StepOptions,
 ): Promise<StepOutcome> {
   const { checkpoint, dropoutSeed, abort } = options;
-  const runs = splitByTokens(groups, 1, options.maxTokens);
+  const runs = runsOf(groups, policy.adapter, options.maxTokens, !(dropoutSeed && policy.bank.drops));
   const totals = objective.totals(groups);
   const score = (run: Group[], keep: boolean, against = reference) =>
     scoreGroups(run, objective, policy, against, { keep, checkpoint, dropoutSeed, abort });
@@ -102,7 +102,7 @@ export async function evaluateGroups(
 ): Promise<Pick<LossOutcome, 'loss' | 'metrics' | 'rows'>> {
   const parts: Scores[] = [];
   let done = 0;
-  for (const run of splitByTokens(groups, 1, options.maxTokens)) {
+  for (const run of runsOf(groups, policy.adapter, options.maxTokens)) {
     parts.push((await scoreGroups(run, objective, policy, reference, { abort: options.abort })).scores);
     done += run.length;
     options.onProgress?.(done);

@@ -1,12 +1,12 @@
 import type { Bank } from '../../adapters/bank.js';
 import { type Forest, mergeLimit, pack, packTrees, type Tree, tokensOf } from '../../data/pack.js';
-import { passesOf } from '../../data/passes.js';
+import { byPolicy, passesOf } from '../../data/passes.js';
 import type { Group } from '../../data/types.js';
 import type { MethodObjective } from '../../methods/index.js';
 import type { Scores } from '../../methods/objective.js';
 import type { Model } from '../../model/model.js';
 import { PluralignError } from '../../native/errors.js';
-import type { Reference } from '../../training/scorer.js';
+import { type Reference, runsOf } from '../../training/scorer.js';
 import { namedRows } from '../../training/step.js';
 import { type TypedVote, voteLossOf } from '../outcome.js';
 import { inPlaces, stagesOf } from './votes.js';
@@ -70,9 +70,7 @@ export class TypePolicies {
   async votes(groups: readonly Group[], onProgress?: (done: number) => void): Promise<TypedVote[]> {
     const { model, bank, types, objective, maxTokens, best, abort } = this.options;
     const out: TypedVote[] = [];
-    const trees = groups.map((group) => ({ group, adapter: 0, grad: false }));
-    for (const run of passesOf(trees, maxTokens, true)) {
-      const some = run.map((tree) => tree.group);
+    for (const some of runsOf(groups, 0, maxTokens)) {
       const against = await this.#references(some);
       const rewards = some.map(() => new Array<Float64Array>(types));
       // A pass for each type: all its rows on one adapter, equal prompts together.
@@ -119,7 +117,7 @@ export class TypePolicies {
     const trees = this.#trees(batch);
     const against = await this.#references([...new Set(trees.map((tree) => tree.group))]);
     const merge = !(batch.dropoutSeed && this.options.bank.drops);
-    for (const pass of passesOf(trees, this.options.maxTokens, merge))
+    for (const pass of passesOf(byPolicy(trees), this.options.maxTokens, merge))
       await this.#pass(pass, { ...batch, against, merge, weight }, sums, active, out);
     for (let k = 0; k < types; k++) {
       out.loss += sums.loss[k] * batch.shares[k];
