@@ -1,4 +1,4 @@
-// Products of bfloat16 by `vdpbf16ps`: up to 8 rows × 48 columns of accumulators, one pass over all terms. Few rows, as in a
+// Products of bfloat16 by `vdpbf16ps`: up to 8 rows × 48 columns of accumulators, or 16 × 16, one pass over all terms. Few rows, as in a
 // step of generation, take no more products than they have: they wait for memory. A row's sums are the same in any tile.
 
 constexpr int kPairRows = 8, kPairPanels = 3;
@@ -37,7 +37,7 @@ template <int R, int P>
 INLINE void add_pairs(__m512 (&sum)[R][P], const bf16* a, const bf16* b, int64_t b_panel) {
   __m512bh bv[P];
   for (int j = 0; j < P; ++j) bv[j] = (__m512bh)_mm512_loadu_si512(b + j * b_panel);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
     int32_t pair;
     __builtin_memcpy(&pair, a + i * 32, 4);
@@ -46,9 +46,17 @@ INLINE void add_pairs(__m512 (&sum)[R][P], const bf16* a, const bf16* b, int64_t
   }
 }
 
+// Sums as they are, or with what C holds: what finish_rows makes of them where nothing else is asked for.
+template <class T, int R, int P>
+INLINE void store_sums(const Bf16Block& g, int64_t row, int64_t col, const __m512 (&sum)[R][P]) {
+  T* c = static_cast<T*>(g.c) + row * g.ldc + col;
+  for (int i = 0; i < R; ++i, c += g.ldc)
+    for (int j = 0; j < P; ++j) store_rounded(c + j * 16, g.accumulate ? sum[i][j] + load_masked(c + j * 16, 0xffff) : sum[i][j], 0xffff);
+}
+
 // Rows of A are met anew where `fresh`: they come from the second-level cache or farther, and are asked for two blocks ahead.
 template <int R, int P>
-static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out, Ahead& ahead, bool fresh) {
+static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out, Ahead& ahead, bool fresh, bool plain) {
   __m512 sum[R][P];
   for (auto& r : sum)
     for (auto& v : r) v = _mm512_setzero_ps();
@@ -72,16 +80,19 @@ static void pairs(const Bf16Block& g, int64_t row, int64_t col, float* out, Ahea
       }
     }
   }
+  if (plain && g.c_type == DType::f32) return store_sums<float>(g, row, col, sum);
+  if (plain) return store_sums<bf16>(g, row, col, sum);
   for (int i = 0; i < R; ++i)
     for (int j = 0; j < P; ++j) _mm512_storeu_ps(out + (i * P + j) * 16, sum[i][j]);
 }
 
 template <int P>
-static void pairs_of(int64_t rows, const Bf16Block& g, int64_t row, int64_t col, float* out, Ahead& ahead, bool fresh) {
-  if (rows > 4) pairs<8, P>(g, row, col, out, ahead, fresh);
-  else if (rows > 2) pairs<4, P>(g, row, col, out, ahead, fresh);
-  else if (rows > 1) pairs<2, P>(g, row, col, out, ahead, fresh);
-  else pairs<1, P>(g, row, col, out, ahead, fresh);
+static void pairs_of(int64_t rows, const Bf16Block& g, int64_t row, int64_t col, float* out, Ahead& ahead, bool fresh, bool plain) {
+  if (P == 1 && rows > 8) pairs<P == 1 ? 16 : 8, P>(g, row, col, out, ahead, fresh, plain && rows == 16);
+  else if (rows > 4) pairs<8, P>(g, row, col, out, ahead, fresh, plain && rows == 8);
+  else if (rows > 2) pairs<4, P>(g, row, col, out, ahead, fresh, false);
+  else if (rows > 1) pairs<2, P>(g, row, col, out, ahead, fresh, false);
+  else pairs<1, P>(g, row, col, out, ahead, fresh, false);
 }
 
 // Lines of C that a tile will write, or add to: they arrive while its sums run.
@@ -102,23 +113,27 @@ static void multiply_pairs(const Bf16Block& g) {
     bytes += g.terms[t].b_panel * kPairPanels * 2;
     blocks += (g.terms[t].k + 31) / 32;
   }
+  // Of one panel of columns eight rows would be eight sums, each waiting for itself.
+  const int64_t tall = g.n <= 16 ? 2 * kPairRows : kPairRows;
+  const bool simple = g.alpha == 1.f && !g.bias && !g.addend;
   const int64_t fit = (int64_t(256) << 10) / bytes, widest = (fit < 1 ? 1 : fit > most ? most : fit) * width;
   // Nobody asked for the first columns beforehand, so that they are few.
   for (int64_t first = 0, next, chunk = width; first < g.n; first = next) {
-    next = first + chunk < g.n ? first + chunk : g.n;
+    next = first + chunk + 16 < g.n ? first + chunk : g.n;
     const int64_t tiles = (g.m + kPairRows - 1) / kPairRows * (chunk / width);
     chunk = 2 * chunk < widest ? 2 * chunk : widest;
     Ahead ahead(g, next, next + chunk < g.n ? next + chunk : g.n, g.m > handful && next < g.n ? tiles * blocks : 0);
-    for (int64_t row = 0; row < g.m; row += kPairRows)
-      for (int64_t col = first; col < next; col += width) {
-        const int64_t rows = g.m - row < kPairRows ? g.m - row : kPairRows;
-        const int64_t cols = g.n - col < width ? g.n - col : width, panels = (cols + 15) / 16;
-        const bool fresh = col == first && g.m > kPairRows;
+    for (int64_t row = 0; row < g.m; row += tall)
+      for (int64_t col = first, some; col < next; col += some) {
+        some = next - col > width && next - col <= width + 16 ? width - 16 : width;  // in halves, rather than one panel by itself
+        const int64_t rows = g.m - row < tall ? g.m - row : tall;
+        const int64_t cols = next - col < some ? next - col : some, panels = (cols + 15) / 16;
+        const bool fresh = col == first && g.m > kPairRows, plain = simple && rows % kPairRows == 0 && cols % 16 == 0;
         if (g.m > handful) expect_rows(g, row, col, rows, cols);
-        if (panels == 3) pairs_of<3>(rows, g, row, col, sums, ahead, fresh);
-        else if (panels == 2) pairs_of<2>(rows, g, row, col, sums, ahead, fresh);
-        else pairs_of<1>(rows, g, row, col, sums, ahead, fresh);
-        finish(g, row, col, sums, panels * 16, rows, cols);
+        if (panels == 3) pairs_of<3>(rows, g, row, col, sums, ahead, fresh, plain);
+        else if (panels == 2) pairs_of<2>(rows, g, row, col, sums, ahead, fresh, plain);
+        else pairs_of<1>(rows, g, row, col, sums, ahead, fresh, plain);
+        if (!plain) finish(g, row, col, sums, panels * 16, rows, cols);
       }
   }
 }
