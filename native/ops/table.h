@@ -150,8 +150,9 @@ struct Kernels {
 
   // head: folds n logits of a row into the running maximum and sums Σ e^(x - max), Σ e^(2(x - max)).
   void (*logsumexp_row)(const float* logits, int64_t n, float* maximum, double* sum, double* sum_squares) = nullptr;
-  // The same, leaving e^(x - maximum so far) in the place of the logits.
-  void (*weigh_row)(float* logits, int64_t n, float* maximum, double* sum, double* sum_squares) = nullptr;
+  // With products of bfloat16 (else null): the same to what they keep, and e^(x - maximum so far), rounded, into the row's place
+  // `left` (may be null) in panels of a left operand, zero behind the last.
+  void (*weigh_bf16)(const float* logits, int64_t n, float* maximum, double* sum, double* sum_squares, bf16* left) = nullptr;
   // logits → gradient: x ← factor · e^(x - maximum)
   void (*head_gradient_row)(float* logits, int64_t n, float maximum, float factor) = nullptr;
 

@@ -237,16 +237,42 @@ TEST(head_row_kernels_match_the_reference) {
         CHECK(top == top_expected);
         CHECK_NEAR(sum, sum_expected, 1e-6 * sum_expected);
         CHECK_NEAR(squares, squares_expected, 1e-6 * squares_expected);
-        std::vector<float> z = x, z_expected = x;
-        float top_of_z = before, top_of_expected = before;
-        double sum_of_z = sum_before, squares_of_z = sum_before, sum_of_expected = sum_before, squares_of_expected = sum_before;
-        kr.weigh_row(z.data(), n, &top_of_z, &sum_of_z, &squares_of_z);
-        specification.weigh_row(z_expected.data(), n, &top_of_expected, &sum_of_expected, &squares_of_expected);
-        CHECK_CLOSE(isa_name(isa), z, z_expected, 1e-30, 5e-6);
-        CHECK(top_of_z == top && sum_of_z == sum && squares_of_z == squares);
         kr.head_gradient_row(x.data(), n, top, -0.3f);
         specification.head_gradient_row(y.data(), n, top, -0.3f);
         CHECK_CLOSE(isa_name(isa), x, y, 1e-30, 5e-6);  // of the rounding of x - top
+      }
+  }
+}
+
+// Against rows of the specification: sums, and exponentials in their place among the panels.
+TEST(head_rows_in_bf16_match_the_reference) {
+  const Kernels& specification = kernels_of(Isa::reference);
+  for (Isa isa : instruction_sets()) {
+    const Kernels& kr = kernels_of(isa);
+    if (!kr.weigh_bf16) continue;
+    Random random(14);
+    for (int64_t n : {1, 2, 15, 16, 17, 31, 32, 33, 100, 256})
+      for (float before : {-kInfinity, -3.f, 20.f}) {
+        std::vector<float> x = random.normals(n, 3);
+        x.resize(size_t(n + 32), kNaN);  // what comes behind is nobody's business
+        const int64_t blocks = (n + 31) / 32;
+        std::vector<bf16> left(size_t(blocks * 512), to_bf16(kNaN));
+        const double sum_before = before > -kInfinity ? 1.5 : 0;
+        float top = before, top_alone = before, top_expected = before;
+        double sum = sum_before, squares = sum, sum_alone = sum, squares_alone = sum, sum_expected = sum, squares_expected = sum;
+        specification.logsumexp_row(x.data(), n, &top_expected, &sum_expected, &squares_expected);
+        kr.weigh_bf16(x.data(), n, &top, &sum, &squares, left.data() + 5 * 32);
+        kr.weigh_bf16(x.data(), n, &top_alone, &sum_alone, &squares_alone, nullptr);
+        CHECK(top == top_expected);
+        CHECK_NEAR(sum, sum_expected, 5e-6 * sum_expected);
+        CHECK_NEAR(squares, squares_expected, 1e-5 * squares_expected);
+        CHECK(top_alone == top && sum_alone == sum && squares_alone == squares);
+        std::vector<double> found, expected;
+        for (int64_t i = 0; i < blocks * 32; ++i) {
+          found.push_back(to_float(left[size_t(i / 32 * 512 + 5 * 32 + i % 32)]));
+          expected.push_back(i < n ? std::exp(double(x[size_t(i)]) - top) : 0);
+        }
+        CHECK_CLOSE(isa_name(isa), found, expected, 1e-30, 0.0041);
       }
   }
 }

@@ -48,20 +48,17 @@ struct Rows {
     if (means) std::fill_n(means, rows() * head.width, 0.f);
     for (int64_t v0 = 0; v0 < head.vocabulary; v0 += kHeadChunk) {
       const int64_t n = std::min(kHeadChunk, head.vocabulary - v0);
-      float* x = logits(v0, n);
+      const float* x = logits(v0, n);
+      bf16* left = means ? panels_of_logits() : nullptr;
       for (int64_t i = 0; i < rows(); ++i) {
         HeadSums& s = sums[i];
         const int64_t target = head.targets[r0 + i] - v0;
         if (target >= 0 && target < n) s.target = x[i * n + target];
-        if (!means) {
-          context.kernels.logsumexp_row(x + i * n, n, &s.top, &s.sum, &s.squares);
-          continue;
-        }
         const float before = s.top;
-        context.kernels.weigh_row(x + i * n, n, &s.top, &s.sum, &s.squares);
-        if (v0 > 0 && s.top > before) scale_row(means + i * head.width, std::exp(before - s.top));
+        context.kernels.weigh_bf16(x + i * n, n, &s.top, &s.sum, &s.squares, left ? left + i / kBf16Panel * bf16_panel(n) + i % kBf16Panel * kBf16K : nullptr);
+        if (means && v0 > 0 && s.top > before) scale_row(means + i * head.width, std::exp(before - s.top));
       }
-      if (means) add_weights(x, v0, n, means);
+      if (means) add_weights(left, v0, n, means);
     }
     for (int64_t i = 0; i < rows(); ++i) {
       sums[i].finish(logps[r0 + i], partition[r0 + i], squares ? &squares[r0 + i] : nullptr);
@@ -73,12 +70,12 @@ struct Rows {
     for (int64_t c = 0; c < head.width; ++c) row[c] *= factor;
   }
 
-  // to [rows × width] += x [rows × n] · weight[v0 …]
-  void add_weights(const float* x, int64_t v0, int64_t n, float* to) const {
+  bf16* panels_of_logits() const { return slot(6).as<bf16>(bf16_panels(rows(), kHeadChunk)); }
+
+  // to [rows × width] += x [rows × n] · weight[v0 …], x in panels
+  void add_weights(const bf16* left, int64_t v0, int64_t n, float* to) const {
     const int64_t width = head.width;
-    bf16* left = slot(6).as<bf16>(bf16_panels(rows(), kHeadChunk));
     bf16* turned = slot(7).as<bf16>(bf16_panels(width, kHeadChunk));
-    context.kernels.pack_bf16[0](left, x, DType::f32, rows(), n, n, 1, 1.f);
     if (head.packed) context.kernels.turn_bf16(turned, weights(v0, n), n, width, 0, (width + kBf16Panel - 1) / kBf16Panel);
     else context.kernels.pack_bf16[1](turned, weight_rows(v0), head.weight_type, width, n, 1, width, 1.f);
     multiply(left, turned, n, width, to, width, 1.f, true);
@@ -101,7 +98,9 @@ struct Rows {
         context.kernels.head_gradient_row(x + i * n, n, p.maximum, float(-double(d) / p.sum));
         if (target >= 0 && target < n) x[i * n + target] += d;
       }
-      add_weights(x, v0, n, dhidden + r0 * head.width);
+      bf16* left = panels_of_logits();
+      context.kernels.pack_bf16[0](left, x, DType::f32, rows(), n, n, 1, 1.f);
+      add_weights(left, v0, n, dhidden + r0 * head.width);
     }
   }
 };

@@ -28,6 +28,7 @@ void logits_of(Context& context, const Head& h, int64_t r0, int64_t rows, int64_
 
 void head_logps(Context& context, const Head& h, float* logps, Partition* partition, float* squares, float* slopes) {
   if (fuses(context, h)) return fused_head_logps(context, h, logps, partition, squares, slopes);
+  const bool rounded = context.kernels.weigh_bf16 && h.hidden.type == DType::bf16;  // the same numbers as all rows at once
   HeadSums* running = context.shared[0].as<HeadSums>(std::min(h.rows, kHeadRows));
   for (int64_t r0 = 0; r0 < h.rows; r0 += kHeadRows) {
     const int64_t rows = std::min(kHeadRows, h.rows - r0);
@@ -41,7 +42,8 @@ void head_logps(Context& context, const Head& h, float* logps, Partition* partit
           HeadSums& s = running[i];
           const int64_t target = h.targets[r0 + i] - v0;
           if (target >= 0 && target < n) s.target = logits[i * n + target];
-          context.kernels.logsumexp_row(logits + i * n, n, &s.top, &s.sum, &s.squares);
+          if (rounded) context.kernels.weigh_bf16(logits + i * n, n, &s.top, &s.sum, &s.squares, nullptr);
+          else context.kernels.logsumexp_row(logits + i * n, n, &s.top, &s.sum, &s.squares);
         }
       });
     }

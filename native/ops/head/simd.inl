@@ -1,7 +1,6 @@
 // Row kernels of the head.
 
-// `kept` (may be null): where the exponentials go.
-INLINE void sum_exponentials(const float* logits, float* kept, int64_t n, float* top, double* total, double* squares) {
+static void logsumexp_row_simd(const float* logits, int64_t n, float* top, double* total, double* squares) {
   vf m = splat(*top);
   int64_t i = 0;
   for (; i + W <= n; i += W) m = vmax(m, load(logits + i));
@@ -17,7 +16,6 @@ INLINE void sum_exponentials(const float* logits, float* kept, int64_t n, float*
   vf s1 = {}, s2 = {};
   for (i = 0; i + W <= n; i += W) {
     const vf e = vexp(load(logits + i) - shift);
-    if (kept) store(kept + i, e);
     s1 += e;
     s2 += e * e;
   }
@@ -25,18 +23,12 @@ INLINE void sum_exponentials(const float* logits, float* kept, int64_t n, float*
     float rest[W];
     for (int j = 0; j < W; ++j) rest[j] = i + j < n ? logits[i + j] : -std::numeric_limits<float>::infinity();
     const vf e = vexp(load(rest) - shift);
-    if (kept) store_tail(kept + i, e, n - i);
     s1 += e;
     s2 += e * e;
   }
   *total += sum(s1);
   *squares += sum(s2);
 }
-
-static void logsumexp_row_simd(const float* logits, int64_t n, float* top, double* total, double* squares) {
-  sum_exponentials(logits, nullptr, n, top, total, squares);
-}
-static void weigh_row_simd(float* logits, int64_t n, float* top, double* total, double* squares) { sum_exponentials(logits, logits, n, top, total, squares); }
 
 static void head_gradient_row_simd(float* logits, int64_t n, float maximum, float factor) {
   int64_t i = 0;
@@ -46,6 +38,5 @@ static void head_gradient_row_simd(float* logits, int64_t n, float maximum, floa
 
 static void fill_head(Kernels& k) {
   k.logsumexp_row = logsumexp_row_simd;
-  k.weigh_row = weigh_row_simd;
   k.head_gradient_row = head_gradient_row_simd;
 }

@@ -21,6 +21,7 @@ namespace pluralign::isa_avx512bf16 {
 #include "ops/gemm/bf16_finish.inl"
 #include "ops/gemm/bf16_pairs.inl"
 #include "ops/lora/step_bf16.inl"
+#include "ops/head/bf16.inl"
 #include "ops/attention/bf16.inl"
 #include "ops/attention/narrow.inl"
 #include "ops/attention/simd.inl"
@@ -32,6 +33,7 @@ void fill(Kernels& k) {
   fill_bf16_pack(k);
   fill_bf16_pairs(k);
   fill_step_bf16(k);
+  fill_head_bf16(k);
   fill_attention_bf16(k);
   fill_attention_narrow(k);
   // The same code, rounding by one instruction.

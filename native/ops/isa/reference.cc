@@ -171,11 +171,6 @@ void logsumexp_row(const float* logits, int64_t n, float* maximum, double* sum, 
   }
 }
 
-void weigh_row(float* logits, int64_t n, float* maximum, double* sum, double* squares) {
-  logsumexp_row(logits, n, maximum, sum, squares);
-  for (int64_t i = 0; i < n; ++i) logits[i] = float(std::exp(double(logits[i]) - double(*maximum)));
-}
-
 void head_gradient_row(float* logits, int64_t n, float maximum, float factor) {
   for (int64_t i = 0; i < n; ++i) logits[i] = float(double(factor) * std::exp(double(logits[i]) - maximum));
 }
@@ -233,7 +228,6 @@ void fill(Kernels& k) {
   k.round_rows = round_rows;
   k.softmax_row_backward = softmax_row_backward;
   k.logsumexp_row = logsumexp_row;
-  k.weigh_row = weigh_row;
   k.head_gradient_row = head_gradient_row;
   k.adamw = adamw;
   k.axpy = axpy;
