@@ -3,6 +3,7 @@
 import { describe, expect, it } from 'vitest';
 import { Bank } from '../lib/adapters/bank.js';
 import { mergeLimit, pack, packTrees, type Tree } from '../lib/data/pack.js';
+import type { Group } from '../lib/data/types.js';
 import { sumTokens } from '../lib/losses/index.js';
 import type { Objective } from '../lib/methods/objective.js';
 import { newConfig, parseModelConfig } from '../lib/model/config.js';
@@ -531,15 +532,15 @@ describe('equal prompts and completions of different groups', () => {
       expect(Math.max(...sizes)).toBeLessThanOrEqual(most === true ? 600 : most);
       expect(sizes.reduce((a, b) => a + b)).toBe(native.tokens.length);
     }
-    expect(mergeLimit(groups, { sharesPacks: false })).toBe(1024);
+    expect(mergeLimit(trees, { sharesPacks: false })).toBe(1024);
   });
 
   it('trees are of a size that threads share evenly', () => {
     const [first, ...rest] = randomGroups(61, 50, 4, 40);
     const groups = [first, ...rest].map((group) => ({ ...group, prompt: first.prompt }));
+    const learners = (some: readonly Group[]) => some.map((group) => ({ group, adapter: 0, grad: true }));
     const sizesUnder = (some: typeof groups, merge: number) => {
-      const trees = some.map((group) => ({ group, adapter: 0, grad: true }));
-      const { parents, segmentStarts } = packTrees(trees, { read: 'logps', merge }).native;
+      const { parents, segmentStarts } = packTrees(learners(some), { read: 'logps', merge }).native;
       const roots = [...parents.keys()].filter((s) => parents[s] < 0);
       return roots.map((s, i) => segmentStarts[roots[i + 1] ?? parents.length] - segmentStarts[s]);
     };
@@ -553,12 +554,18 @@ describe('equal prompts and completions of different groups', () => {
     const cost = (sizes: number[]) => sum(sizes) + 2 * busiest(sizes, 2) + 2 * busiest(sizes, 4);
     for (const n of [2, 8, 13, 30]) {
       const some = groups.slice(0, n);
-      const chosen = mergeLimit(some, { sharesPacks: true });
+      const chosen = mergeLimit(learners(some), { sharesPacks: true });
       for (let most = 250; most <= 700; most += 50)
         expect(cost(sizesUnder(some, chosen))).toBeLessThanOrEqual(cost(sizesUnder(some, most)));
     }
+    // Under two policies each has trees of its own, in whatever order they are given.
+    const eight = groups.slice(0, 8);
+    const both = eight.flatMap((group) => [0, 1].map((adapter) => ({ group, adapter, grad: true })));
+    const twice = (merge: number) => [...sizesUnder(eight, merge), ...sizesUnder(eight, merge)];
+    for (let most = 250; most <= 700; most += 50)
+      expect(cost(twice(mergeLimit(both, { sharesPacks: true })))).toBeLessThanOrEqual(cost(twice(most)));
     // Nothing to merge.
-    expect(mergeLimit(randomGroups(62, 50, 2, 8), { sharesPacks: true })).toBe(600);
+    expect(mergeLimit(learners(randomGroups(62, 50, 2, 8)), { sharesPacks: true })).toBe(600);
   });
 });
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { packTrees, type Tree } from '../lib/data/pack.js';
-import { byPolicy, passesOf } from '../lib/data/passes.js';
+import { byPolicy, packTrees, type Tree } from '../lib/data/pack.js';
+import { passesOf } from '../lib/data/passes.js';
 import type { Group } from '../lib/data/types.js';
 import { runsOf } from '../lib/training/scorer.js';
 
@@ -9,7 +9,7 @@ const origin = { file: 'rows.jsonl', line: 1 };
 const group = (index: number, prompt: Int32Array, completions: Int32Array[]): Group => ({
   ...{ index, kind: 'pair', prompt, completions, weight: 1, origin },
 });
-const tokens = (trees: readonly Tree[], merge: boolean) =>
+const tokens = (trees: readonly Tree[], merge: boolean | number) =>
   packTrees(trees, { read: 'logps', merge }).native.tokens.length;
 
 describe('passesOf', () => {
@@ -46,6 +46,29 @@ describe('passesOf', () => {
       expect(runsOf(groups, 0, most, merge)).toEqual(passes.map((pass) => pass.map((tree) => tree.group)));
       expect(passes.map((pass) => pass.length)).toEqual(sizes);
       for (const pass of passes) if (pass.length > 1) expect(tokens(pass, merge)).toBeLessThanOrEqual(most);
+    }
+  });
+
+  it('counts a prompt again with each tree that repeats it', () => {
+    for (const [prompt, completion, most, merge] of [
+      [590, 20, 1024, true],
+      [2000, 50, 8192, 1024],
+      [400, 80, 4096, 250],
+    ] as const) {
+      const shared = ids(prompt);
+      const pairs = Array.from({ length: 60 }, (_, i) =>
+        group(i, shared, [ids(completion, i), ids(completion, i + 100)]),
+      );
+      const passes = runsOf(pairs, 0, most, merge);
+      const sizes = passes.map((run) =>
+        tokens(
+          run.map((g) => ({ group: g, adapter: 0, grad: false })),
+          merge,
+        ),
+      );
+      expect(Math.max(...sizes)).toBeLessThanOrEqual(most);
+      expect(sizes.reduce((sum, n) => sum + n)).toBeGreaterThan(most);
+      expect(passes.flat()).toEqual(pairs);
     }
   });
 

@@ -51,7 +51,7 @@ async function peakOf(dtype: Dtype, { stop, quick, chosen }: BenchOptions): Prom
 
 const tokensOf = (passes: readonly Forest[]) => passes.reduce((n, p) => n + p.native.tokens.length, 0);
 
-/** Four policies that train and the reference on the same pairs: side by side in each pass, and as five runs one after another. */
+/** Four policies that train and the reference on the same pairs: at once in passes that they fill together, and as five runs one after another. */
 function together(model: SyntheticModel, shape: Shape): [Work, Work] {
   const groups = randomPairs(shape);
   const bank = model.bank(policies, rank);
@@ -143,7 +143,7 @@ async function benchShape(shape: Shape, dtype: Dtype, options: BenchOptions): Pr
 
 /**
  * Throughput of one model of random weights: pairs of 64 prompt tokens, shared, and twice 96 completion tokens, no padding;
- * LoRA r 16 on every linear; medians. A DPO step scores adapter and reference side by side, goes backward and steps. Of four
+ * LoRA r 16 on every linear; medians. A DPO step scores adapter and reference, goes backward and steps. Of four
  * policies, `pairs_per_s` and `tokens_per_s` count a pair once for each policy; `of_five_runs` is the time of all together over
  * that of five runs. `gflop`: what the model's definition asks for (`operationsOf`), `peak_share` the rate of it against the
  * multiply-adds of that type that as many threads do in registers, each as fast as one alone.

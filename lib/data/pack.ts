@@ -1,5 +1,6 @@
 import type { NativePack } from '../native/addon.js';
 import { PluralignError } from '../native/errors.js';
+import { OpenTrees } from './merging.js';
 import type { Group } from './types.js';
 
 /** A policy that scores every group of a pack: an adapter's index in the bank, or -1 for the base. */
@@ -84,28 +85,8 @@ interface Trunk extends Policy {
 
 const mostMerged = 600;
 
-/** Tried as `merge` of groups that train where threads take shares of a pack. */
+/** Tried as `merge` of trees that train where threads take shares of a pack. */
 const limits = Array.from({ length: 10 }, (_, i) => 250 + 50 * i);
-
-/** Tokens of each tree of groups merged up to `most` tokens. */
-function treeSizes(groups: readonly Group[], most: number): number[] {
-  const sizes: number[] = [];
-  const open = new Map<Int32Array, { tree: number; known: Set<Int32Array> }>();
-  for (const { prompt, completions } of groups) {
-    let into = open.get(prompt);
-    const more = completions.reduce((sum, ids) => sum + (into?.known.has(ids) ? 0 : ids.length), 0);
-    if (!into || (sizes[into.tree] + more > most && more > 0)) {
-      into = { tree: sizes.push(prompt.length) - 1, known: new Set() };
-      open.set(prompt, into);
-    }
-    for (const ids of completions)
-      if (!into.known.has(ids)) {
-        into.known.add(ids);
-        sizes[into.tree] += ids.length;
-      }
-  }
-  return sizes;
-}
 
 /** What the busiest of `threads` has to do where each takes the largest that is left. */
 function makespan(sizes: readonly number[], threads: number): number {
@@ -114,16 +95,26 @@ function makespan(sizes: readonly number[], threads: number): number {
   return Math.max(...busy);
 }
 
+/** `merge` as tokens of a tree: 0 where nothing is merged. */
+export const mostTokens = (merge: boolean | number): number => (merge === true ? mostMerged : Number(merge));
+
+/** Trees as the addon wants them: those that train first, then policy by policy, in the order given. */
+export function byPolicy<T extends Policy>(trees: readonly T[]): T[] {
+  return [...trees].sort((a, b) => Number(b.grad) - Number(a.grad) || a.adapter - b.adapter);
+}
+
 /**
- * `merge` for groups that train. Where threads take shares of a pack, which are whole trees, the limit under which there is
+ * `merge` for trees that train. Where threads take shares of a pack, which are whole trees, the limit under which there is
  * little to do in all, and for the busiest thread of two and of four: how a pack is cut must not depend on how many there are.
  */
-export function mergeLimit(groups: readonly Group[], model: { sharesPacks: boolean }): number {
+export function mergeLimit(trees: readonly Tree[], model: { sharesPacks: boolean }): number {
   if (!model.sharesPacks) return tokensAPass;
-  if (new Set(groups.map((group) => group.prompt)).size === groups.length) return mostMerged;
+  if (new Set(trees.map((tree) => tree.group.prompt)).size === trees.length) return mostMerged;
+  const sorted = byPolicy(trees);
   const cost = (most: number) => {
-    const sizes = treeSizes(groups, most);
-    return sizes.reduce((sum, size) => sum + size, 0) + 2 * makespan(sizes, 2) + 2 * makespan(sizes, 4);
+    const open = new OpenTrees(most);
+    for (const tree of sorted) open.add(tree);
+    return open.sizes.reduce((sum, size) => sum + size, 0) + 2 * makespan(open.sizes, 2) + 2 * makespan(open.sizes, 4);
   };
   let best = { most: mostMerged, cost: Number.POSITIVE_INFINITY };
   for (const most of limits) {
@@ -133,23 +124,21 @@ export function mergeLimit(groups: readonly Group[], model: { sharesPacks: boole
   return best.most;
 }
 
+/** The least that `mergeLimit` gives: tokens of a pass are counted as if that were taken. */
+export const leastMerged = (model: { sharesPacks: boolean }): number => (model.sharesPacks ? limits[0] : tokensAPass);
+
 /** Trees as the addon wants them: gradients first, then by adapter. `values`: the first value of a tree's completion. */
 function trunksOf(
   trees: readonly Tree[],
   { sharePrompts = true, merge = false }: Omit<PackOptions, 'policies'>,
   value: (tree: number, completion: number) => number,
 ): Trunk[] {
-  const order = trees
-    .map((_, i) => i)
-    .sort((a, b) => Number(trees[b].grad) - Number(trees[a].grad) || trees[a].adapter - trees[b].adapter);
+  const order = byPolicy(trees.map(({ adapter, grad }, t) => ({ adapter, grad, t })));
   const trunks: Trunk[] = [];
-  const most = merge === true ? mostMerged : Number(merge);
-  let open = new Map<Int32Array, Trunk>();
-  for (const [at, t] of order.entries()) {
+  const open = new OpenTrees(mostTokens(merge));
+  for (const { t } of order) {
     const { group, adapter, grad } = trees[t];
     const { prompt, completions, index } = group;
-    const before = trees[order[at - 1]];
-    if (at > 0 && (before.grad !== grad || before.adapter !== adapter)) open = new Map();
     const trunk = (branches: Trunk['branches'], tokens: number): Trunk => {
       const made = { prompt, key: segmentKey(index, 0), adapter, grad, branches, tokens };
       trunks.push(made);
@@ -167,13 +156,7 @@ function trunksOf(
         tokensOf(group),
       );
     else {
-      let into = open.get(prompt);
-      const known = into?.branches as Map<Int32Array, Branch> | undefined;
-      const more = completions.reduce((sum, ids) => sum + (known?.has(ids) ? 0 : ids.length), 0);
-      if (!into || (into.tokens + more > most && more > 0)) {
-        into = trunk(new Map(), prompt.length);
-        open.set(prompt, into);
-      }
+      const into = trunks[open.add(trees[t])] ?? trunk(new Map(), prompt.length);
       const branches = into.branches as Map<Int32Array, Branch>;
       for (const [c, ids] of completions.entries()) {
         const same = branches.get(ids);

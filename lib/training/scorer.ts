@@ -32,7 +32,12 @@ export function adaptersOf(groups: readonly Group[], adapter: AdapterChoice): nu
 }
 
 /** Groups in passes, each under its adapter; `merge`: as `passesOf` takes it. */
-export function runsOf(groups: readonly Group[], adapter: AdapterChoice, maxTokens: number, merge = true): Group[][] {
+export function runsOf(
+  groups: readonly Group[],
+  adapter: AdapterChoice,
+  maxTokens: number,
+  merge: boolean | number = true,
+): Group[][] {
   const adapters = adaptersOf(groups, adapter);
   const trees = groups.map((group, i) => ({ group, adapter: adapters[i], grad: false }));
   return passesOf(trees, maxTokens, merge).map((pass) => pass.map((tree) => tree.group));
@@ -154,7 +159,10 @@ export async function scoreGroups(
   const trees: Tree[] = groups.map((group, i) => ({ group, adapter: adapters[i], grad: keep }));
   for (const group of missing) trees.push({ group, adapter: -1, grad: false });
   const drops = !!rest.dropoutSeed && policy.bank?.drops;
-  const p = packTrees(trees, { read: objective.read, merge: drops ? false : mergeLimit(groups, policy.model) });
+  const p = packTrees(trees, {
+    read: objective.read,
+    merge: drops ? false : mergeLimit(trees.slice(0, groups.length), policy.model),
+  });
   const { values, squares } = await policy.model.score(p, policy.bank, objective.read, {
     ...rest,
     keep,

@@ -1,5 +1,5 @@
 import type { Bank } from '../adapters/bank.js';
-import { tokensOf } from '../data/pack.js';
+import { leastMerged, tokensOf } from '../data/pack.js';
 import type { Group } from '../data/types.js';
 import type { LossOutcome, Objective, RowOutcome, Scores } from '../methods/objective.js';
 import { PluralignError } from '../native/errors.js';
@@ -53,7 +53,8 @@ export async function lossStep(
   options: StepOptions,
 ): Promise<StepOutcome> {
   const { checkpoint, dropoutSeed, abort } = options;
-  const runs = runsOf(groups, policy.adapter, options.maxTokens, !(dropoutSeed && policy.bank.drops));
+  const merge = !(dropoutSeed && policy.bank.drops) && leastMerged(policy.model);
+  const runs = runsOf(groups, policy.adapter, options.maxTokens, merge);
   const totals = objective.totals(groups);
   const score = (run: Group[], keep: boolean, against = reference) =>
     scoreGroups(run, objective, policy, against, { keep, checkpoint, dropoutSeed, abort });
@@ -102,7 +103,7 @@ export async function evaluateGroups(
 ): Promise<Pick<LossOutcome, 'loss' | 'metrics' | 'rows'>> {
   const parts: Scores[] = [];
   let done = 0;
-  for (const run of runsOf(groups, policy.adapter, options.maxTokens)) {
+  for (const run of runsOf(groups, policy.adapter, options.maxTokens, leastMerged(policy.model))) {
     parts.push((await scoreGroups(run, objective, policy, reference, { abort: options.abort })).scores);
     done += run.length;
     options.onProgress?.(done);

@@ -45,8 +45,10 @@ std::unique_ptr<Recording> Context::end_recording(bool keep) {
 }
 
 Status Context::replay(Recording& recording) {
-  if (recording.stale) return Status::stale;
   not_recorded("a recording");
+  // Until it is queued nothing that it uses may be released, which another thread may ask for; a release after that waits for it.
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (recording.stale) return Status::stale;
   const cudaError_t error = cudaGraphLaunch(recording.graph, stream);
   if (error == cudaErrorMemoryAllocation) {  // it wants some of its own at first
     cudaGetLastError();

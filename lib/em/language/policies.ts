@@ -1,6 +1,15 @@
 import type { Bank } from '../../adapters/bank.js';
-import { type Forest, mergeLimit, pack, packTrees, type Tree, tokensOf } from '../../data/pack.js';
-import { byPolicy, passesOf } from '../../data/passes.js';
+import {
+  byPolicy,
+  type Forest,
+  leastMerged,
+  mergeLimit,
+  pack,
+  packTrees,
+  type Tree,
+  tokensOf,
+} from '../../data/pack.js';
+import { passesOf } from '../../data/passes.js';
 import type { Group } from '../../data/types.js';
 import type { MethodObjective } from '../../methods/index.js';
 import type { Scores } from '../../methods/objective.js';
@@ -25,7 +34,7 @@ export interface TypePoliciesOptions {
   best: boolean;
   /** Bradley–Terry margin of pairs whose row has none of its own; null: rows' margins do not count. */
   margin: number | null;
-  /** Tokens of a pack, over all types. */
+  /** Tokens of a pass. */
   maxTokens: number;
   abort?: Int32Array;
 }
@@ -58,7 +67,7 @@ export interface MStepGradient {
   tokens: number;
 }
 
-/** Policies (or reward models) of K types on one base: adapters of one bank, all scored in one pass over each pack. */
+/** Policies (or reward models) of K types on one base: adapters of one bank, whose rows stand type by type in the passes. */
 export class TypePolicies {
   constructor(readonly options: TypePoliciesOptions) {}
 
@@ -117,7 +126,7 @@ export class TypePolicies {
     const trees = this.#trees(batch);
     const against = await this.#references([...new Set(trees.map((tree) => tree.group))]);
     const merge = !(batch.dropoutSeed && this.options.bank.drops);
-    for (const pass of passesOf(byPolicy(trees), this.options.maxTokens, merge))
+    for (const pass of passesOf(byPolicy(trees), this.options.maxTokens, merge && leastMerged(this.options.model)))
       await this.#pass(pass, { ...batch, against, merge, weight }, sums, active, out);
     for (let k = 0; k < types; k++) {
       out.loss += sums.loss[k] * batch.shares[k];
@@ -148,7 +157,7 @@ export class TypePolicies {
     const { model, bank, types, objective, abort } = this.options;
     const { gamma, shares, checkpoint, dropoutSeed, weight } = batch;
     const groups = trees.map((tree) => tree.group);
-    const forest = packTrees(trees, { read: objective.read, merge: batch.merge && mergeLimit(groups, model) });
+    const forest = packTrees(trees, { read: objective.read, merge: batch.merge && mergeLimit(trees, model) });
     const keep = trees[0].grad;
     const { values } = await model.score(forest, bank, objective.read, { keep, checkpoint, dropoutSeed, abort });
     for (const group of groups) out.tokens += tokensOf(group);
