@@ -214,6 +214,27 @@ describe('other ways', () => {
     } else expect(last.incremental_difference).toBeUndefined();
   });
 
+  it.each([
+    ['starts', { init: 'random', restarts: 2 }],
+    ['numbers of types', { types: [1, 2] }],
+  ])('several %s: metrics and events are those of the start that was kept', async (_, em) => {
+    const run = next();
+    const config = configOf(run, { em: { rounds: 2, compare_one: false, ...em } });
+    const summary = await fit(config);
+    const start = summary.em.starts.findIndex(({ kept }) => kept);
+    const kept = `${run}/checkpoints/types-${summary.em.types}-start-${start + 1}`;
+    const events = (dir: string) => readdirSync(dir).filter((name) => name.startsWith('events.out.tfevents.'));
+    const check = () => {
+      expect(events(run)).toEqual(events(kept));
+      for (const file of ['metrics.jsonl', ...events(kept)])
+        expect(readFileSync(`${run}/${file}`).equals(readFileSync(`${kept}/${file}`)), file).toBe(true);
+    };
+    expect(events(kept)).toHaveLength(1);
+    check();
+    await fit(config, { resume: true });
+    check();
+  });
+
   it('em-reward: a reward model for each type', async () => {
     const run = next();
     const config = configOf(run, { em: { rounds: 4 }, loss: {} });

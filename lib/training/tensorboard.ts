@@ -72,6 +72,19 @@ function scalarsEvent(step: number, values: Record<string, number>, wallTime: nu
   ]);
 }
 
+const prefix = 'events.out.tfevents.';
+const eventFiles = async (folder: string) => (await fsp.readdir(folder)).filter((name) => name.startsWith(prefix));
+
+/** Gives the folder `to` the event files of `from`, in place of any it has. */
+export async function copyEvents(from: string, to: string): Promise<void> {
+  try {
+    for (const name of await eventFiles(to)) await fsp.rm(join(to, name));
+    for (const name of await eventFiles(from)) await fsp.copyFile(join(from, name), join(to, name));
+  } catch (error) {
+    throw ioError('copy event files to', to, error);
+  }
+}
+
 let opened = 0;
 
 /** Scalars for TensorBoard: `events.out.tfevents.<seconds>.<host>.<pid>.<n>` in the run folder. */
@@ -87,14 +100,14 @@ export class EventWriter {
 
   /**
    * Starts a new event file. `resumeAt`: the step a run continues from; TensorBoard is told to forget what earlier files of
-   * the folder say of later steps.
+   * the folder say of later steps; -1: all that they say.
    */
   static async open(folder: string, options: { resumeAt?: number } = {}): Promise<EventWriter> {
     const now = Date.now() / 1000;
     const host = hostname().replace(/[^\w-]/g, '_') || 'localhost';
     const path = join(
       folder,
-      `events.out.tfevents.${String(Math.floor(now)).padStart(10, '0')}.${host}.${process.pid}.${opened++}`,
+      `${prefix}${String(Math.floor(now)).padStart(10, '0')}.${host}.${process.pid}.${opened++}`,
     );
     try {
       const handle = await fsp.open(path, 'ax');

@@ -8,6 +8,7 @@ import { noteTo } from '../../training/progress.js';
 import { openRunFolder } from '../../training/run-folder.js';
 import { makeReference, openModel, prepareData } from '../../training/setup.js';
 import { stopOf } from '../../training/signals.js';
+import { copyEvents } from '../../training/tensorboard.js';
 import type { TrainOptions } from '../../training/train.js';
 import { type Responsibility, responsibilitiesPath, typesPath, writeResponsibilities, writeTypes } from '../files.js';
 import {
@@ -26,7 +27,7 @@ import { Fits, typeName, type Workshop } from './setup.js';
 
 /**
  * EM over policies (`em-dpo`) or reward models (`em-reward`) of a language model. Writes the run folder: config.yaml,
- * metrics.jsonl, checkpoints, an adapter for each type, types.safetensors (weights), responsibilities.csv, summary.json and
+ * metrics.jsonl and event files of the start that was kept, checkpoints, an adapter for each type, types.safetensors (weights), responsibilities.csv, summary.json and
  * report.html.
  *
  * @throws PluralignError `BAD_CONFIG`, `BAD_DATA`, `NOT_FOUND`, `NON_FINITE`, `BUSY`
@@ -158,7 +159,10 @@ async function finish(
     });
   await writeTypes(typesPath(dir), { weights, rewards: null });
   await writeResponsibilities(responsibilitiesPath(dir), lines);
-  if (fit.options.dir !== dir) await copyFile(join(fit.options.dir, 'metrics.jsonl'), join(dir, 'metrics.jsonl'));
+  if (fit.options.dir !== dir) {
+    await copyFile(join(fit.options.dir, 'metrics.jsonl'), join(dir, 'metrics.jsonl'));
+    await copyEvents(fit.options.dir, dir);
+  }
 
   const { run } = fit;
   summary.steps = fit.state.step;
