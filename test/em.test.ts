@@ -18,6 +18,7 @@ import type { EmSummary } from '../lib/em/summary.js';
 import { adjustedRandIndex } from '../lib/evaluation/rand-index.js';
 import type { Votes } from '../lib/features/votes.js';
 import { type Config, train } from '../lib/index.js';
+import { forgetsFrom } from './support/events.js';
 
 /** Votes by utilities [K][n]; `sizes` and `stages` of the questions come in turn. */
 function planted(
@@ -341,6 +342,10 @@ describe('method em-reward', () => {
       .split('\n')
       .map((l) => JSON.parse(l));
     expect((await readdir(run)).filter((name) => name.startsWith('events.out.tfevents.'))).toHaveLength(1);
+    await train(config({ em: { types: 2, restarts: 3 }, output: run }), { quiet: true, resume: true });
+    const events = (await readdir(run)).filter((name) => name.startsWith('events.out.tfevents.'));
+    const forgotten = await Promise.all(events.map(async (name) => forgetsFrom(await readFile(join(run, name)))));
+    expect(forgotten.sort()).toEqual([0, null]);
     for (let i = 1; i < metrics.length; i++)
       expect(metrics[i].log_likelihood).toBeGreaterThanOrEqual(metrics[i - 1].log_likelihood - 1e-3);
     expect(metrics.at(-1).log_likelihood).toBeCloseTo(summary.em.log_likelihood, 12);

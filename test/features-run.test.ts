@@ -19,6 +19,7 @@ import { Model } from '../lib/model/model.js';
 import { handleStopSignals } from '../lib/training/signals.js';
 import { train } from '../lib/training/train.js';
 import { Folder, jsonl } from './data-rows.js';
+import { forgetsFrom } from './support/events.js';
 
 const folder = new Folder();
 afterAll(() => folder.remove());
@@ -56,7 +57,7 @@ let rows: string;
 let held: string;
 const output = (name: string) => join(folder.path, name);
 
-async function run(model: string, name = model, more: object = {}) {
+async function run(model: string, name = model, more: object = {}, options: { resume?: boolean } = {}) {
   return train(
     {
       method: 'reward',
@@ -65,7 +66,7 @@ async function run(model: string, name = model, more: object = {}) {
       features: { model: model as 'low-rank', rank: 1, ...more },
       output: output(name),
     },
-    { quiet: true },
+    { quiet: true, ...options },
   );
 }
 
@@ -89,6 +90,21 @@ describe('a run', () => {
     expect(JSON.parse(readFileSync(join(dir, 'summary.json'), 'utf8')).eval).toEqual(shared.eval);
     expect(shared.eval?.groups && Object.keys(shared.eval.groups)).toEqual(['minus', 'plus']);
     expect(Population.load(join(dir, 'features.safetensors')).annotators).toEqual(population.map((p) => p.name));
+  });
+
+  it('written anew on --resume, tells TensorBoard to forget what stood there', async () => {
+    const events = () => readdirSync(output('again')).filter((name) => name.startsWith('events.out.tfevents.'));
+    await run('global', 'again');
+    const [first] = events();
+    await run('global', 'again', {}, { resume: true });
+    expect(
+      readFileSync(join(output('again'), 'metrics.jsonl'), 'utf8')
+        .trim()
+        .split('\n'),
+    ).toHaveLength(1);
+    const second = events().filter((name) => name !== first);
+    expect(second).toHaveLength(1);
+    expect(forgetsFrom(readFileSync(join(output('again'), second[0])))).toBe(0);
   });
 
   it.each(['lore', 'pal', 'heads'])('%s learns opposite tastes', async (model) => {

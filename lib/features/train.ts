@@ -57,7 +57,8 @@ export async function trainFeatures(config: ResolvedConfig, options: TrainOption
       if (name !== 'rows') held[`eval_${name}`] = value as number;
     }
     await writeFileAtomic(folder.paths.metrics, `${JSON.stringify({ step: steps, epoch: 1, ...metrics, ...held })}\n`);
-    const events = await EventWriter.open(folder.dir);
+    // A run is written anew as a whole, as metrics.jsonl is.
+    const events = await EventWriter.open(folder.dir, { resumeAt: folder.resumed ? -1 : undefined });
     await events.scalars(steps, { ...metrics, ...held });
     await events.close();
     const summary: TrainSummary = {

@@ -71,7 +71,8 @@ export async function trainMixture(config: ResolvedConfig, options: TrainOptions
     const { overall } = evaluateMixture(data.train, prediction);
     const evaluation = data.eval && data.eval.votes.m > 0 ? evaluateMixture(data.eval, prediction) : null;
     const metrics = await MetricsWriter.open(folder.paths.metrics);
-    const events = await EventWriter.open(folder.dir);
+    // A run is written anew as a whole, as metrics.jsonl is.
+    const events = await EventWriter.open(folder.dir, { resumeAt: folder.resumed ? -1 : undefined });
     for (const [round, total] of fit.history.entries()) {
       const line = {
         round,
