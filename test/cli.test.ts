@@ -97,6 +97,20 @@ describe('usage', () => {
     if (status !== 0) expect(stderr).toMatch(/error: |Usage: /);
   });
 
+  it('the help says what runs where nothing is given', async () => {
+    for (const [command, usual] of [
+      ['adapt', "the run's own"],
+      ['train', "the configuration's"],
+      ['bench', 'auto'],
+    ]) {
+      stdout = '';
+      await run([command, '--help']);
+      const text = stdout.replace(/\s+/g, ' ');
+      for (const option of ['dtype', 'device', 'threads'])
+        expect(text).toMatch(new RegExp(`--${option} <[^(]*\\(default: ${usual}[,)]`));
+    }
+  });
+
   it('prints the version of the package', async () => {
     await run(['--version']);
     const { version } = JSON.parse(await readFile(join(root, 'package.json'), 'utf8'));

@@ -70,5 +70,5 @@ export function adaptCommand(load: () => Promise<AdaptApi> = () => import('../ap
         (result) => emit(options, result, human),
       );
     });
-  return addJsonOption(addRuntimeOptions(command));
+  return addJsonOption(addRuntimeOptions(command, "the run's own"));
 }

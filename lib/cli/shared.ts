@@ -106,20 +106,22 @@ export function addJsonOption(command: Command): Command {
   return command.option('--json', 'print exactly one JSON object on stdout');
 }
 
-export function addRuntimeOptions(command: Command): Command {
+/** `usual`: where the values come from that are not given. */
+export function addRuntimeOptions(command: Command, usual = 'auto'): Command {
+  const device = usual === 'auto' ? 'auto, the CPU' : usual;
   return command
     .addOption(
-      new Option('--dtype <dtype>', "weights and activations; auto: the weights' own (default: auto)").choices([
+      new Option('--dtype <dtype>', `weights and activations; auto: the weights' own (default: ${usual})`).choices([
         'auto',
         'bf16',
         'float32',
       ]),
     )
-    .option('--device <device>', 'where to run: auto, cpu, cuda or cuda:N (default: auto, the CPU)', (name) => {
+    .option('--device <device>', `where to run: auto, cpu, cuda or cuda:N (default: ${device})`, (name) => {
       if (!isDeviceName(name)) throw new InvalidArgumentError('expected auto, cpu, cuda or cuda:N.');
       return name;
     })
-    .option('--threads <n>', "threads, or 'auto' (default: auto)", (text) =>
+    .option('--threads <n>', `threads, or 'auto' (default: ${usual})`, (text) =>
       text === 'auto' ? text : integer(1)(text),
     );
 }

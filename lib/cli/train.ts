@@ -69,5 +69,5 @@ export function trainCommand(load = () => import('../api/train.js')): Command {
         (result) => emit(options, result, human),
       );
     });
-  return addJsonOption(addRuntimeOptions(command));
+  return addJsonOption(addRuntimeOptions(command, "the configuration's"));
 }
