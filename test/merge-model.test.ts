@@ -107,6 +107,22 @@ describe('whole models', () => {
     }
   });
 
+  it('have no rank to be approximated at: svd is their sum, others are refused', async () => {
+    const base = baseDir('llama3-rope');
+    const experts = [await moved('a', base, 1), await moved('b', base, 2)];
+    const merge = (method: string) =>
+      mergeExperts({ model: base, experts, weights, method, output: path(`r-${method}`) });
+    expect((await merge('svd')).norm).toBe((await merge('cat')).norm);
+    for (const method of ['ties_svd', 'dare_linear_svd', 'dare_ties_svd', 'magnitude_prune_svd']) {
+      const message = new RegExp(`^${method} is .* give --method ${method.replace('_svd', '')}$`);
+      await expect(merge(method)).rejects.toMatchObject({
+        code: 'BAD_ARGUMENT',
+        message: expect.stringMatching(message),
+      });
+      expect(existsSync(path(`r-${method}`))).toBe(false);
+    }
+  });
+
   it('in bfloat16 are rounded once and say what that lost', async () => {
     const source = await moved('bf-base', baseDir('llama-old'), 3, 'BF16');
     const experts = [await moved('bf-a', source.dir, 4, 'BF16'), await moved('bf-b', source.dir, 5, 'BF16')];
@@ -165,6 +181,15 @@ describe('adapters on a base', () => {
     const whole = await mergeExperts({ ...common, method: 'cat', as: 'model', output: path('whole') });
     expect([cat.kind, whole.kind]).toEqual(['adapter', 'model']);
     expect(cat.norm / whole.norm).toBeCloseTo(1, 6);
+    // A sum of rank 3 or 5 would not be what svd says, nor what is written.
+    for (const [method, instead] of [
+      ['svd', 'cat'],
+      ['ties_svd', 'ties'],
+    ])
+      await expect(mergeExperts({ ...common, method, as: 'model', output: path('no') })).rejects.toMatchObject({
+        code: 'BAD_ARGUMENT',
+        message: expect.stringContaining(`give --method ${instead}, or leave it an adapter`),
+      });
     const loaded = await Bank.fromPeft(model.shape, [{ name: 'cat', dir: path('cat') }]);
     const unmerged = await scores(model, loaded, 0);
     using folded = await Model.load(path('whole'), { dtype: 'float32' });

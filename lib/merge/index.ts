@@ -121,6 +121,13 @@ export async function mergeExperts(options: MergeOptions): Promise<MergeReport> 
     );
   if (kind === 'model' && rank !== null)
     throw new PluralignError('BAD_ARGUMENT', '--rank is the rank of an adapter; a whole model has none');
+  // The largest rank of whole models is any: `svd` of them is their sum.
+  if (kind === 'model' && method?.rank === 'largest' && !(name === 'svd' && whole))
+    throw new PluralignError(
+      'BAD_ARGUMENT',
+      `${name} is the best approximation of a rank, and a whole model has none; give --method ` +
+        `${name === 'svd' ? 'cat' : name.replace(/_svd$/, '')}${whole ? '' : ', or leave it an adapter'}`,
+    );
   if (kind === 'model' && base === null)
     throw new PluralignError('BAD_ARGUMENT', 'a whole model needs its base: give --model DIR');
   if (kind === 'model' && (method === null || adapters.some((adapter) => adapter.head)))
