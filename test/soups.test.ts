@@ -283,6 +283,15 @@ describe('refusals before anything is trained', () => {
     expect(existsSync(given.output!)).toBe(false);
   });
 
+  it('evaluations in between on rows that judge the policies at the end', () => {
+    const train = { ...config(next()).train, eval_every: 4 };
+    expect(() => resolveConfig(config(next(), {}, { train }))).toThrow(
+      /train\.eval_every: is not for soups, which judges its policies on data\.eval once/,
+    );
+    const data = { train: prompts, split: { eval: 0.1 } };
+    expect(resolveConfig(config(next(), {}, { data, train })).train.eval_every).toBe(4);
+  });
+
   it('rewards beside wishes, and no prompts to judge on', () => {
     expect(() => resolveConfig(config(next(), {}, { rewards: [{ type: 'length' }] }))).toThrow(
       /rewards: belongs to each of soups/,

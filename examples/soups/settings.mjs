@@ -72,7 +72,6 @@ export const training = ({ steps, batch }, seed) => ({
     seed,
     threads: 1,
     save_every: 50,
-    eval_every: steps,
   },
 });
 

@@ -39,6 +39,8 @@ export function unusedKeys(
     const path = ['train', 'eval_every'];
     if (method === 'em-dpo' || method === 'em-reward')
       unused.push({ path, message: `is not for ${method}, which evaluates once, after its last round` });
+    else if (method === 'soups' && data.split === null && data.eval !== null)
+      unused.push({ path, message: 'is not for soups, which judges its policies on data.eval once, after training' });
     else if (data.eval === null && data.split === null)
       unused.push({ path, message: 'nothing to evaluate on; give data.eval or data.split' });
   }
