@@ -2,9 +2,10 @@ import { describe, expect, it, vi } from 'vitest';
 import { bench } from '../lib/api/bench.js';
 import { operationsOf } from '../lib/bench/operations.js';
 import { requestsByAdapter } from '../lib/bench/ops.js';
-import { median, runCases } from '../lib/bench/session.js';
+import { type BenchRecord, median, runCases } from '../lib/bench/session.js';
 import { cpu } from '../lib/kernels.js';
 import { PluralignError } from '../lib/native/errors.js';
+import { addon } from '../lib/native/loader.js';
 import { stopOf } from '../lib/training/signals.js';
 
 const stop = stopOf(new AbortController().signal);
@@ -67,16 +68,56 @@ describe('bench', () => {
 
   it('stopped on the way, gives what was timed', async () => {
     const { flag } = stopOf(new AbortController().signal);
-    const run = (code: string) => async (one: number) => {
-      if (one === 3) throw new PluralignError(code, 'no further');
+    const run = (code: string) => async (one: number, done: (record: BenchRecord) => void) => {
+      if (one === 5) done({ half: 5 });
+      if (one === 3 || one === 5) throw new PluralignError(code, 'no further');
       if (one === 4) Atomics.store(flag, 0, 1);
-      return [{ one }];
+      done({ one });
     };
     expect(await runCases('cases', [1, 2, 3, 4], { flag }, run('ABORTED'))).toEqual([{ one: 1 }, { one: 2 }]);
     await expect(runCases('cases', [1, 2, 3, 4], { flag }, run('NON_FINITE'))).rejects.toMatchObject({
       code: 'NON_FINITE',
     });
-    expect(await runCases('cases', [1, 4, 5], { flag }, run('ABORTED'))).toEqual([{ one: 1 }, { one: 4 }]);
+    expect(await runCases('cases', [1, 5], { flag }, run('ABORTED'))).toEqual([{ one: 1 }, { half: 5 }]);
+    expect(await runCases('cases', [1, 4, 2], { flag }, run('ABORTED'))).toEqual([{ one: 1 }, { one: 4 }]);
+  });
+
+  it('train stopped within a shape gives the works before', async () => {
+    const { flag } = stop;
+    const load = Atomics.load.bind(Atomics) as (at: Int32Array, i: number) => number;
+    let looks = 0;
+    // One look for the case and two for each work, a turn to warm up among them.
+    const spy = vi.spyOn(Atomics, 'load').mockImplementation(((at: Int32Array, i: number) => {
+      if (at === flag && ++looks === 8) flag[0] = 1;
+      return load(at, i);
+    }) as never);
+    try {
+      const { results } = await bench('train', { ...quick, dtype: 'float32' });
+      expect(results.map((r) => r.work)).toEqual(['score', 'score + backward', 'dpo step']);
+    } finally {
+      spy.mockRestore();
+      flag[0] = 0;
+    }
+  });
+
+  it('ops stopped in its last measurement gives what was timed', async () => {
+    const { flag } = stop;
+    const native = addon().bench;
+    const { peak } = native;
+    let calls = 0;
+    const spy = vi.spyOn(native, 'peak').mockImplementation((options) => {
+      // Two before the cases.
+      if (++calls === 3) flag[0] = 1;
+      return peak(options);
+    });
+    try {
+      const { results } = await bench('ops', { ...quick, dtype: 'float32' });
+      expect(calls).toBe(3);
+      expect(results.some((r) => r.op === 'grouped-lora backward' && (r.peak_share as number) > 0)).toBe(true);
+    } finally {
+      spy.mockRestore();
+      flag[0] = 0;
+    }
   });
 
   it('stops when asked, and refuses what it cannot time', async () => {

@@ -91,7 +91,7 @@ export async function benchCurves(options: BenchOptions): Promise<BenchRecord[]>
   const cases = dtypes(options.dtype).flatMap((dtype) =>
     points(options.threads, options.quick ?? false).map((point) => ({ dtype, point })),
   );
-  return runCases('bench train --curves', cases, options.stop, async ({ dtype, point }) => [
-    await timePoint(shape, dtype, point, options),
-  ]);
+  return runCases('bench train --curves', cases, options.stop, async ({ dtype, point }, done) =>
+    done(await timePoint(shape, dtype, point, options)),
+  );
 }

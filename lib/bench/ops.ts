@@ -1,6 +1,6 @@
 import type { NativeTiming } from '../native/kernels.js';
 import { addon } from '../native/loader.js';
-import { type BenchOptions, type BenchRecord, digits, dtypes, median, runCases } from './session.js';
+import { type BenchOptions, type BenchRecord, digits, dtypes, isAborted, median, runCases } from './session.js';
 
 type Dtype = ReturnType<typeof dtypes>[number];
 
@@ -190,7 +190,7 @@ export async function benchOps(options: BenchOptions): Promise<BenchRecord[]> {
   if (rest > 0 && !quick)
     process.stderr.write(`bench: ${rest} shapes left out, too large for ${isa} at ${giga(before.float32)} GFLOP/s\n`);
   const rates: { limit: keyof typeof before; rate: number }[] = [];
-  const timed = await runCases('bench ops', feasible, stop, async (one) => {
+  const timed = await runCases('bench ops', feasible, stop, async (one, done) => {
     const { op, shape, dtype, operations, bytes } = one;
     const others = Object.entries(one.others ?? {});
     // Alternating, so that what else the machine does falls on all of them.
@@ -208,9 +208,13 @@ export async function benchOps(options: BenchOptions): Promise<BenchRecord[]> {
     if (bytes) record.gb_s = giga(bytes / ours);
     Object.assign(record, { peak_share: 0, ms: digits(ours * 1e3) });
     for (const [i, [name]] of others.entries()) record[`${name}_ms`] = digits(median(seconds[i + 1]) * 1e3);
-    return [record];
+    done(record);
   });
-  const after = Atomics.load(stop.flag, 0) === 0 ? await limits() : before;
+  // Stopped here, what was timed is still there.
+  const after = await limits().catch((error: unknown) => {
+    if (!isAborted(error)) throw error;
+    return before;
+  });
   if (Math.max(before.float32, after.float32) > 1.2 * Math.min(before.float32, after.float32) && !quick)
     process.stderr.write(
       `bench: the peak was ${giga(before.float32)} GFLOP/s before and ${giga(after.float32)} after: something else keeps the processor busy, and the times are too long\n`,

@@ -38,23 +38,28 @@ export function checkStop(stop: BenchOptions['stop']): void {
   if (Atomics.load(stop.flag, 0) !== 0) throw new PluralignError('ABORTED', 'stopped on request');
 }
 
-/** Runs cases one after another, with a bar on stderr. Once stopping is wanted, gives what there is; throws `ABORTED` for nothing. */
+export const isAborted = (error: unknown): boolean => error instanceof PluralignError && error.code === 'ABORTED';
+
+/**
+ * Runs cases one after another, with a bar on stderr; each hands over its records as they come. Once stopping is wanted, gives
+ * what there is; throws `ABORTED` for nothing.
+ */
 export async function runCases<T>(
   label: string,
   cases: readonly T[],
   stop: BenchOptions['stop'],
-  run: (one: T) => Promise<BenchRecord[]>,
+  run: (one: T, done: (record: BenchRecord) => void) => Promise<void>,
 ): Promise<BenchRecord[]> {
   const bar: Progress = progress(cases.length, label);
   const records: BenchRecord[] = [];
   try {
     for (const [i, one] of cases.entries()) {
       checkStop(stop);
-      records.push(...(await run(one)));
+      await run(one, (record) => void records.push(record));
       bar.update(i + 1);
     }
   } catch (error) {
-    if (records.length === 0 || !(error instanceof PluralignError) || error.code !== 'ABORTED') throw error;
+    if (records.length === 0 || !isAborted(error)) throw error;
   } finally {
     bar.stop();
   }

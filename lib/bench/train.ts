@@ -81,7 +81,12 @@ function together(model: SyntheticModel, shape: Shape): [Work, Work] {
 }
 
 /** One shape in one type: scoring, scoring with its backward pass, whole DPO steps, and four policies at once. */
-async function benchShape(shape: Shape, dtype: Dtype, options: BenchOptions): Promise<BenchRecord[]> {
+async function benchShape(
+  shape: Shape,
+  dtype: Dtype,
+  options: BenchOptions,
+  done: (record: BenchRecord) => void,
+): Promise<void> {
   const { threads, stop, quick, chosen } = options;
   const peak = await peakOf(dtype, options);
   using model = await SyntheticModel.open(shape, { dtype, threads, flag: stop.flag, chosen });
@@ -133,12 +138,11 @@ async function benchShape(shape: Shape, dtype: Dtype, options: BenchOptions): Pr
       body: () => model.dpo(both, bank),
     },
   ];
-  const records: BenchRecord[] = [];
-  for (const work of plain) records.push(record(work, (await timeInTurn([work], runs, stop))[0]));
+  for (const work of plain) done(record(work, (await timeInTurn([work], runs, stop))[0]));
   const pair = together(model, shape);
   const [one, five] = await timeInTurn(pair, runs, stop);
-  records.push({ ...record(pair[0], one), of_five_runs: digits(one / five) }, record(pair[1], five));
-  return records;
+  done({ ...record(pair[0], one), of_five_runs: digits(one / five) });
+  done(record(pair[1], five));
 }
 
 /**
@@ -151,5 +155,7 @@ async function benchShape(shape: Shape, dtype: Dtype, options: BenchOptions): Pr
 export async function benchTrain(options: BenchOptions): Promise<BenchRecord[]> {
   const shapes = options.large ? [small, large] : [small];
   const cases = shapes.flatMap((shape) => dtypes(options.dtype).map((dtype) => ({ shape, dtype })));
-  return runCases('bench train', cases, options.stop, ({ shape, dtype }) => benchShape(shape, dtype, options));
+  return runCases('bench train', cases, options.stop, ({ shape, dtype }, done) =>
+    benchShape(shape, dtype, options, done),
+  );
 }
