@@ -59,10 +59,16 @@ export async function runSteps(run: SteppedRun): Promise<void> {
     const look = end || (train.eval_every !== null ? state.step % train.eval_every === 0 : save);
     return { save, look, log: end || state.step % train.log_every === 0 };
   };
+  /** An evaluation that fails ends the run: the line that would have held it says at least how training went. */
+  const failed = async (error: unknown): Promise<never> => {
+    const aborted = (error as { code?: unknown }).code === 'ABORTED';
+    if (!aborted) await log.writeStep(state.step, run.learningRate(state.step - 1)).catch(() => {});
+    throw error;
+  };
   /** What follows a step. */
   const settle = async () => {
     const due = dueNow();
-    const seen = due.look ? await run.look() : null;
+    const seen = due.look ? await run.look().catch(failed) : null;
     if (due.log || seen?.values) await log.writeStep(state.step, run.learningRate(state.step - 1), seen?.values ?? {});
     if (seen) state.evaluated = state.step;
     if (due.save || seen?.save) await run.save();
