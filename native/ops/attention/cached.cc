@@ -22,44 +22,18 @@ void take(const CachedAttention& call, const CachedTask& task, int64_t nr, float
 }
 
 void attend(Context& context, const CachedAttention& call, const CachedTask& task, int thread) {
-  const Kernels& kr = context.kernels;
   const AttentionShape& shape = call.shape;
   const CachedSequence& c = task.sequence;
-  const int64_t width = shape.head_dim, group = shape.heads / shape.kv_heads, mr = kr.mr, nr = kr.nr, head = task.head;
-  const CachedLayout layout(kr, call.storage, width);
-  const Tiling tiling(shape, kr);
-  const int64_t length = c.prefix + c.rows, ld = round_up(length, std::max(nr, kPad));
-  const AttentionSegment s{c.row, c.rows, c.prefix, {}};
-  char* key_bytes = c.keys + head * layout.key_bytes(c.capacity);
-  char* value_bytes = c.values + head * layout.value_bytes(c.capacity);
-  for (int64_t p = 0; p < layout.value_panels(); ++p) expect(value_bytes + p * layout.value_panel_bytes(c.capacity), length * nr * 4);
+  const CachedLayout layout(context.kernels, call.storage, shape.head_dim);
+  char* key_bytes = c.keys + task.head * layout.key_bytes(c.capacity);
+  char* value_bytes = c.values + task.head * layout.value_bytes(c.capacity);
+  for (int64_t p = 0; p < layout.value_panels(); ++p) expect(value_bytes + p * layout.value_panel_bytes(c.capacity), layout.value_panel_bytes(c.prefix + c.rows));
   auto *keys = reinterpret_cast<float*>(key_bytes), *values = reinterpret_cast<float*>(value_bytes);
-  take(call, task, nr, keys, values);
-  const int64_t most = std::min(tiling.queries, c.rows) * group;
-  auto& slot = context.local[size_t(thread)].slot;
-  float* rows = slot[4].as<float>(most * width);
-  float* left = slot[5].as<float>(round_up(most, mr) * std::max(width, ld));
-  float* scores = slot[6].as<float>(most * ld);
-  for (int64_t begin = 0; begin < c.rows; begin += tiling.queries) {
-    const Tile t = tiling.at(s, begin);
-    const int64_t m = (t.end - t.begin) * group, n = t.last - t.first;
-    gather_rows(rows, call.qkv, call.stride, s.row, head * group, group, width, t);
-    kr.pack_a(left, rows, DType::f32, m, width, width, 1);
-    kr.panels(m, n, width, left, mr * width, keys + t.first * width, nr * width, scores, DType::f32, ld, 1.f, nullptr, false);
-    if (t.end == c.rows && task.next) expect(task.next, task.next_bytes);
-    for (int64_t i = 0; i < m; ++i) {
-      const int64_t position = s.prefix + t.begin + i / group;
-      kr.softmax_row(scores + i * ld, tiling.low(position) - t.first, position + 1 - t.first, n, shape.scale);
-    }
-    kr.pack_a(left, scores, DType::f32, m, n, ld, 1);
-    kr.panels(m, width, n, left, mr * n, values + t.first * nr, nr * c.capacity, rows, DType::f32, width, 1.f, nullptr, false);
-    for (int64_t i = 0; i < t.end - t.begin; ++i) {
-      const int64_t at = ((s.row + t.begin + i) * shape.heads + head * group) * width;
-      const float* from = rows + i * group * width;
-      if (call.storage == kF32) std::memcpy(static_cast<float*>(call.out) + at, from, size_t(group * width) * 4);
-      else kr.round_rows(static_cast<bf16*>(call.out) + at, 0, from, 0, 1, group * width, nullptr);
-    }
-  }
+  take(call, task, layout.nr, keys, values);
+  const AttentionSegment s{c.row, c.rows, c.prefix, {}};
+  attend_tiles(context, {shape, s, task.head, keys, values, layout.nr * c.capacity, call.qkv, call.stride, call.storage, call.out}, thread, [&] {
+    if (task.next) expect(task.next, task.next_bytes);
+  });
 }
 
 }  // namespace

@@ -44,4 +44,53 @@ inline void gather_rows(float* dst, const float* src, int64_t stride, int64_t ro
     std::memcpy(dst, src + (row + i) * stride + first_head * width, size_t(group * width) * 4);
 }
 
+// Float32 attention of a segment's rows, all heads of one group, over keys and values in panels: keys [positions / nr][width][nr],
+// values [width / nr][positions][nr] with `value_step` floats from one panel of columns to the next.
+struct TiledAttention {
+  const AttentionShape& shape;
+  const AttentionSegment& s;
+  int64_t head;
+  const float *keys, *values;
+  int64_t value_step;
+  const float* q;
+  int64_t stride;
+  int storage;
+  void* out;
+};
+
+// `scored` is called once the last tile has its scores. Uses the thread's slots 4 to 6.
+template <class Scored>
+void attend_tiles(Context& context, const TiledAttention& call, int thread, Scored&& scored) {
+  const Kernels& kr = context.kernels;
+  const AttentionShape& shape = call.shape;
+  const AttentionSegment& s = call.s;
+  const Tiling tiling(shape, kr);
+  const int64_t width = shape.head_dim, group = shape.heads / shape.kv_heads, mr = kr.mr, nr = kr.nr;
+  const int64_t ld = round_up(s.prefix + s.rows, std::max(nr, kPad)), most = std::min(tiling.queries, s.rows) * group;
+  auto& slot = context.local[size_t(thread)].slot;
+  float* rows = slot[4].as<float>(most * width);
+  float* left = slot[5].as<float>(round_up(most, mr) * std::max(width, ld));
+  float* scores = slot[6].as<float>(most * ld);
+  for (int64_t begin = 0; begin < s.rows; begin += tiling.queries) {
+    const Tile t = tiling.at(s, begin);
+    const int64_t m = (t.end - t.begin) * group, n = t.last - t.first;
+    gather_rows(rows, call.q, call.stride, s.row, call.head * group, group, width, t);
+    kr.pack_a(left, rows, DType::f32, m, width, width, 1);
+    kr.panels(m, n, width, left, mr * width, call.keys + t.first * width, nr * width, scores, DType::f32, ld, 1.f, nullptr, false);
+    if (t.end == s.rows) scored();
+    for (int64_t i = 0; i < m; ++i) {
+      const int64_t position = s.prefix + t.begin + i / group;
+      kr.softmax_row(scores + i * ld, tiling.low(position) - t.first, position + 1 - t.first, n, shape.scale);
+    }
+    kr.pack_a(left, scores, DType::f32, m, n, ld, 1);
+    kr.panels(m, width, n, left, mr * n, call.values + t.first * nr, call.value_step, rows, DType::f32, width, 1.f, nullptr, false);
+    for (int64_t i = 0; i < t.end - t.begin; ++i) {
+      const int64_t at = ((s.row + t.begin + i) * shape.heads + call.head * group) * width;
+      const float* from = rows + i * group * width;
+      if (call.storage == kF32) std::memcpy(static_cast<float*>(call.out) + at, from, size_t(group * width) * 4);
+      else kr.round_rows(static_cast<bf16*>(call.out) + at, 0, from, 0, 1, group * width, nullptr);
+    }
+  }
+}
+
 }  // namespace pluralign::attention_detail
