@@ -6,6 +6,13 @@
 
 namespace pluralign {
 
+std::vector<size_t> by_adapter(const std::vector<Continuation>& parts) {
+  std::vector<size_t> order(parts.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return parts[a].adapter < parts[b].adapter; });
+  return order;
+}
+
 Plan plan_of(const std::vector<Continuation>& parts, const std::vector<bool>& read, const KvCache& cache) {
   Plan plan;
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -102,9 +109,7 @@ struct Run {
 
 std::vector<const float*> Model::next_logits(const Device& device, const Network& network, const Bank* bank, const PackedAdapters* packed, const KvCache& cache,
                                              const std::vector<Continuation>& parts, Buffer& logits, const Cancel& cancel, Lane* lane) {
-  std::vector<size_t> order(parts.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return parts[a].adapter < parts[b].adapter; });
+  const std::vector<size_t> order = by_adapter(parts);
   const int64_t count = int64_t(parts.size()) * config_.vocabulary;
   float* out = device.on_cpu() ? logits.as<float>(count) : device_logits_.as<float>(device, count);
   std::vector<const float*> read(parts.size());

@@ -11,6 +11,8 @@ struct Continuation {
   int64_t rows, prefix;
 };
 
+// The order of parts in which those of one adapter stand together, as given among themselves.
+std::vector<size_t> by_adapter(const std::vector<Continuation>& parts);
 // A plan of parts that stand by adapter; read[i]: whether the last row of part i is.
 Plan plan_of(const std::vector<Continuation>& parts, const std::vector<bool>& read, const KvCache& cache);
 

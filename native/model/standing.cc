@@ -81,9 +81,6 @@ std::vector<const float*> StandingSteps::run(Model& model, const Network& networ
     model_ = &model;
     bank_ = id;
   }
-  std::vector<size_t> order(parts.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return parts[a].adapter < parts[b].adapter; });
   rows_ = filled_up(int64_t(parts.size()));
   vocabulary_ = model.config().vocabulary;
   float* logits = model.step_logits(device_, rows_);
@@ -94,7 +91,7 @@ std::vector<const float*> StandingSteps::run(Model& model, const Network& networ
   std::vector<Continuation> sorted;
   std::vector<device::SampleRow> each;
   std::vector<const float*> out(parts.size());
-  for (size_t i : order) {
+  for (size_t i : by_adapter(parts)) {
     const float* row = logits + int64_t(sorted.size()) * vocabulary_;
     out[i] = row;
     sorted.push_back(parts[i]);
