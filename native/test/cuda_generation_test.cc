@@ -1,22 +1,10 @@
 // Generation on the emulated CUDA library beside the CPU's: sequences that come and go, under policies of their own and mixtures.
-#include "cuda_device.h"
-#include "model/generate.h"
-#include "tiny_model.h"
+#include "cuda_generation.h"
 
 using namespace pluralign;
 using namespace pluralign::test;
 
 namespace {
-
-SequenceRequest request(int64_t length, int adapter, int64_t fresh, uint32_t seed) {
-  SequenceRequest q;
-  for (int64_t t = 0; t < length; ++t) q.prompt.push_back(int32_t((int64_t(seed) * 5 + t * 3) % 17));
-  q.members = {{adapter, 1.f}};
-  q.max_new_tokens = fresh;
-  q.seed = seed;
-  q.sampling.temperature = 0.7f;
-  return q;
-}
 
 // Tokens and log-probabilities of all, in order; three sequences at a time, and steps in several calls.
 std::pair<std::vector<std::vector<int32_t>>, std::vector<float>> texts(const Device& device, Tiny& tiny, bool bfloat16) {
@@ -30,15 +18,10 @@ std::pair<std::vector<std::vector<int32_t>>, std::vector<float>> texts(const Dev
   all[2].sampling.repetition_penalty = 1.3f;  // these two the host draws
   all[5].sampling.top_k = 4;
   for (size_t i = 0; i < all.size(); ++i) generation.add(int64_t(i), all[i], bank.adapters());
-  std::pair<std::vector<std::vector<int32_t>>, std::vector<float>> out;
-  out.first.resize(all.size());
-  std::vector<std::vector<float>> logps(all.size());
-  while (generation.left() > 0)
-    for (const SequenceOutput& o : generation.run(model, &bank, 2, Cancel())) {
-      out.first[size_t(o.id)].insert(out.first[size_t(o.id)].end(), o.tokens.begin(), o.tokens.end());
-      logps[size_t(o.id)].insert(logps[size_t(o.id)].end(), o.logps.begin(), o.logps.end());
-    }
-  for (const auto& some : logps) out.second.insert(out.second.end(), some.begin(), some.end());
+  Texts said(all.size());
+  while (generation.left() > 0) said.add(generation.run(model, &bank, 2, Cancel()));
+  std::pair<std::vector<std::vector<int32_t>>, std::vector<float>> out{said.tokens, {}};
+  for (const auto& some : said.logps) out.second.insert(out.second.end(), some.begin(), some.end());
   return out;
 }
 
@@ -57,21 +40,12 @@ TEST(cuda_generation_says_what_the_cpu_does) {
 }
 
 TEST(cuda_generation_takes_factors_anew_once_nothing_is_left) {
-  EmulatedDevice gpu;
-  Tiny tiny(TinyOptions{});
-  Machine machine(Isa::generic, 1);
-  Model model(tiny.config, Weights::none(tiny.config), false);
-  const Bank bank = tiny.bank();
-  Generation on_gpu(model, machine.context, Device(gpu.table(), gpu.context()), {4, 1 << 20}, {});
+  OnGpu on_gpu(4, 1 << 20);
   std::vector<float> before;
   for (int round = 0; round < 3; ++round) {
-    for (float& x : tiny.values) x *= 1.1f;
-    Model other(tiny.config, Weights::none(tiny.config), false);
-    const Bank same = tiny.bank();
-    Generation on_cpu(other, machine.context, machine.context, {4, 1 << 20}, {});
-    on_gpu.add(0, request(6, 0, 5, 7), bank.adapters());
-    on_cpu.add(0, request(6, 0, 5, 7), same.adapters());
-    const auto mine = on_gpu.run(model, &bank, 5, Cancel()), theirs = on_cpu.run(other, &same, 5, Cancel());
+    for (float& x : on_gpu.tiny.values) x *= 1.1f;
+    on_gpu.generation.add(0, request(6, 0, 5, 7), on_gpu.bank.adapters());
+    const auto mine = on_gpu.generation.run(on_gpu.model, &on_gpu.bank, 5, Cancel()), theirs = on_cpu(on_gpu, request(6, 0, 5, 7), 5);
     CHECK(mine[0].finished && mine[0].tokens == theirs[0].tokens && mine[0].logps != before);
     CHECK_CLOSE("log-probabilities", mine[0].logps, theirs[0].logps, 1e-4, 1e-4);
     before = mine[0].logps;

@@ -1,26 +1,14 @@
 // Steps of generation that are replayed beside the same steps launched one by one: to the bit, whatever changes between steps.
+#include "cuda_generation.h"
 #include "cuda_graphs.h"
-#include "model/generate.h"
-#include "tiny_model.h"
 
 using namespace pluralign;
 using namespace pluralign::test;
 
 namespace {
 
-SequenceRequest request(int64_t length, int adapter, int64_t fresh, uint32_t seed) {
-  SequenceRequest q;
-  for (int64_t t = 0; t < length; ++t) q.prompt.push_back(int32_t((int64_t(seed) * 5 + t * 3) % 17));
-  q.members = {{adapter, 1.f}};
-  q.max_new_tokens = fresh;
-  q.seed = seed;
-  q.sampling.temperature = 0.7f;
-  return q;
-}
-
-struct Said {
-  std::vector<std::vector<int32_t>> tokens;
-  std::vector<std::vector<float>> logps;
+struct Said : Texts {
+  using Texts::Texts;
   int64_t steps = 0, replayed = 0, launches = 0;
   bool operator==(const Said& o) const { return tokens == o.tokens && logps == o.logps; }
 };
@@ -39,9 +27,7 @@ Said say(bool graphs, Tiny& tiny, bool bfloat16, const Batch& batch) {
   Model model(tiny.config, Weights::none(tiny.config), bfloat16);
   const Bank bank = tiny.bank();
   Generation generation(model, machine.context, Device(gpu.table(), gpu.context()), {batch.rows, batch.memory}, {});
-  Said out;
-  out.tokens.resize(batch.requests.size());
-  out.logps.resize(batch.requests.size());
+  Said out(batch.requests.size());
   size_t next = 0;
   const auto add = [&] {
     generation.add(int64_t(next), batch.requests[next], bank.adapters());
@@ -51,10 +37,7 @@ Said say(bool graphs, Tiny& tiny, bool bfloat16, const Batch& batch) {
   const int64_t launches = emulator::launches();
   for (int64_t run = 1; generation.left() > 0 || next < batch.requests.size(); ++run) {
     if (run % 3 == 0 && next < batch.requests.size()) add();
-    for (const SequenceOutput& o : generation.run(model, &bank, 2, Cancel())) {
-      out.tokens[size_t(o.id)].insert(out.tokens[size_t(o.id)].end(), o.tokens.begin(), o.tokens.end());
-      out.logps[size_t(o.id)].insert(out.logps[size_t(o.id)].end(), o.logps.begin(), o.logps.end());
-    }
+    out.add(generation.run(model, &bank, 2, Cancel()));
     out.steps += 2;
   }
   out.replayed = generation.replayed();
@@ -132,41 +115,26 @@ TEST(cuda_standing_steps_leave_rows_to_themselves) {
 
 TEST(cuda_replayed_steps_take_factors_that_changed_between_generations) {
   const Graphs on(true);
-  EmulatedDevice gpu;
-  Tiny tiny(TinyOptions{});
-  Machine machine(Isa::generic, 1);
-  Model model(tiny.config, Weights::none(tiny.config), false);
-  const Bank bank = tiny.bank();
-  Generation generation(model, machine.context, Device(gpu.table(), gpu.context()), {4, 1 << 20}, {});
+  OnGpu on_gpu(4, 1 << 20);
   int64_t replayed = 0;
   for (int round = 0; round < 3; ++round) {
-    for (float& x : tiny.values) x *= 1.1f;
-    Model other(tiny.config, Weights::none(tiny.config), false);
-    const Bank same = tiny.bank();
-    Generation on_cpu(other, machine.context, machine.context, {4, 1 << 20}, {});
-    generation.add(0, request(6, 0, 9, 7), bank.adapters());
-    on_cpu.add(0, request(6, 0, 9, 7), same.adapters());
-    const auto mine = generation.run(model, &bank, 9, Cancel()), theirs = on_cpu.run(other, &same, 9, Cancel());
+    for (float& x : on_gpu.tiny.values) x *= 1.1f;
+    on_gpu.generation.add(0, request(6, 0, 9, 7), on_gpu.bank.adapters());
+    const auto mine = on_gpu.generation.run(on_gpu.model, &on_gpu.bank, 9, Cancel()), theirs = on_cpu(on_gpu, request(6, 0, 9, 7), 9);
     CHECK(mine[0].tokens == theirs[0].tokens);
     CHECK_CLOSE("log-probabilities", mine[0].logps, theirs[0].logps, 1e-4, 1e-4);
-    CHECK(generation.replayed() > replayed);
-    replayed = generation.replayed();
+    CHECK(on_gpu.generation.replayed() > replayed);
+    replayed = on_gpu.generation.replayed();
   }
 }
 
 TEST(cuda_replayed_steps_say_which_logit_is_damaged) {
   const Graphs on(true);
-  EmulatedDevice gpu;
-  Tiny tiny(TinyOptions{});
-  Machine machine(Isa::generic, 1);
-  Model model(tiny.config, Weights::none(tiny.config), false);
-  const Bank bank = tiny.bank();
-  Generation generation(model, machine.context, Device(gpu.table(), gpu.context()), {8, 1 << 20}, {});
-  generation.add(0, request(6, 0, 20, 1), bank.adapters());
-  generation.run(model, &bank, 6, Cancel());
-  CHECK(generation.replayed() > 0);
-  const Device device(gpu.table(), gpu.context());
+  OnGpu on_gpu(8, 1 << 20);
+  on_gpu.generation.add(0, request(6, 0, 20, 1), on_gpu.bank.adapters());
+  on_gpu.generation.run(on_gpu.model, &on_gpu.bank, 6, Cancel());
+  CHECK(on_gpu.generation.replayed() > 0);
   const float nan = kNaN;
-  device.upload(bank.on(device).values(tiny.weights.at("lm_head.weight")) + 3 * 10, &nan, 4);
-  CHECK_THROWS("NON_FINITE", "the logit of token 3 is", generation.run(model, &bank, 2, Cancel()));
+  on_gpu.device.upload(on_gpu.bank.on(on_gpu.device).values(on_gpu.tiny.weights.at("lm_head.weight")) + 3 * 10, &nan, 4);
+  CHECK_THROWS("NON_FINITE", "the logit of token 3 is", on_gpu.generation.run(on_gpu.model, &on_gpu.bank, 2, Cancel()));
 }
