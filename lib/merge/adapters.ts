@@ -3,7 +3,7 @@ import { writePeft } from '../adapters/peft.js';
 import type { Tensor } from '../model/safetensors.js';
 import { PluralignError } from '../native/errors.js';
 import { type AdapterExpert, type ExpertModule, factorTensor, headTensor } from './expert.js';
-import { keepsRank, mergeMethods } from './methods.js';
+import { isLowRank, mergeMethods } from './methods.js';
 import { lowRank, type MergePlan, mergeTensor, type TensorReport } from './tensor.js';
 
 export interface Watch {
@@ -40,7 +40,7 @@ export async function mergeAdapters(
   output: string,
   watch: Watch,
 ): Promise<TensorReport[]> {
-  if (rank === null && !keepsRank(plan.method) && plan.method.rank === 'exact')
+  if (rank === null && !isLowRank(plan.method))
     throw new PluralignError(
       'BAD_ARGUMENT',
       `${method}: its result is not of low rank; give --rank R for its best approximation, or --model DIR for a whole model`,

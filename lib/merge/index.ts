@@ -8,7 +8,7 @@ import { type AdapterExpert, checkAlike, checkBase, type ExpertFolder, openExper
 import { type LayerWeights, weightsByLayer } from './layers.js';
 import {
   factorAverage,
-  keepsRank,
+  isLowRank,
   type MergeSettings,
   mergeMethods,
   mergeSettings,
@@ -112,7 +112,7 @@ export async function mergeExperts(options: MergeOptions): Promise<MergeReport> 
   refuseOverwrite(output, [...folders.map((folder) => folder.dir), ...(baseDir ? [baseDir] : [])]);
 
   const whole = adapters.length < experts.length;
-  const low = !whole && (method === null || keepsRank(method) || method.rank === 'largest');
+  const low = !whole && (method === null || isLowRank(method));
   const kind = options.as ?? (low || (rank !== null && !whole) || (base === null && !whole) ? 'adapter' : 'model');
   if (kind === 'adapter' && whole)
     throw new PluralignError(

@@ -113,6 +113,11 @@ export function keepsRank(method: MergeMethod): boolean {
   return method.keep === 'all' && method.combine !== 'elect';
 }
 
+/** Whether the merged update can stand as factors without a rank being given: its own, or the largest of the experts. */
+export function isLowRank(method: MergeMethod): boolean {
+  return keepsRank(method) || method.rank === 'largest';
+}
+
 /** The settings of a method, checked. Throws `BAD_ARGUMENT` for one that it has no use for or that is out of range. */
 export function mergeSettings(name: string, method: MergeMethod | null, given: Partial<MergeSettings>): MergeSettings {
   const settings = { ...defaults };
