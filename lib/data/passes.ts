@@ -13,13 +13,15 @@ export function passesOf<T extends Tree>(trees: readonly T[], maxTokens: number,
   let before: Tree | undefined;
   for (const tree of trees) {
     const cost = () => (merge ? open.cost(tree) : tokensOf(tree.group));
-    if (tokens + cost() > maxTokens || before?.grad !== tree.grad) {
+    let more = cost();
+    if (tokens + more > maxTokens || before?.grad !== tree.grad) {
       passes.push([]);
       open = new OpenTrees(most);
       tokens = 0;
+      more = cost();
     }
     passes[passes.length - 1].push(tree);
-    tokens += cost();
+    tokens += more;
     if (merge) open.add(tree);
     before = tree;
   }
