@@ -54,7 +54,8 @@ const featureMethods: readonly Method[] = ['reward', 'em-reward'];
 /** Methods that find types of annotators. */
 const emMethods: readonly Method[] = ['em-dpo', 'em-reward'];
 
-const namedInits = ['random', 'k-means', 'spectral'];
+/** Values of `em.init` that name a way to begin; any other is a file. */
+export const namedInits: readonly string[] = ['random', 'k-means', 'spectral'];
 
 /** Methods that can train an adapter for each annotator. */
 const voterMethods: readonly Method[] = ['dpo', 'reward', 'rloo', 'grpo', 'reinforce++', 'ppo'];

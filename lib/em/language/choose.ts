@@ -1,4 +1,5 @@
 import { Random } from '../../base/random.js';
+import { namedInits } from '../../config/load.js';
 import type { Group } from '../../data/types.js';
 import { PluralignError } from '../../native/errors.js';
 import { agreement, bestCriterion, bic, choiceNames } from '../criteria.js';
@@ -38,7 +39,7 @@ export async function fitTypes(fits: Fits): Promise<Fitted> {
     fits.plan([...startsOf(fits, counts[0], whole), ...one]);
     return bestStart(fits, counts[0], whole, { alone: true });
   }
-  if (!['random', 'k-means', 'spectral'].includes(em.init))
+  if (!namedInits.includes(em.init))
     throw new PluralignError(
       'BAD_CONFIG',
       'em.init: is a file, which has one number of types, but em.types lists several',
@@ -68,7 +69,7 @@ type Part = { rows: readonly Group[]; annotators: ReturnType<typeof annotatorsOf
 
 /** The sizes of the fits that `bestStart` makes. */
 function startsOf({ em }: Fits, types: number, { rows }: Part): FitSize[] {
-  const fromFile = !['random', 'k-means', 'spectral'].includes(em.init);
+  const fromFile = !namedInits.includes(em.init);
   const count = types === 1 || fromFile ? 1 : em.restarts;
   return Array.from({ length: count }, () => ({ types, rows: rows.length }));
 }
