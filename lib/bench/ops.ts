@@ -1,6 +1,7 @@
+import { isAborted } from '../native/errors.js';
 import type { NativeTiming } from '../native/kernels.js';
 import { addon } from '../native/loader.js';
-import { type BenchOptions, type BenchRecord, digits, dtypes, isAborted, median, runCases } from './session.js';
+import { type BenchOptions, type BenchRecord, digits, dtypes, median, runCases } from './session.js';
 
 type Dtype = ReturnType<typeof dtypes>[number];
 

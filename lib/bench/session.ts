@@ -1,5 +1,5 @@
 import type { ChosenDevice } from '../native/device.js';
-import { PluralignError } from '../native/errors.js';
+import { isAborted, PluralignError } from '../native/errors.js';
 import { type Progress, progress } from '../training/progress.js';
 
 /** One result: flat, naming what was timed, its shape and its unit. */
@@ -37,8 +37,6 @@ export const digits = (x: number, n = 4): number => Number(x.toPrecision(n));
 export function checkStop(stop: BenchOptions['stop']): void {
   if (Atomics.load(stop.flag, 0) !== 0) throw new PluralignError('ABORTED', 'stopped on request');
 }
-
-export const isAborted = (error: unknown): boolean => error instanceof PluralignError && error.code === 'ABORTED';
 
 /**
  * Runs cases one after another, with a bar on stderr; each hands over its records as they come. Once stopping is wanted, gives

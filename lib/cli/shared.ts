@@ -1,7 +1,7 @@
 import { basename, resolve } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type DeviceName, isDeviceName } from '../native/device.js';
-import { PluralignError } from '../native/errors.js';
+import { isAborted, PluralignError } from '../native/errors.js';
 import type { StopRequest } from '../training/signals.js';
 import { printable } from './format.js';
 
@@ -162,7 +162,7 @@ export async function withStop<T>(work: (stop: StopRequest) => Promise<T>, done:
   try {
     done(await work(stop));
   } catch (error) {
-    if (stop.exitCode === 0 || (error as { code?: unknown }).code !== 'ABORTED') throw error;
+    if (stop.exitCode === 0 || !isAborted(error)) throw error;
     const message = printable((error as Error).message);
     say(/^stopped\b/.test(message) ? message : `stopped: ${message}`);
   } finally {

@@ -13,6 +13,11 @@ export class PluralignError extends Error {
   }
 }
 
+/** Whether work ended because it was asked to. */
+export function isAborted(error: unknown): boolean {
+  return (error as { code?: unknown } | null)?.code === 'ABORTED';
+}
+
 const usageCodes = new Set([
   'BAD_ARGUMENT',
   'BAD_CONFIG',

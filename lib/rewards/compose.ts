@@ -1,4 +1,4 @@
-import { PluralignError } from '../native/errors.js';
+import { isAborted, PluralignError } from '../native/errors.js';
 import type { RewardFunction, Sample } from './types.js';
 
 /** A reward with what is done to its values before they are added up. */
@@ -36,7 +36,7 @@ async function checked({ name, of }: RewardTerm, samples: readonly Sample[]): Pr
   try {
     found = await of(samples);
   } catch (error) {
-    if ((error as { code?: unknown }).code === 'ABORTED' || error instanceof PluralignError) throw error;
+    if (isAborted(error) || error instanceof PluralignError) throw error;
     throw new PluralignError('BAD_ARGUMENT', `${place} threw: ${(error as Error)?.message ?? error}`, { cause: error });
   }
   if (typeof found?.length !== 'number' || found.length !== samples.length)

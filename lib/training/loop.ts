@@ -1,5 +1,5 @@
 import type { ResolvedConfig } from '../config/index.js';
-import { PluralignError } from '../native/errors.js';
+import { isAborted, PluralignError } from '../native/errors.js';
 import { DataOrder } from './order.js';
 import { type ProgressInfo, progress } from './progress.js';
 import type { RunFolder } from './run-folder.js';
@@ -61,8 +61,7 @@ export async function runSteps(run: SteppedRun): Promise<void> {
   };
   /** An evaluation that fails ends the run: the line that would have held it says at least how training went. */
   const failed = async (error: unknown): Promise<never> => {
-    const aborted = (error as { code?: unknown }).code === 'ABORTED';
-    if (!aborted) await log.writeStep(state.step, run.learningRate(state.step - 1)).catch(() => {});
+    if (!isAborted(error)) await log.writeStep(state.step, run.learningRate(state.step - 1)).catch(() => {});
     throw error;
   };
   /** What follows a step. */
@@ -86,7 +85,7 @@ export async function runSteps(run: SteppedRun): Promise<void> {
     trained = true;
     await run.complete();
   } catch (error) {
-    if ((error as { code?: unknown }).code !== 'ABORTED') throw error;
+    if (!isAborted(error)) throw error;
     run.stopped = true;
     // After the last step the parameters may be other ones already; the checkpoint that is there is the right one.
     if (!trained && state.step > 0) await run.save();

@@ -2,7 +2,7 @@ import { ioError, makeFolder } from '../../base/files.js';
 import type { ResolvedConfig, ResolvedEm } from '../../config/schema.js';
 import type { Group } from '../../data/types.js';
 import { type EmState, emDpo, type Round, type TypedVotes } from '../../methods/em-dpo.js';
-import { PluralignError } from '../../native/errors.js';
+import { isAborted, PluralignError } from '../../native/errors.js';
 import { loadLatestCheckpoint, pruneCheckpoints } from '../../training/checkpoint.js';
 import { RunLog } from '../../training/run-log.js';
 import { fingerprint, freshState, loadState, type RunState, saveState } from '../../training/state.js';
@@ -124,7 +124,7 @@ export class Fit implements TypedVotes {
       );
       bar.end();
     } catch (error) {
-      if ((error as { code?: unknown }).code === 'ABORTED') {
+      if (isAborted(error)) {
         clock();
         await this.save();
       }

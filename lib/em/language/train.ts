@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { savePeft } from '../../adapters/peft.js';
 import type { ResolvedConfig } from '../../config/schema.js';
 import { objectiveOf } from '../../methods/index.js';
+import { isAborted } from '../../native/errors.js';
 import { noteTo } from '../../training/progress.js';
 import { openRunFolder } from '../../training/run-folder.js';
 import { makeReference, openModel, prepareData } from '../../training/setup.js';
@@ -77,7 +78,7 @@ export async function trainTypes(config: ResolvedConfig, options: TrainOptions =
       fits.stop({ finished: true });
       await finish(fits, fitted, one, data.eval, summary);
     } catch (error) {
-      if ((error as { code?: unknown }).code !== 'ABORTED') throw error;
+      if (!isAborted(error)) throw error;
       note('stopped; the run is saved, go on with --resume');
     } finally {
       fits.stop({ finished: false });
